@@ -1,0 +1,228 @@
+"""Backbones: a name or a file becomes a network with its input size and normalisation.
+
+`load` serves the small backbones that the package ships, any timm ResNet-like CNN or ViT by its timm name (from the
+local hub cache; `medpeft backbones fetch NAME` fills it), and weights in a local file. Nothing is downloaded here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medpeft_utils.backbones.small import SMALL_BACKBONES
+from medpeft_utils.errors import BadInput, DoesNotFit, UnknownName
+
+if TYPE_CHECKING:
+    from torch import nn
+
+# What a network stands for in the paper's tables, by its name; the first match counts.
+ROLES = (
+    (r'^resnet50', 'ResNet50'),
+    (r'^vit_base.*mae', 'ViT-Base MAE'),
+    (r'^vit_base.*clip', 'ViT-Base CLIP'),
+    (r'^vit_base', 'ViT-Base'),
+    (r'^vit_large', 'ViT-Large'),
+    (r'^vit_huge', 'ViT-Huge'),
+)
+# timm modules whose networks have the parts that the methods of a family need.
+FAMILY_OF_MODULE = {
+    'resnet': 'cnn',
+    'resnest': 'cnn',
+    'res2net': 'cnn',
+    'sknet': 'cnn',
+    'vision_transformer': 'vit',
+    'deit': 'vit',
+}
+LISTING = 'medpeft backbones list'
+
+
+@dataclass
+class Backbone:
+    """A network ready for a method.
+
+    Args:
+        model: [B, C, S, S] images to [B, K] logits.
+        name: the name that `load` was given.
+        family: 'cnn' or 'vit'.
+        image_size: S, in pixels.
+        mean, std: of pixel values in 0..1, per channel.
+        source: where the weights come from, in words.
+        hash: 16 hex digits over the weights without the head; a saved adapter names it.
+        left_over: names in the weights file that the network has no place for.
+    """
+
+    model: nn.Module
+    name: str
+    family: str
+    image_size: int
+    in_channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    source: str
+    hash: str
+    left_over: tuple[str, ...] = field(default=())
+
+    @property
+    def role(self) -> str:
+        """The encoder of the paper that this one stands for, or its own name."""
+        return role_of(self.name)
+
+    @property
+    def label(self) -> str:
+        return label_of(self.name)
+
+
+def role_of(name: str) -> str:
+    """The paper's name of the encoder that `name` stands for, such as 'ViT-Base'; `name` itself where there is none."""
+    return next((role for pattern, role in ROLES if re.match(pattern, name)), name)
+
+
+def label_of(name: str) -> str:
+    """How figures call a backbone: the paper's name, marked as mini where it is a shipped one."""
+    return f'{role_of(name)} (mini)' if name in SMALL_BACKBONES else role_of(name)
+
+
+def family_of(name: str) -> str:
+    """'cnn' or 'vit'.
+
+    Raises:
+        UnknownName: neither shipped nor a timm name.
+        DoesNotFit: a timm network of another kind.
+    """
+    if name in SMALL_BACKBONES:
+        return SMALL_BACKBONES[name].family
+    import timm
+
+    base = name.split('.')[0]
+    if not timm.is_model(base):
+        raise UnknownName('backbone', name, [*SMALL_BACKBONES, *timm.list_models()], LISTING)
+    module = timm.models.model_entrypoint(base).__module__.rsplit('.', 1)[-1]
+    if module not in FAMILY_OF_MODULE:
+        fitting = ', '.join(sorted(FAMILY_OF_MODULE))
+        raise DoesNotFit(f'backbone {name!r} is of timm.models.{module}; the methods serve {fitting}')
+    return FAMILY_OF_MODULE[module]
+
+
+def build(
+    name: str, num_classes: int = 0, image_size: int | None = None, in_channels: int = 3, seed: int = 0
+) -> nn.Module:
+    """The network with random weights: [B, C, S, S] to [B, num_classes] ([B, D] pooled features for 0 classes)."""
+    import timm
+    import torch
+
+    family = family_of(name)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if name in SMALL_BACKBONES:
+            return SMALL_BACKBONES[name].build(num_classes, image_size, in_channels)
+        size = {'img_size': image_size} if family == 'vit' and image_size else {}
+        return timm.create_model(name, pretrained=False, num_classes=num_classes, in_chans=in_channels, **size)
+
+
+def load(
+    name: str,
+    num_classes: int,
+    image_size: int | None = None,
+    weights: str = 'pretrained',
+    in_channels: int = 3,
+    seed: int = 0,
+) -> Backbone:
+    """A backbone with its weights and a fresh head.
+
+    Args:
+        name: a shipped name (`medpeft backbones list`) or a timm name, with or without a tag.
+        num_classes: outputs of the head, which is always initialised anew from `seed`.
+        image_size: side of the input; the network's own where None. Position embeddings are resized to it.
+        weights: 'pretrained' (shipped, or the local hub cache), 'random', or a .safetensors/.pth/.pt/.bin file in the
+            format of timm, MAE or CLIP.
+    Raises:
+        UnknownName: no such backbone.
+        BadInput: the weights are missing or unreadable.
+        DoesNotFit: the weights are of another architecture, or size or channels do not fit.
+    """
+    from medpeft_utils.backbones.checkpoints import fill, read_state
+
+    _check_input(name, image_size, in_channels, weights)
+    model = build(name, num_classes, image_size, in_channels, seed)
+    _check_patches(name, model, image_size)
+    left_over: tuple[str, ...] = ()
+    source = f'random weights (seed {seed})'
+    if weights != 'random':
+        path = _find_weights(name) if weights == 'pretrained' else Path(weights)
+        left_over = fill(model, read_state(path), name=name, path=path)
+        source = _describe(name, path)
+    size, mean, std = _input_of(name, model, image_size)
+    return Backbone(model, name, family_of(name), size, in_channels, mean, std, source, weights_hash(model), left_over)
+
+
+def _check_input(name: str, image_size: int | None, in_channels: int, weights: str) -> None:
+    family = family_of(name)
+    if in_channels != 3 and weights != 'random':
+        raise DoesNotFit(f'backbone {name!r} has weights for 3 channels, not {in_channels}; the loaders give RGB')
+    if family == 'cnn' and image_size is not None and image_size < 32:
+        raise DoesNotFit(f'backbone {name!r} shrinks an image 32 times; {image_size} px are too few')
+
+
+def _check_patches(name: str, model: nn.Module, image_size: int | None) -> None:
+    """timm cuts what the patches do not cover; that would lose the rim of every image silently."""
+    patch = model.patch_embed.patch_size[0] if hasattr(model, 'patch_embed') else 1
+    if image_size and image_size % patch:
+        nearest = max(1, round(image_size / patch)) * patch
+        raise DoesNotFit(
+            f'backbone {name!r} has patches of {patch} px; {image_size} px is no multiple, {nearest} px is'
+        )
+
+
+def _find_weights(name: str) -> Path:
+    if name in SMALL_BACKBONES:
+        path = SMALL_BACKBONES[name].weights
+        if not path.exists():
+            raise BadInput(f'{path}: the shipped weights of {name!r} are missing; install the package again')
+        return path
+    from medpeft_utils.backbones.hub import cached
+
+    return cached(name)
+
+
+def _describe(name: str, path: Path) -> str:
+    if name in SMALL_BACKBONES and path == SMALL_BACKBONES[name].weights:
+        return 'shipped weights'
+    return f'weights file {path.name}'
+
+
+def _input_of(name: str, model: nn.Module, image_size: int | None) -> tuple[int, tuple, tuple]:
+    """Input size and normalisation; shipped ones are normalised by 0.5, as they were trained."""
+    if name in SMALL_BACKBONES:
+        return image_size or SMALL_BACKBONES[name].image_size, (0.5,) * 3, (0.5,) * 3
+    config = model.pretrained_cfg
+    return image_size or config['input_size'][-1], tuple(config['mean']), tuple(config['std'])
+
+
+def image_size_of(name: str) -> int:
+    """The side of the input that a backbone was trained with, in pixels."""
+    if name in SMALL_BACKBONES:
+        return SMALL_BACKBONES[name].image_size
+    import timm
+
+    family_of(name)  # an unknown name gets its error
+    config = timm.get_pretrained_cfg(name)
+    return config.input_size[-1] if config else 224
+
+
+def head_names(model: nn.Module) -> tuple[str, ...]:
+    """Names of the classifier's parameters, such as ('head.weight', 'head.bias')."""
+    head = {id(p) for p in model.get_classifier().parameters()}
+    return tuple(name for name, p in model.named_parameters() if id(p) in head)
+
+
+def weights_hash(model: nn.Module) -> str:
+    """16 hex digits of SHA-256 over every parameter and buffer but the head's, by name."""
+    digest, head = hashlib.sha256(), set(head_names(model))
+    for name, tensor in sorted(model.state_dict().items()):
+        if name not in head:
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]

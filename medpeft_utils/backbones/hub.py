@@ -1,0 +1,44 @@
+"""Published timm weights: in the local hub cache, or fetched into it where the user asks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from medpeft_utils.errors import BadInput
+
+FILE = 'model.safetensors'
+
+
+def _repository(name: str) -> str:
+    """The hub repository of a timm name, its default tag where it has none."""
+    import timm
+
+    config = timm.get_pretrained_cfg(name)
+    if config is None or not config.hf_hub_id:
+        raise BadInput(f'backbone {name!r}: timm knows no published weights; see timm.list_pretrained({name!r} + "*")')
+    repository = config.hf_hub_id
+    return f'{repository}{config.architecture}.{config.tag}' if repository.endswith('/') else repository
+
+
+def cached(name: str) -> Path:
+    """The weights file in the local cache. Raises BadInput where it is not, naming the command that fetches it."""
+    from huggingface_hub import try_to_load_from_cache
+
+    path = try_to_load_from_cache(_repository(name), FILE)
+    if not isinstance(path, str):
+        raise BadInput(
+            f'weights of {name!r} ({_repository(name)}) are not in the local cache; '
+            f'run `medpeft backbones fetch {name}` or give weights=FILE'
+        )
+    return Path(path)
+
+
+def fetch(name: str) -> Path:
+    """Download the published weights into the hub cache, going on where an earlier download stopped."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(_repository(name), FILE))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise BadInput(f'weights of {name!r} ({_repository(name)}) could not be fetched: {error}') from error

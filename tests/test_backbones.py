@@ -1,0 +1,184 @@
+"""Backbones from files in published formats, made for the test; nothing is downloaded."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from medpeft_utils import backbones
+from medpeft_utils.backbones.small import SMALL_BACKBONES
+from medpeft_utils.errors import BadInput, DoesNotFit, UnknownName
+
+TINY = 'vit_tiny_patch16_224'  # 12 blocks of width 192: the smallest of timm's with the paper's layout
+
+
+def tiny_vit(size: int = 32, **more) -> torch.nn.Module:
+    torch.manual_seed(1)
+    return timm.create_model(TINY, img_size=size, num_classes=10, **more).eval()
+
+
+def features(model: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        return model.eval().forward_head(model.forward_features(x), pre_logits=True)
+
+
+def same_features(backbone: backbones.Backbone, model: torch.nn.Module, size: int) -> bool:
+    x = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    return torch.allclose(features(backbone.model, x), features(model, x), atol=1e-5)
+
+
+@pytest.mark.parametrize('suffix', ['safetensors', 'pth', 'bin'])
+def test_timm_state_dict_from_a_file(tmp_path, suffix):
+    model, path = tiny_vit(), tmp_path / f'weights.{suffix}'
+    (save_file if suffix == 'safetensors' else torch.save)(model.state_dict(), path)
+    backbone = backbones.load(TINY, num_classes=3, image_size=32, weights=str(path))
+    assert same_features(backbone, model, 32)
+    assert backbone.model.get_classifier().out_features == 3
+
+
+def test_resnet_from_a_file_with_batchnorm_statistics(tmp_path):
+    torch.manual_seed(0)
+    model = timm.create_model('resnet26', num_classes=10)
+    model.train()(torch.randn(4, 3, 64, 64))  # moves the running statistics
+    save_file(model.state_dict(), tmp_path / 'r.safetensors')
+    backbone = backbones.load('resnet26', num_classes=2, weights=str(tmp_path / 'r.safetensors'))
+    assert same_features(backbone, model, 64)
+
+
+def test_mae_file_with_its_decoder(tmp_path):
+    model = tiny_vit()
+    state = {name: t for name, t in model.state_dict().items() if not name.startswith('head')}
+    state |= {'mask_token': torch.zeros(1, 1, 64), 'decoder_embed.weight': torch.zeros(64, 192)}
+    torch.save({'model': state, 'epoch': 3}, tmp_path / 'mae.pth')
+    assert same_features(backbones.load(TINY, 5, 32, str(tmp_path / 'mae.pth')), model, 32)
+
+
+def clip_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A timm state dict under the names of OpenAI's CLIP files."""
+    swaps = [
+        ('patch_embed.proj.', 'visual.conv1.'),
+        ('norm_pre.', 'visual.ln_pre.'),
+        ('blocks.', 'visual.transformer.resblocks.'),
+    ]
+    swaps += [
+        ('attn.qkv.', 'attn.in_proj_'),
+        ('attn.proj.', 'attn.out_proj.'),
+        ('mlp.fc1.', 'mlp.c_fc.'),
+        ('mlp.fc2.', 'mlp.c_proj.'),
+    ]
+    swaps += [('.norm1.', '.ln_1.'), ('.norm2.', '.ln_2.')]
+    out = {}
+    for name, tensor in state.items():
+        if name == 'cls_token':
+            out['visual.class_embedding'] = tensor[0, 0]
+        elif name == 'pos_embed':
+            out['visual.positional_embedding'] = tensor[0]
+        elif name.startswith('norm.'):
+            out[name.replace('norm.', 'visual.ln_post.')] = tensor
+        elif not name.startswith('head'):
+            for old, new in swaps:
+                name = name.replace(old, new)
+            out[name] = tensor
+    return out
+
+
+def test_clip_file(tmp_path):
+    name = 'vit_xsmall_patch16_clip_224'
+    torch.manual_seed(0)
+    model = timm.create_model(name, img_size=64, num_classes=0).eval()
+    state = clip_names(model.state_dict()) | {'logit_scale': torch.tensor(1.0), 'visual.proj': torch.zeros(256, 512)}
+    torch.save(state, tmp_path / 'clip.pt')
+    assert same_features(backbones.load(name, 4, 64, str(tmp_path / 'clip.pt')), model, 64)
+
+
+def test_position_embeddings_are_resized(tmp_path):
+    model = tiny_vit(64)
+    save_file(model.state_dict(), tmp_path / 'w.safetensors')
+    backbone = backbones.load(TINY, 4, image_size=96, weights=str(tmp_path / 'w.safetensors'))
+    assert backbone.model.pos_embed.shape == (1, 1 + 6 * 6, 192)
+    assert torch.equal(backbone.model.pos_embed[:, 0], model.pos_embed[:, 0])  # the class token's is not
+    assert backbone.model(torch.zeros(1, 3, 96, 96)).shape == (1, 4)
+
+
+@pytest.mark.parametrize('name', SMALL_BACKBONES)
+def test_shipped_weights_load_by_name(name):
+    backbone = backbones.load(name, num_classes=7)
+    x = torch.randn(2, 3, backbone.image_size, backbone.image_size)
+    assert backbone.model.eval()(x).shape == (2, 7)
+    assert backbone.source == 'shipped weights'
+    assert backbone.hash != backbones.load(name, num_classes=7, weights='random').hash
+    assert backbone.hash == backbones.load(name, num_classes=3, seed=5).hash  # the head is no part of it
+
+
+def test_shipped_weights_equal_their_cards_and_fit_their_budget():
+    from medpeft_utils.backbones.cards import file_hash, read_card
+
+    paths = [small.weights for small in SMALL_BACKBONES.values()]
+    assert [read_card(p.stem)['sha256'] for p in paths] == [file_hash(p) for p in paths]
+    assert sum(p.stat().st_size for p in paths) <= 30_000_000
+
+
+@pytest.mark.parametrize('name', SMALL_BACKBONES)
+def test_small_backbones_have_the_layout_of_what_they_stand_for(name):
+    small = SMALL_BACKBONES[name]
+    with torch.device('meta'):
+        published = timm.create_model(small.stands_for.split('.')[0], num_classes=5)
+        ours = small.build(num_classes=5)
+    # the small ResNet's stem has the 64 channels that its first stage gives, so the first block needs no projection
+    wanted = [n for n, _ in published.named_parameters() if not n.startswith('layer1.0.downsample')]
+    assert [n for n, _ in ours.named_parameters()] == wanted
+
+
+def test_random_weights_follow_their_seed():
+    first, again, other = (backbones.load('vit_base_mini', 3, weights='random', seed=s) for s in (1, 1, 2))
+    assert first.hash == again.hash != other.hash
+
+
+def test_a_pickle_that_runs_code_is_not_opened(tmp_path):
+    class Payload:
+        def __reduce__(self):
+            return (open, (str(tmp_path / 'ran'), 'w'))
+
+    (tmp_path / 'evil.pth').write_bytes(pickle.dumps({'model': Payload()}))
+    with pytest.raises(BadInput, match=r'evil\.pth'):
+        backbones.load(TINY, 3, 32, weights=str(tmp_path / 'evil.pth'))
+    assert not (tmp_path / 'ran').exists()
+
+
+def test_wrong_weights_are_refused_by_name(tmp_path):
+    save_file(tiny_vit().state_dict(), tmp_path / 'w.safetensors')
+    with pytest.raises(DoesNotFit, match=r'w\.safetensors.*vit_small_patch16_224'):
+        backbones.load('vit_small_patch16_224', 3, 32, weights=str(tmp_path / 'w.safetensors'))
+    whole = (tmp_path / 'w.safetensors').read_bytes()
+    (tmp_path / 'cut.safetensors').write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(BadInput, match=r'cut\.safetensors'):
+        backbones.load(TINY, 3, 32, weights=str(tmp_path / 'cut.safetensors'))
+    with pytest.raises(BadInput, match='no such weights file'):
+        backbones.load(TINY, 3, 32, weights=str(tmp_path / 'none.pth'))
+
+
+def test_missing_published_weights_name_the_command_that_fetches_them(monkeypatch):
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub, 'try_to_load_from_cache', lambda *_: None)
+    with pytest.raises(BadInput, match=r'medpeft backbones fetch vit_base_patch16_224\.mae'):
+        backbones.load('vit_base_patch16_224.mae', 3)
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'error', 'words'),
+    [
+        ({'name': 'vit_base_mimi'}, UnknownName, "did you mean 'vit_base_mini'"),
+        ({'name': 'convnext_tiny'}, DoesNotFit, 'convnext'),
+        ({'name': 'vit_base_mini', 'image_size': 50}, DoesNotFit, '50 px'),
+        ({'name': 'resnet50_mini', 'image_size': 16}, DoesNotFit, '16 px'),
+        ({'name': 'vit_base_mini', 'in_channels': 1}, DoesNotFit, '3 channels'),
+    ],
+)
+def test_what_does_not_fit_is_said(arguments, error, words):
+    with pytest.raises(error, match=words):
+        backbones.load(num_classes=3, **arguments)
