@@ -1,0 +1,209 @@
+"""Pictures for the experiment notebooks: data, what becomes trainable, curves, confusion.
+
+Each function draws one figure and returns it. Colours are seaborn's colour-blind palette.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+PALETTE = sns.color_palette('colorblind')
+INK, MUTED = '#222222', '#8a8a8a'
+
+
+def _finish(figure: Figure, synthetic: bool = False) -> Figure:
+    if synthetic:
+        figure.text(0.995, 0.005, 'synthetic images', ha='right', va='bottom', fontsize=8, color=MUTED, style='italic')
+    plt.close(figure)  # the notebook shows what a cell returns; an open figure would be shown twice
+    return figure
+
+
+def _shorten(name: str, length: int = 20) -> str:
+    return name if len(name) <= length else name[: length - 1] + '…'
+
+
+def preview(data, per_class: int = 6, seed: int = 0) -> Figure:
+    """`per_class` training images of every class, a row a class."""
+    generator, rows = np.random.default_rng(seed), data.rows('train')
+    classes = list(data.classes)
+    figure, axes = plt.subplots(
+        len(classes), per_class, figsize=(1.15 * per_class + 1.2, 1.15 * len(classes)), squeeze=False
+    )
+    for k, name in enumerate(classes):
+        of_class = rows[data.labels[rows] == k]
+        shown = generator.choice(of_class, min(per_class, len(of_class)), replace=False)
+        for j, axis in enumerate(axes[k]):
+            axis.set_axis_off()
+            if j < len(shown):
+                axis.imshow(data.images[shown[j]])
+        label = f'{_shorten(name)}\nn={len(of_class)}'
+        axes[k][0].text(-0.08, 0.5, label, transform=axes[k][0].transAxes, ha='right', va='center', fontsize=9)
+    figure.subplots_adjust(wspace=0.04, hspace=0.04, left=0.22, right=0.99, top=0.99, bottom=0.03)
+    return _finish(figure, data.synthetic)
+
+
+def class_counts(data, used_rows: np.ndarray) -> Figure:
+    """Images of every class in the three splits, and how many of the training images this run uses."""
+    classes = list(data.classes)
+    bars = {
+        split: np.bincount(data.labels[data.rows(split)], minlength=len(classes))
+        for split in ('train', 'validation', 'test')
+    }
+    used = np.bincount(data.labels[used_rows], minlength=len(classes))
+    table = (
+        pd.DataFrame(bars, index=classes)
+        .reset_index(names='class')
+        .melt('class', var_name='split', value_name='images')
+    )
+    figure, axis = plt.subplots(figsize=(7, 0.42 * len(classes) + 1.1))
+    sns.barplot(table, y='class', x='images', hue='split', ax=axis, palette=PALETTE[:3], alpha=0.85)
+    for k, count in enumerate(used):
+        axis.plot([count, count], [k - 0.4, k - 0.13], color=INK, lw=2, label='used by this run' if k == 0 else None)
+    axis.set_xscale('symlog', linthresh=10)
+    axis.set(xlabel='images (log scale)', ylabel='')
+    axis.set_yticks(range(len(classes)), [_shorten(name, 32) for name in classes])
+    axis.legend(frameon=False, fontsize=8)
+    sns.despine(figure)
+    figure.tight_layout()
+    return _finish(figure, data.synthetic)
+
+
+def trainable_by_part(adapted) -> Figure:
+    """Trainable and frozen parameters of every part of the network, from input to head (log scale)."""
+    trainable = set(adapted.trainable())
+    counts: dict[str, list[int]] = {}
+    for name, parameter in adapted.model.named_parameters():
+        part = _part_of(name)
+        counts.setdefault(part, [0, 0])[0 if name in trainable else 1] += parameter.numel()
+    names, values = list(counts), np.array(list(counts.values()))
+    figure, axis = plt.subplots(figsize=(max(5, 0.32 * len(names) + 1.5), 2.9))
+    x = np.arange(len(names))
+    axis.bar(x - 0.2, values[:, 1], 0.4, color='#c9c9c9', label='frozen')
+    axis.bar(x + 0.2, values[:, 0], 0.4, color=PALETTE[1], label='trainable')
+    axis.set_yscale('symlog', linthresh=10)
+    axis.set_xticks(
+        x, names, rotation=60 if len(names) > 8 else 0, ha='right' if len(names) > 8 else 'center', fontsize=8
+    )
+    total, moving = values.sum(), values[:, 0].sum()
+    axis.set(
+        ylabel='parameters (log scale)', title=f'{moving:,} of {total:,} parameters are trained ({moving / total:.2%})'
+    )
+    axis.title.set_fontsize(10)
+    axis.legend(frameon=False, fontsize=8, loc='upper left', bbox_to_anchor=(1, 1))
+    sns.despine(figure)
+    figure.tight_layout()
+    return _finish(figure)
+
+
+def _part_of(name: str) -> str:
+    """The part of the network that a parameter belongs to: 'block 3', 'layer2', 'head', ..."""
+    pieces = name.removeprefix('base_model.model.').split('.')
+    if pieces[0] == 'blocks':
+        return f'block {int(pieces[1]) + 1}'
+    if pieces[0].startswith('layer'):
+        return pieces[0]
+    if pieces[0] in ('head', 'fc'):
+        return 'head'
+    return 'stem' if pieces[0] in ('conv1', 'bn1', 'patch_embed', 'cls_token', 'pos_embed', 'norm_pre') else pieces[0]
+
+
+def curve(rows: Sequence[dict], best: int | None = None, title: str = '', synthetic: bool = False) -> Figure:
+    """Training and validation loss, and validation macro-F1, over steps; the selected check marked."""
+    table = pd.DataFrame(rows)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 2.8))
+    left.plot(table['step'], table['train_loss'], color=MUTED, marker='o', ms=3, label='training')
+    left.plot(table['step'], table['validation_loss'], color=PALETTE[0], marker='o', ms=3, label='validation')
+    left.set(xlabel='step', ylabel='cross-entropy (nats)')
+    left.legend(frameon=False, fontsize=8)
+    right.plot(table['step'], table['validation_f1_macro'], color=PALETTE[0], marker='o', ms=3, label='macro-F1')
+    right.plot(table['step'], table['validation_f1_weighted'], color=PALETTE[2], marker='s', ms=3, label='weighted F1')
+    if best is not None:
+        step, value = table['step'][best], table['validation_f1_macro'][best]
+        right.plot(step, value, 'o', ms=10, mfc='none', mec=INK, label='selected')
+    right.set(xlabel='step', ylabel='validation F1', ylim=(0, 1))
+    right.legend(frameon=False, fontsize=8)
+    figure.suptitle(title, fontsize=10)
+    sns.despine(figure)
+    figure.tight_layout()
+    return _finish(figure, synthetic)
+
+
+def confusion(labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[str], synthetic: bool = False) -> Figure:
+    """Share of every true class (row) that was given each predicted class, with the numbers of images."""
+    from sklearn.metrics import confusion_matrix
+
+    counts = confusion_matrix(labels, probabilities.argmax(axis=1), labels=np.arange(len(classes)))
+    shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
+    side = 0.62 * len(classes) + 2.4
+    figure, axis = plt.subplots(figsize=(side + 0.8, side))
+    names = [_shorten(name) for name in classes]
+    sns.heatmap(
+        shares,
+        annot=counts,
+        fmt='d',
+        cmap='crest',
+        vmin=0,
+        vmax=1,
+        square=True,
+        ax=axis,
+        xticklabels=names,
+        yticklabels=names,
+        cbar_kws={'label': 'share of the true class', 'shrink': 0.7},
+    )
+    axis.set(xlabel='predicted', ylabel='true')
+    axis.tick_params(axis='x', rotation=45)
+    for tick in axis.get_xticklabels():
+        tick.set_ha('right')
+    figure.tight_layout()
+    return _finish(figure, synthetic)
+
+
+class LiveCurve:
+    """Redraws the training curve in the notebook at every check: give it to `Classification.train` as `report`."""
+
+    def __init__(self, title: str = '', synthetic: bool = False):
+        self.rows: list[dict] = []
+        self.title, self.synthetic, self._display = title, synthetic, None
+
+    def __call__(self, row: dict) -> None:
+        from IPython.display import display
+
+        self.rows.append(row)
+        figure = curve(self.rows, title=self.title, synthetic=self.synthetic)
+        if self._display is None:
+            self._display = display(figure, display_id=True)
+        elif self._display:
+            self._display.update(figure)
+
+
+def natural_images(source, shown: int = 24, seed: int = 0) -> Figure:
+    """Some images of a pre-training source with their class in words."""
+    rows = np.random.default_rng(seed).choice(len(source.labels), shown, replace=False)
+    figure, axes = plt.subplots(3, shown // 3, figsize=(shown // 3 * 1.25, 4.3))
+    for axis, row in zip(axes.flat, rows, strict=True):
+        axis.imshow(source.images[row])
+        axis.set_title(_shorten(source.captions[source.labels[row]].split(',')[0], 16), fontsize=7)
+        axis.set_axis_off()
+    figure.tight_layout()
+    return _finish(figure)
+
+
+def pretraining_curve(rows: Sequence[dict], score_name: str, title: str = '') -> Figure:
+    """Training loss and the held-out score of a pre-training, over steps."""
+    table = pd.DataFrame(rows)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 2.8))
+    losses, scores = table.dropna(subset='loss'), table.dropna(subset='score')
+    left.plot(losses['step'], losses['loss'], color=PALETTE[0], lw=1)
+    left.set(xlabel='step', ylabel='training loss')
+    right.plot(scores['step'], scores['score'], color=PALETTE[2], marker='o', ms=4)
+    right.set(xlabel='step', ylabel=score_name.replace('held-out ', 'held-out\n'))
+    figure.suptitle(title, fontsize=10)
+    sns.despine(figure)
+    figure.tight_layout()
+    return _finish(figure)

@@ -1,0 +1,99 @@
+"""Augmentation of a whole batch at once, on the device it lies on.
+
+One affine grid a batch does crop, flip, rotation and resize together; everything random comes from the generator
+that is passed in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What `augment` may do to an image.
+
+    Args:
+        scale: smallest and largest share of the image's area that a crop keeps.
+        ratio: largest aspect ratio of a crop (its inverse is the smallest).
+        flip: chance of a left-right flip.
+        vertical_flip: chance of an upside-down flip.
+        rotate: largest rotation in degrees, either way.
+        brightness: largest relative change of brightness.
+        contrast: largest relative change of contrast.
+    """
+
+    scale: tuple[float, float] = (0.7, 1.0)
+    ratio: float = 1.2
+    flip: float = 0.5
+    vertical_flip: float = 0.0
+    rotate: float = 0.0
+    brightness: float = 0.1
+    contrast: float = 0.1
+
+
+NONE = Augmentation(scale=(1.0, 1.0), ratio=1.0, flip=0.0, brightness=0.0, contrast=0.0)
+
+
+def normalise(images: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
+    """[B, H, W, C] uint8 to [B, C, H, W] float32, channel-wise (x / 255 - mean) / std."""
+    x = images.permute(0, 3, 1, 2).float().div_(255)  # [B, C, H, W]
+    return (x - mean.view(1, -1, 1, 1)) / std.view(1, -1, 1, 1)
+
+
+def resize(images: torch.Tensor, size: int) -> torch.Tensor:
+    """[B, C, H, W] to [B, C, size, size], antialiased; the input itself where it has that size."""
+    if images.shape[-2:] == (size, size):
+        return images
+    return F.interpolate(images, (size, size), mode='bilinear', antialias=True, align_corners=False)
+
+
+def _uniform(n: int, low: float, high: float, generator: torch.Generator) -> torch.Tensor:
+    return torch.rand(n, generator=generator) * (high - low) + low
+
+
+def _affine(n: int, policy: Augmentation, generator: torch.Generator) -> torch.Tensor:
+    """Random crops, flips and rotations as [n, 2, 3] matrices for `affine_grid` (output to input coordinates)."""
+    area = _uniform(n, *policy.scale, generator)
+    stretch = torch.exp(_uniform(n, -1, 1, generator) * torch.tensor(policy.ratio).log())
+    width, height = (area * stretch).sqrt().clamp(max=1), (area / stretch).sqrt().clamp(max=1)
+    x, y = (1 - width) * _uniform(n, -1, 1, generator), (1 - height) * _uniform(n, -1, 1, generator)
+    flip = 1 - 2 * (torch.rand(n, generator=generator) < policy.flip).float()
+    upside_down = 1 - 2 * (torch.rand(n, generator=generator) < policy.vertical_flip).float()
+    angle = torch.deg2rad(_uniform(n, -policy.rotate, policy.rotate, generator))
+    cos, sin = angle.cos(), angle.sin()
+    rows = [cos * width * flip, -sin * height * upside_down, x, sin * width * flip, cos * height * upside_down, y]
+    return torch.stack(rows, dim=1).view(n, 2, 3)
+
+
+def augment(
+    images: torch.Tensor,
+    size: int,
+    mean: torch.Tensor,
+    std: torch.Tensor,
+    policy: Augmentation,
+    generator: torch.Generator,
+) -> torch.Tensor:
+    """Crop, flip, rotate, resize and jitter a batch.
+
+    Args:
+        images: [B, H, W, C] uint8.
+        size: side of the result in pixels.
+        mean, std: [C], of pixel values in 0..1.
+        generator: on the CPU; the same state gives the same batch on every device.
+    Returns:
+        [B, C, size, size] float32, normalised.
+    """
+    n, device = len(images), images.device
+    matrix = _affine(n, policy, generator).to(device)
+    light = 1 + _uniform(n, -policy.brightness, policy.brightness, generator).to(device).view(n, 1, 1, 1)
+    contrast = 1 + _uniform(n, -policy.contrast, policy.contrast, generator).to(device).view(n, 1, 1, 1)
+    x = images.permute(0, 3, 1, 2).float().div_(255)  # [B, C, H, W]
+    grid = F.affine_grid(matrix, [n, x.shape[1], size, size], align_corners=False)
+    x = F.grid_sample(x, grid, padding_mode='reflection', align_corners=False)
+    grey = x.mean(dim=(1, 2, 3), keepdim=True)
+    x = ((x - grey) * contrast + grey).mul_(light).clamp_(0, 1)
+    return (x - mean.view(1, -1, 1, 1)) / std.view(1, -1, 1, 1)

@@ -1,0 +1,198 @@
+"""The one training loop of the study: every method, backbone and dataset goes through it.
+
+AdamW, linear warm-up and cosine decay, cross-entropy; the validation split alone selects the state that is kept. The
+test split is not seen here.
+"""
+
+from __future__ import annotations
+
+import math
+import resource
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from tqdm.auto import tqdm
+
+from medpeft_utils.errors import MedpeftError
+from medpeft_utils.metrics import evaluate
+from medpeft_utils.training.batches import Batches
+
+
+class Diverged(MedpeftError, FloatingPointError):
+    """The loss is not finite."""
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How long and how a model is trained; the same for every method.
+
+    The paper states batch 512, AdamW and a searched learning rate; all else is ours, since it is not stated.
+
+    Args:
+        learning_rate: peak of the schedule.
+        epochs: passes over the training images, within the two bounds on steps.
+        min_steps, max_steps: bounds on optimizer steps, so that a small split is not trained for a handful of steps.
+        batch_size: images a step (all of them where there are fewer).
+        weight_decay: AdamW's, on matrices and kernels only; 0 where a method's paper has none.
+        warmup_share: share of the steps in which the learning rate rises linearly.
+        checks: how often the validation split is scored.
+        selection: the validation score that selects the state.
+        class_weighting: weigh the loss by inverse class frequency (mean weight 1).
+        seed: order and augmentation.
+    """
+
+    learning_rate: float
+    epochs: int = 20
+    min_steps: int = 100
+    max_steps: int = 300
+    batch_size: int = 64
+    weight_decay: float = 0.01
+    warmup_share: float = 0.1
+    checks: int = 10
+    selection: str = 'f1_macro'
+    class_weighting: bool = False
+    seed: int = 0
+
+    def steps(self, images: int) -> int:
+        """Optimizer steps for a training split of `images`."""
+        per_epoch = max(1, images // min(self.batch_size, images))
+        return max(self.min_steps, min(self.epochs * per_epoch, self.max_steps))
+
+    def rate(self, step: int, steps: int) -> float:
+        """Learning rate at `step` of `steps`, counted from 0."""
+        warmup = max(1, round(self.warmup_share * steps))
+        if step < warmup:
+            return self.learning_rate * (step + 1) / warmup
+        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+@dataclass
+class Fit:
+    """What training gave: the curve (a row a check), the selected check, and what it cost."""
+
+    curve: list[dict] = field(default_factory=list)
+    best: int = 0
+    step_seconds: float = 0.0
+    images_per_second: float = 0.0
+    peak_memory_mb: float = 0.0
+    validation: np.ndarray | None = None  # [N, K] probabilities at the selected check
+
+
+def _weights(labels: np.ndarray, classes: int) -> torch.Tensor:
+    """Inverse class frequencies [K], mean 1 over the training images; 0 for a class without any."""
+    counts = np.bincount(labels, minlength=classes)
+    weights = np.where(counts > 0, len(labels) / (max(1, (counts > 0).sum()) * np.maximum(counts, 1)), 0)
+    return torch.tensor(weights, dtype=torch.float32)
+
+
+def _optimizer(adapted, protocol: Protocol) -> torch.optim.AdamW:
+    parameters = list(adapted.trainable().values())
+    groups = [
+        {'params': [p for p in parameters if p.ndim > 1], 'weight_decay': protocol.weight_decay},
+        {'params': [p for p in parameters if p.ndim <= 1], 'weight_decay': 0.0},
+    ]
+    return torch.optim.AdamW([group for group in groups if group['params']], lr=protocol.learning_rate, fused=True)
+
+
+def _snapshot(adapted) -> dict[str, torch.Tensor]:
+    """Copies of all that training moves: trainable parameters and buffers."""
+    moving = dict(adapted.trainable()) | dict(adapted.model.named_buffers())
+    return {name: tensor.detach().clone() for name, tensor in moving.items()}
+
+
+@torch.no_grad()
+def _restore(adapted, saved: dict[str, torch.Tensor]) -> None:
+    moving = dict(adapted.trainable()) | dict(adapted.model.named_buffers())
+    for name, tensor in saved.items():
+        moving[name].copy_(tensor)
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Peak memory in MB: of the GPU's allocator, or of this process."""
+    if device.type == 'cuda':
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == 'darwin' else peak / 2**10  # bytes there, KiB elsewhere
+
+
+@torch.no_grad()
+def predict(adapted, batches: Batches) -> np.ndarray:
+    """Class probabilities [N, K] float32 for every row of `batches`, in its order, without augmentation."""
+    adapted.train(False)
+    parts = [batches.logits(adapted, x).float().softmax(dim=1).cpu() for x in batches.in_order()]
+    return torch.cat(parts).numpy()
+
+
+def fit(
+    adapted,
+    train: Batches,
+    validation: Batches,
+    protocol: Protocol,
+    report: Callable[[dict], None] | None = None,
+    quiet: bool = False,
+) -> Fit:
+    """Train, and leave the model in the state that the validation split selected.
+
+    Args:
+        adapted: a model with a method applied (`medpeft_utils.methods.apply`).
+        train, validation: images, or features computed once.
+        report: called with every new row of the curve, for a live plot.
+        quiet: no progress bar.
+    Raises:
+        Diverged: the loss is NaN or infinite.
+    """
+    steps, result = protocol.steps(len(train)), Fit()
+    optimizer, schedule = _optimizer(adapted, protocol), np.linspace(0, steps, min(protocol.checks, steps) + 1)
+    check_at = {round(step) for step in schedule[1:]}
+    generator = torch.Generator().manual_seed(protocol.seed)
+    weights = _weights(train.labels, train.classes).to(train.device) if protocol.class_weighting else None
+    losses, seconds, seen, best_score, best_state = [], [], 0, (-math.inf, -math.inf), None
+    stream = train.shuffled(min(protocol.batch_size, len(train)), generator)
+    adapted.train()
+    for step in tqdm(range(steps), desc='training', unit=' steps', disable=quiet, mininterval=1):
+        started = time.perf_counter()
+        for group in optimizer.param_groups:
+            group['lr'] = protocol.rate(step, steps)
+        x, labels = next(stream)
+        loss = F.cross_entropy(train.logits(adapted, x).float(), labels, weight=weights)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        losses.append(loss.item())
+        seconds.append(time.perf_counter() - started)
+        seen += len(labels)
+        if not math.isfinite(losses[-1]):
+            rate = protocol.learning_rate
+            raise Diverged(f'loss is {losses[-1]} at step {step + 1} of {steps}; lower learning_rate (now {rate:g})')
+        if step + 1 in check_at:
+            probabilities = predict(adapted, validation)
+            adapted.train()
+            row = _check(result, probabilities, validation, losses, step + 1, seen / len(train))
+            losses = []
+            score = (row[f'validation_{protocol.selection}'], -row['validation_loss'])
+            if score > best_score:
+                best_score, best_state = score, _snapshot(adapted)
+                result.best, result.validation = len(result.curve) - 1, probabilities
+            if report:
+                report(row)
+    _restore(adapted, best_state)
+    result.step_seconds = float(np.median(seconds))
+    result.images_per_second = seen / sum(seconds)
+    result.peak_memory_mb = peak_memory_mb(train.device)
+    return result
+
+
+def _check(
+    result: Fit, probabilities: np.ndarray, validation: Batches, losses: list[float], step: int, epoch: float
+) -> dict:
+    """Score the validation split and add a row to the curve."""
+    scores = evaluate(validation.labels, probabilities)
+    row = {'step': step, 'epoch': round(epoch, 3), 'train_loss': float(np.mean(losses))}
+    row |= {f'validation_{name}': scores[name] for name in ('loss', 'f1_macro', 'f1_weighted', 'accuracy', 'auroc')}
+    result.curve.append(row)
+    return row

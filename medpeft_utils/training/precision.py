@@ -1,0 +1,127 @@
+"""How a device computes: number format, attention kernel and memory layout, chosen by measuring.
+
+On a CPU with AMX, bf16 without the fused attention kernel is more than twice as fast as timm's default; on a GPU the
+fused kernel wins. Nothing of that is assumed: `choose` times a training step of each candidate and keeps the fastest.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Precision:
+    """One way to compute.
+
+    Args:
+        bf16: matrix products and convolutions in bfloat16 (autocast); weights stay float32.
+        fused_attention: the fused scaled-dot-product kernel, where the network has attention.
+        channels_last: memory order NHWC, for convolutions.
+    """
+
+    bf16: bool = False
+    fused_attention: bool = True
+    channels_last: bool = False
+
+    def prepare(self, model: nn.Module) -> nn.Module:
+        """Set attention kernels and memory layout of `model`, in place."""
+        for module in model.modules():
+            if hasattr(module, 'fused_attn'):
+                module.fused_attn = self.fused_attention
+        return model.to(memory_format=torch.channels_last if self.channels_last else torch.contiguous_format)
+
+    def images(self, x: torch.Tensor) -> torch.Tensor:
+        """[B, C, H, W] in this memory layout."""
+        return x.contiguous(memory_format=torch.channels_last) if self.channels_last else x
+
+    def autocast(self, device: torch.device) -> AbstractContextManager:
+        return torch.autocast(device.type, torch.bfloat16, enabled=self.bf16)
+
+    def __str__(self) -> str:
+        words = ['bf16 autocast' if self.bf16 else 'float32']
+        words += ['fused attention' if self.fused_attention else 'plain attention']
+        words += ['channels last'] if self.channels_last else []
+        return ', '.join(words)
+
+
+PLAIN = Precision()
+
+
+def candidates(family: str) -> list[Precision]:
+    """The ways worth timing for a family of networks, the plain one first."""
+    if family == 'cnn':
+        return [PLAIN, Precision(channels_last=True), Precision(bf16=True, channels_last=True)]
+    return [PLAIN, Precision(fused_attention=False), Precision(bf16=True), Precision(bf16=True, fused_attention=False)]
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == 'cuda':
+        torch.cuda.synchronize(device)
+
+
+def step_seconds(model: nn.Module, precision: Precision, images: torch.Tensor, steps: int = 2) -> float:
+    """The fastest of `steps` training steps (forward and backward) on `images` [B, C, H, W], after one to warm up."""
+    precision.prepare(model)
+    x, times = precision.images(images), []
+    for _ in range(steps + 1):
+        _synchronise(x.device)
+        started = time.perf_counter()
+        with precision.autocast(x.device):
+            logits = model(x)
+        F.cross_entropy(logits.float(), torch.zeros(len(x), dtype=torch.long, device=x.device)).backward()
+        _synchronise(x.device)
+        times.append(time.perf_counter() - started)
+        model.zero_grad()
+    return min(times[1:])
+
+
+def measure(model: nn.Module, family: str, images: torch.Tensor) -> dict[Precision, float]:
+    """Seconds of a training step for every candidate. The model is only read: weights and statistics stay."""
+    was_training = model.training
+    model.eval()  # BatchNorm statistics must not move while timing
+    seconds = {precision: step_seconds(model, precision, images) for precision in candidates(family)}
+    model.train(was_training)
+    return seconds
+
+
+def device_name(device: torch.device) -> str:
+    """The device in words: the GPU's name, or the processor and the threads in use."""
+    if device.type == 'cuda':
+        return torch.cuda.get_device_name(device)
+    return f'{platform.machine()} CPU, {torch.get_num_threads()} threads'
+
+
+def choose(
+    name: str, model: nn.Module, family: str, image_size: int, batch_size: int, device: torch.device, folder: Path
+) -> Precision:
+    """The fastest candidate for a backbone on this device, measured once and then read from `folder`.
+
+    The choice is kept so that a repeated run computes in the same way and gives the same numbers.
+    """
+    from medpeft_utils.study.shared import once
+
+    batch = min(batch_size, 32)
+
+    def compute() -> dict:
+        images = torch.randn(batch, 3, image_size, image_size, generator=torch.Generator().manual_seed(0)).to(device)
+        seconds = measure(model, family, images)
+        best = min(seconds, key=seconds.__getitem__)
+        timings = [asdict(p) | {'seconds': round(s, 4)} for p, s in seconds.items()]
+        return {'best': asdict(best), 'timings': timings, 'backbone': name, 'device': device_name(device)}
+
+    key = f'{name}_{image_size}px_{device.type}_torch{torch.__version__}'.replace('/', '_')
+    return Precision(**once(Path(folder) / f'{key}.json', compute)['best'])
+
+
+def read_timings(path: Path) -> list[dict]:
+    """What `choose` measured, for showing."""
+    return json.loads(Path(path).read_text())['timings']

@@ -1,0 +1,94 @@
+"""Turn a finished `Classification` into the parts of its record, and its predictions into a table."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from medpeft_utils import methods
+from medpeft_utils.training.classification import SPLITS, Classification
+from medpeft_utils.training.precision import device_name
+
+PREDICTIONS = 'predictions.parquet'
+ADAPTER = 'adapter.safetensors'
+
+
+def predictions_table(run: Classification) -> pd.DataFrame:
+    """A row an image of validation and test: split, row, group, label, and the probability of every class."""
+    parts = []
+    for split, probabilities in run.probabilities.items():
+        rows = run.rows(split)
+        table = pd.DataFrame({'split': split, 'row': rows, 'group': run.data.groups[rows]})
+        table['label'] = [run.data.classes[k] for k in run.data.labels[rows]]
+        for k, name in enumerate(run.data.classes):
+            table[f'p_{name}'] = probabilities[:, k]
+        parts.append(table)
+    return pd.concat(parts, ignore_index=True)
+
+
+def parts(run: Classification, scores: dict, started: float) -> dict:
+    """What a record says of a run, by section.
+
+    Args:
+        run: trained and evaluated.
+        scores: what `run.evaluate()` gave.
+        started: `time.monotonic()` at the run's start.
+    """
+    adapted, fit = run.adapted, run.result
+    trainable, with_head = adapted.count(), adapted.count(head=True)
+    return {
+        'data': {
+            'name': run.data.name,
+            'label': run.data.label,
+            'synthetic': bool(run.data.synthetic),
+            'split_hash': run.data.split_hash,
+            'counts': {split: len(run.rows(split)) for split in SPLITS},
+            'classes': list(run.data.classes),
+        },
+        'backbone': {
+            'name': run.backbone.name,
+            'label': run.backbone.label,
+            'role': run.backbone.role,
+            'family': run.backbone.family,
+            'source': run.backbone.source,
+            'hash': run.backbone.hash,
+            'image_size': run.image_size,
+        },
+        'method': {
+            'key': run.settings.method,
+            'label': methods.label(run.settings.method, run.backbone.family),
+            'config': asdict(adapted.config),
+            'trainable_parameters': trainable,
+            'head_parameters': with_head - trainable,
+            'total_parameters': sum(p.numel() for p in adapted.model.parameters()),
+        },
+        'learning_rate': run.learning_rate,
+        'metrics': scores,
+        'curve': fit.curve,
+        'best_epoch': fit.curve[fit.best]['epoch'],
+        'time': {
+            'total_seconds': round(time.monotonic() - started, 3),
+            'step_seconds': fit.step_seconds,
+            'train_images_per_second': fit.images_per_second,
+        },
+        'peak_memory_mb': fit.peak_memory_mb,
+        'device': {
+            'name': device_name(run.device),
+            'precision': str(run.precision),
+            'threads': torch.get_num_threads(),
+        },
+        'predictions': PREDICTIONS,
+    }
+
+
+def write_files(run: Classification, folder: Path) -> list[Path]:
+    """Write what lies beside the record: the predictions, and the adapter where `save_adapter` asks for it."""
+    paths = [Path(folder) / PREDICTIONS]
+    predictions_table(run).to_parquet(paths[0], index=False)
+    if run.settings.save_adapter:
+        paths.append(run.adapted.save(Path(folder) / ADAPTER, run.backbone.hash))
+    return paths
