@@ -1,0 +1,1 @@
+"""Pre-training of the small backbones that the package ships."""

@@ -1,0 +1,83 @@
+"""Turn a finished pre-training into shipped weights and their card."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from medpeft_utils.backbones.cards import file_hash, write_page
+from medpeft_utils.backbones.small import SMALL_BACKBONES, WEIGHTS_FOLDER
+from medpeft_utils.errors import BadInput
+
+HEADS = ('head.', 'fc.')
+SUMMARIES = {
+    'supervised': 'Learned to name the class of natural images.',
+    'masked': 'Learned without labels to reconstruct masked patches (MAE).',
+    'image_text': 'Learned to match natural images with the words of their class (CLIP).',
+}
+
+
+def encoder_state(objective: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The encoder's tensors without its head, floating-point ones in half precision, from an objective's state."""
+    encoder = {name.removeprefix('encoder.'): t for name, t in objective.items() if name.startswith('encoder.')}
+    kept = {name: tensor for name, tensor in encoder.items() if not name.startswith(HEADS)}
+    return {name: (t.half() if t.is_floating_point() else t).contiguous() for name, t in kept.items()}
+
+
+def read_curve(folder: Path) -> list[dict]:
+    """The rows of a pre-training's curve, in order of their steps; of a repeated step the last one counts."""
+    rows = [json.loads(line) for line in (Path(folder) / 'curve.jsonl').read_text().splitlines()]
+    merged: dict[int, dict] = {}
+    for row in rows:
+        merged[row['step']] = merged.get(row['step'], {}) | row
+    return [merged[step] for step in sorted(merged)]
+
+
+def publish(
+    folder: Path, data: str, data_licence: str, command: str, device: str, weights_folder: Path = WEIGHTS_FOLDER
+) -> Path:
+    """Write weights, card and the page of cards; the weights' path.
+
+    Args:
+        folder: of a `Pretraining` that ran to its last step.
+        data, data_licence, command, device: for the card, in words.
+    Raises:
+        BadInput: the pre-training has not reached its last step.
+    """
+    from medpeft_utils.pretraining.objectives import OBJECTIVES
+
+    saved = torch.load(Path(folder) / 'checkpoint.pt', map_location='cpu', weights_only=True)
+    recipe, curve = json.loads(saved['recipe']), read_curve(folder)
+    if saved['step'] < curve[-1]['of']:
+        raise BadInput(f'{folder}: at step {saved["step"]} of {curve[-1]["of"]}; run it to the end first')
+    name = recipe['backbone']
+    path = weights_folder / f'{name}.safetensors'
+    weights_folder.mkdir(parents=True, exist_ok=True)
+    save_file(encoder_state(saved['objective']), path, metadata={'name': name, 'recipe': saved['recipe']})
+    parameters = sum(p.numel() for p in SMALL_BACKBONES[name].build().parameters())
+    shown = {
+        key: value for key, value in recipe.items() if key not in ('report_every', 'checkpoint_seconds', 'backbone')
+    }
+    shown['grown_from'] = Path(shown['grown_from']).name
+    card = {
+        'name': name,
+        'summary': SUMMARIES[recipe['objective']],
+        'score_name': OBJECTIVES[recipe['objective']].score_name,
+        'score': [row['score'] for row in curve if 'score' in row][-1],
+        'parameters': parameters,
+        'data': data,
+        'data_licence': data_licence,
+        'command': command,
+        'recipe': shown,
+        'hours': saved['seconds'] / 3600,
+        'device': device,
+        'sha256': file_hash(path),
+        'bytes': path.stat().st_size,
+        'curve': curve,
+    }
+    (weights_folder / f'{name}.json').write_text(json.dumps(card, indent=1) + '\n')
+    write_page(weights_folder)
+    return path
