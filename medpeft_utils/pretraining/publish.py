@@ -57,6 +57,7 @@ def publish(
     path = weights_folder / f'{name}.safetensors'
     weights_folder.mkdir(parents=True, exist_ok=True)
     save_file(encoder_state(saved['objective']), path, metadata={'name': name, 'recipe': saved['recipe']})
+    path.chmod(0o644)  # safetensors makes it readable by its owner alone
     parameters = sum(p.numel() for p in SMALL_BACKBONES[name].build().parameters())
     shown = {
         key: value for key, value in recipe.items() if key not in ('report_every', 'checkpoint_seconds', 'backbone')

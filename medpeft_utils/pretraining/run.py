@@ -21,6 +21,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from medpeft_utils.backbones.small import SMALL_BACKBONES
+from medpeft_utils.errors import DoesNotFit
 from medpeft_utils.pretraining.grow import deepen
 from medpeft_utils.pretraining.objectives import OBJECTIVES
 from medpeft_utils.pretraining.source import NaturalImages
@@ -74,10 +75,12 @@ def _build(recipe: Recipe, captions: list[str]) -> nn.Module:
     torch.manual_seed(recipe.seed)
     objective = OBJECTIVES[recipe.objective](recipe.backbone, captions)
     if recipe.grown_from:
-        state = load_file(recipe.grown_from)
+        state = {name: tensor.float() for name, tensor in load_file(recipe.grown_from).items()}
         shallow = 1 + max(int(name.split('.')[1]) for name in state if name.startswith('blocks.'))
         deep = SMALL_BACKBONES[recipe.backbone].architecture['depth']
-        objective.encoder.load_state_dict(deepen({k: v.float() for k, v in state.items()}, shallow, deep))
+        missing, unknown = objective.encoder.load_state_dict(deepen(state, shallow, deep), strict=False)
+        if unknown or any(not name.startswith('head.') for name in missing):  # the published file has no head
+            raise DoesNotFit(f'{recipe.grown_from} cannot become {recipe.backbone}: {unknown or missing} do not fit')
     for block in getattr(objective.encoder, 'blocks', []):
         block.attn.fused_attn = torch.cuda.is_available()  # the CPU's fused backward is twice as slow
     return objective
