@@ -1,0 +1,86 @@
+"""Data cards: what a dataset is, where it comes from, and what a study of it must take care of. The card is the code.
+
+Each card stands in its dataset's file below `sources/`; `CARDS` holds them all, with the stand-ins.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from medpeft_utils.registry import Registry
+
+
+@dataclass(frozen=True)
+class DataCard:
+    """What is known of a dataset.
+
+    Args:
+        name: the key under which it is asked for.
+        label: its name in tables and figures, the paper's where the paper has it.
+        task: what is told apart.
+        modality: how the images were taken.
+        classes: names of the classes in label order.
+        counts: images of each class as published; empty where the images themselves decide (own data).
+        group: what must stay in one split: 'lesion', 'patient', or None where the publication tells of nothing.
+        source: the publication.
+        how_to_obtain: where the published download is, and how it is laid out.
+        licence: the licence of the images.
+        known_faults: what is known to be wrong with it, each with who found it.
+        paper_train_images: training images in Dutt et al. 2024 (Tables 2 and 3); None outside the paper.
+        synthetic: whether the images are drawn, not taken.
+        stands_for: the dataset that a synthetic one stands in for.
+    """
+
+    name: str
+    label: str
+    task: str
+    modality: str
+    classes: tuple[str, ...]
+    counts: Mapping[str, int] = field(default_factory=dict)
+    group: str | None = None
+    source: str = ''
+    how_to_obtain: str = ''
+    licence: str = ''
+    known_faults: tuple[str, ...] = ()
+    paper_train_images: int | None = None
+    synthetic: bool = False
+    stands_for: str | None = None
+
+    @property
+    def images(self) -> int | None:
+        """Number of images as published, None where it is not fixed."""
+        return sum(self.counts.values()) or None
+
+
+CARDS: Registry[DataCard] = Registry('dataset', 'medpeft data list')
+
+
+def stand_in(card: DataCard) -> DataCard:
+    """The card of the synthetic stand-in of a dataset: same task, classes, shares and groups, drawn from a seed."""
+    return dataclasses.replace(
+        card,
+        name=f'synthetic_{card.name}',
+        label=f'{card.label} (synthetic)',
+        modality=f'synthetic, drawn to look like {card.modality}',
+        counts={},
+        source=f'drawn from a seed by medpeft_utils.data.synthetic, with the class shares of {card.label}',
+        how_to_obtain='nothing to obtain: it is generated where it is used',
+        licence='Apache-2.0, as the code that draws it',
+        known_faults=('no patient is in it: what is measured on it says nothing about patients',),
+        paper_train_images=None,
+        synthetic=True,
+        stands_for=card.name,
+    )
+
+
+def names() -> list[str]:
+    """Names of all datasets: real ones in the paper's order (by training images), then others, then synthetic ones."""
+
+    def order(name: str) -> tuple:
+        card = CARDS[name]
+        real = CARDS[card.stands_for] if card.synthetic else card
+        return card.synthetic, real.paper_train_images or float('inf'), name
+
+    return sorted(CARDS, key=order)

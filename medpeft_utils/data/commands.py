@@ -1,0 +1,162 @@
+"""`medpeft data`: what datasets there are, what is known of them, preparing and checking them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import textwrap
+from pathlib import Path
+
+import click
+
+
+@click.group()
+def data() -> None:
+    """List, describe, prepare and check datasets."""
+
+
+@data.command('list')
+@click.option('--cache', type=click.Path(), default=None, help='Folder of the packed cache ($MEDPEFT_CACHE).')
+def list_(cache: str | None) -> None:
+    """List the datasets that have a name."""
+    from medpeft_utils.data import CARDS, names, prepared_folder, sources, synthetic
+
+    for name in names():
+        card = CARDS[name]
+        if card.synthetic:
+            state = 'drawn where it is used'
+        elif not sources.has_reader(name):
+            state = 'card only, no reader yet'
+        else:
+            folder = prepared_folder(name, cache)
+            state = f'prepared from {folder}' if folder else 'not prepared'
+        images = synthetic.default_size(name) if card.synthetic else card.images
+        click.echo(f'{name:26} {len(card.classes)} classes  {images:6,} images  {state}')
+    click.echo('Your own: a folder with a folder per class, or a CSV with columns image,label[,group][,split].')
+
+
+@data.command()
+@click.argument('name')
+@click.option('--json', 'as_json', is_flag=True, help='Print the card as JSON.')
+def show(name: str, as_json: bool) -> None:
+    """Show the data card of NAME."""
+    from medpeft_utils.data import CARDS
+
+    card = CARDS[name]
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(card), ensure_ascii=False, indent=2))
+        return
+    click.echo(f'{card.label} ({card.name})')
+    classes = ', '.join(f'{name} {card.counts[name]:,}' if card.counts else name for name in card.classes)
+    rows = {
+        'task': card.task,
+        'modality': card.modality,
+        'classes': classes,
+        'images': f'{card.images:,}' if card.images else '',
+        'kept together': card.group or 'exact duplicates only; the publication tells of no groups',
+        'source': card.source,
+        'obtain': card.how_to_obtain,
+        'licence': card.licence,
+        'stands for': card.stands_for or '',
+        'in the paper': f'{card.paper_train_images:,} training images' if card.paper_train_images else '',
+    }
+    for key, value in [*rows.items(), *(('known fault', fault) for fault in card.known_faults)]:
+        if value:
+            click.echo(textwrap.fill(value, 110, initial_indent=f'  {key:14} ', subsequent_indent=' ' * 17))
+
+
+@data.command()
+@click.argument('name')
+@click.argument('path', required=False, type=click.Path())
+@click.option(
+    '--image-size', 'sizes', type=int, multiple=True, default=(64,), show_default=True, help='May be repeated.'
+)
+@click.option('--cache', type=click.Path(), default=None, help='Folder of the packed cache ($MEDPEFT_CACHE).')
+def prepare(name: str, path: str | None, sizes: tuple[int, ...], cache: str | None) -> None:
+    """Check the download of NAME in the folder PATH and pack it. NAME may be a folder or CSV of your own."""
+    from medpeft_utils.data import CARDS
+    from medpeft_utils.data import prepare as prepare_dataset
+
+    dataset = prepare_dataset(name, path, sizes, cache)
+    click.echo(summary(dataset))
+    if name in CARDS:
+        click.echo(f'From now on `{name}` is enough.')
+
+
+def summary(dataset) -> str:
+    """A loaded dataset in a few lines: images, splits by class, hash."""
+    counts = dataset.counts()
+    counts.loc['all'] = counts.sum()
+    trained = dataset.card.paper_train_images
+    paper = f' (the paper trains on {trained:,})' if trained else ''
+    return (
+        f'{dataset.label}: {len(dataset):,} images at {dataset.image_size} px, {len(set(dataset.groups)):,} groups; '
+        f'{len(dataset.rows("train")):,} to train on{paper}\n{counts.to_string()}\nsplits {dataset.split_hash}'
+    )
+
+
+def script(name: str) -> click.Command:
+    """The command of `data_prep/<name>.py`: --source FOLDER [--out CACHE] [--image-size S]."""
+
+    @click.command(help=f'Check the published download of {name} and pack it.')
+    @click.option('--source', required=True, type=click.Path(), help='Folder of the published download.')
+    @click.option('--out', default=None, type=click.Path(), help='Folder of the packed cache ($MEDPEFT_CACHE).')
+    @click.option('--image-size', 'sizes', type=int, multiple=True, default=(64,), show_default=True)
+    def run(source: str, out: str | None, sizes: tuple[int, ...]) -> None:
+        from medpeft_utils.data import prepare as prepare_dataset
+        from medpeft_utils.errors import MedpeftError
+
+        try:
+            click.echo(summary(prepare_dataset(name, source, sizes, out)))
+        except MedpeftError as error:
+            raise click.ClickException(str(error)) from error
+
+    return run
+
+
+@data.command()
+@click.argument('name')
+@click.argument('path', required=False, type=click.Path())
+@click.option('--json', 'as_json', is_flag=True, help='Print the report as JSON.')
+@click.option('--out', type=click.Path(dir_okay=False), default=None, help='Write the JSON report to this file too.')
+@click.pass_context
+def check(context: click.Context, name: str, path: str | None, as_json: bool, out: str | None) -> None:
+    """Look for what is wrong with NAME in the folder PATH. NAME may be a folder or CSV of your own.
+
+    Opens every image; writes nothing to the cache. Exit status 1 where the dataset cannot be used as it is.
+    """
+    from medpeft_utils.data.check import check as check_dataset
+
+    report = check_dataset(name, path)
+    content = json.dumps(dataclasses.asdict(report) | {'verdict': report.verdict}, ensure_ascii=False, indent=2)
+    if out:
+        Path(out).write_text(content + '\n', encoding='utf-8')
+    click.echo(content if as_json else _as_text(report))
+    context.exit(0 if report.usable else 1)
+
+
+def _as_text(report) -> str:
+    """The report for reading: at most ten of each kind of finding, the rest counted."""
+    lines = [f'{report.dataset}: {report.images:,} images in {report.folder or "?"}']
+    lines += [f'  {name:24} {count:,}' for name, count in report.classes.items()]
+    if report.groups:
+        lines.append(f'  {report.groups:,} groups, the largest of {report.largest_group} images')
+    for split, row in report.splits.items():
+        lines.append(
+            f'  {split:12} {sum(row.values()):,} images {"as given" if report.splits_given else "(split seed 0)"}'
+        )
+    for words, counts in (('modes', report.modes), ('sizes', report.sizes)):
+        common = ', '.join(f'{name}: {count:,}' for name, count in list(counts.items())[:5])
+        if counts:
+            lines.append(f'  {words}: {common}' + (f' and {len(counts) - 5} more' if len(counts) > 5 else ''))
+    duplicates = [f'same file: {" = ".join(images)}' for images in report.duplicates]
+    for words, found in (
+        ('FAULT', report.faults),
+        ('UNREADABLE', report.unreadable),
+        ('duplicate', duplicates),
+        ('remark', report.remarks),
+    ):
+        lines += [f'  {words}: {text}' for text in found[:10]]
+        if len(found) > 10:
+            lines.append(f'  {words}: and {len(found) - 10:,} more (--json lists all)')
+    return '\n'.join([*lines, f'verdict: {report.verdict}'])

@@ -1,0 +1,101 @@
+"""A dataset that is ready to train on: images, labels, groups and splits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from medpeft_utils.data.cards import DataCard
+from medpeft_utils.data.manifest import split_hash
+from medpeft_utils.data.splits import SPLITS
+from medpeft_utils.errors import BadInput, UnknownName
+
+
+@dataclass(eq=False)
+class Dataset:
+    """Decoded images with their labels, groups and splits; row i of all of them is one image.
+
+    Args:
+        card: the data card.
+        images: [N, S, S, 3] uint8, mapped from the packed cache.
+        manifest: columns image, label, group, split and the dataset's own, in the rows' order.
+        folder: where the images come from; None for synthetic ones.
+    """
+
+    card: DataCard
+    images: np.ndarray
+    manifest: pd.DataFrame
+    folder: Path | None = None
+    labels: np.ndarray = field(init=False)
+    groups: np.ndarray = field(init=False)
+    split_hash: str = field(init=False)
+
+    def __post_init__(self):
+        number = {name: i for i, name in enumerate(self.card.classes)}
+        self.labels = np.array([number[label] for label in self.manifest['label'].tolist()], dtype=np.int64)
+        self.groups = self.manifest['group'].to_numpy(dtype=str)
+        self.split_hash = split_hash(self.manifest)
+        self._splits = self.manifest['split'].to_numpy(dtype=str)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def name(self) -> str:
+        return self.card.name
+
+    @property
+    def label(self) -> str:
+        return self.card.label
+
+    @property
+    def classes(self) -> list[str]:
+        return list(self.card.classes)
+
+    @property
+    def synthetic(self) -> bool:
+        return self.card.synthetic
+
+    @property
+    def image_size(self) -> int:
+        return self.images.shape[1]
+
+    def rows(self, split: str) -> np.ndarray:
+        """Row numbers of a split in ascending order. Raises UnknownName."""
+        if split not in SPLITS:
+            raise UnknownName('split', split, SPLITS)
+        return np.flatnonzero(self._splits == split)
+
+    def train_rows(self, fraction: float = 1.0, seed: int = 0) -> np.ndarray:
+        """A stratified share of the training images; with one seed, a smaller share is a subset of a larger one.
+
+        Images are put into one order, every class spread evenly over it, and the first round(fraction * n) are taken;
+        the first of each class come before all others, so that no class is ever missing.
+
+        Args:
+            fraction: share of the training images, above 0 and up to 1.
+            seed: which images come first.
+        Returns:
+            Row numbers in ascending order.
+        Raises:
+            BadInput: a fraction out of range.
+        """
+        if not 0 < fraction <= 1:
+            raise BadInput(f'fraction={fraction} of the training images: give a number above 0 and up to 1')
+        rows = self.rows('train')
+        position = np.empty(len(rows))
+        present = np.unique(self.labels[rows])
+        for label in present:
+            own = np.flatnonzero(self.labels[rows] == label)
+            order = np.random.default_rng([seed, label]).permutation(len(own))
+            position[own] = np.where(order == 0, -1.0, (order + 0.5) / len(own))
+        count = max(round(fraction * len(rows)), len(present))
+        return np.sort(rows[np.argsort(position, kind='stable')[:count]])
+
+    def counts(self) -> pd.DataFrame:
+        """Images of each class (rows, in label order) in each split (columns)."""
+        table = pd.crosstab(self.manifest['label'], self.manifest['split'])
+        return table.reindex(index=self.classes, columns=list(SPLITS), fill_value=0).rename_axis(None, axis=1)

@@ -1,0 +1,244 @@
+"""From a dataset's name, folder or CSV to a `Dataset`: read, check, split, decode once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from medpeft_utils.data import manifest, own, sources, splits
+from medpeft_utils.data.cache import BLOCK, Store, cache_root, decoded, digests, write_whole
+from medpeft_utils.data.cards import CARDS, DataCard
+from medpeft_utils.data.dataset import Dataset
+from medpeft_utils.errors import BadInput, UnknownName
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A dataset as it lies on disk: its card, the folder that image paths start from, its unchecked manifest.
+
+    `where` is the file or folder to name in messages.
+    """
+
+    card: DataCard
+    root: Path
+    frame: pd.DataFrame
+    where: Path
+
+    @property
+    def key(self) -> str:
+        """The name of its cache folder: the dataset, and the place, since two places can hold two versions."""
+        place = hashlib.sha256(str(self.where.resolve()).encode()).hexdigest()[:8]
+        return f'{self.card.name}-{place}'
+
+    def checked(self) -> pd.DataFrame:
+        """The manifest. Raises BadInput with what is wrong with it."""
+        return manifest.checked(self.frame, self.root, self.card.classes, str(self.where))
+
+    def paths(self, frame: pd.DataFrame) -> list[Path]:
+        return [self.root / image for image in frame['image'].tolist()]
+
+
+def open_source(dataset: str | os.PathLike, folder: str | os.PathLike | None = None) -> Source:
+    """Find a dataset on disk and list it, without opening an image.
+
+    Args:
+        dataset: a dataset's name, a folder with a folder per class, or a CSV file.
+        folder: for a name, where the published download lies; for a CSV, the folder that its paths start from (that of
+            the CSV itself where None).
+    Raises:
+        UnknownName: neither a name nor a path.
+        BadInput: not in the layout that is expected.
+    """
+    folder = Path(folder).expanduser() if folder else None
+    if str(dataset) in CARDS:
+        card = CARDS[str(dataset)]
+        if card.synthetic:
+            raise BadInput(f'dataset {card.name!r} is drawn where it is used and has no folder; leave the folder out')
+        root_of, read = sources.reader(card)
+        if folder is None:
+            raise BadInput(f'dataset {card.name!r}: name the folder of the download; {card.how_to_obtain}')
+        root = root_of(folder)
+        return Source(card, root, manifest.normalised(read(root), root), root)
+    path = Path(dataset).expanduser()
+    if path.suffix.lower() == '.csv':
+        root, name = folder or path.parent, path.stem
+        frame = own.read_csv(path, root)
+    elif path.is_dir() or os.sep in str(dataset):
+        root, name = path, path.resolve().name
+        frame = own.read_folder(root)
+    else:
+        raise UnknownName('dataset', str(dataset), CARDS, 'medpeft data list; or a folder per class, or a CSV file')
+    frame = manifest.normalised(frame, root)
+    return Source(own.card_of(name, path, frame['label']), root, frame, path)
+
+
+def with_splits(frame: pd.DataFrame, seed: int, where: str) -> pd.DataFrame:
+    """Given splits as they are, else splits made; files that are the same under two names kept in one group."""
+    if (frame['split'] == '').all():
+        frame = manifest.grouped(frame)
+        made = splits.assign(frame['label'].to_numpy(dtype=str), frame['group'].to_numpy(dtype=str), seed)
+        return frame.assign(split=made)
+    spanning = sum(rows['split'].nunique() > 1 for rows in manifest.duplicate_sets(frame))
+    if spanning:
+        log.warning(
+            '%s: %d images are the same file in several of the given splits (medpeft data check)', where, spanning
+        )
+    return frame.assign(group=np.where(frame['group'] == '', frame['image'], frame['group']))
+
+
+def _load_listed(source: Source, image_size: int, split_seed: int, root: Path) -> tuple[Dataset, Store]:
+    frame = source.checked()
+    store = Store(root, source.key, manifest.source_hash(frame, source.root))
+    words = source.card.label
+    full = store.manifest(lambda: frame.assign(sha256=digests(source.paths(frame), words)))
+    split = with_splits(full, split_seed, str(source.where))
+    words = f'{words} at {image_size} px'
+    images = store.images(image_size, len(full), lambda: decoded(source.paths(frame), image_size, words))
+    return Dataset(source.card, images, split, source.root), store
+
+
+def _pointer(name: str, root: Path) -> Path:
+    return root / f'{name}.json'
+
+
+def prepared_folder(name: str, cache: str | os.PathLike | None = None) -> Path | None:
+    """The folder from which a dataset was prepared on this machine, None where it was not."""
+    pointer = _pointer(name, cache_root(cache))
+    return Path(json.loads(pointer.read_text())['folder']) if pointer.exists() else None
+
+
+def _load_prepared(card: DataCard, image_size: int, split_seed: int, root: Path) -> Dataset:
+    """A dataset that `prepare` has seen: from its folder, or from the cache alone where the folder is gone."""
+    pointer = _pointer(card.name, root)
+    if not pointer.exists():
+        sources.reader(card)  # says so where there is no reader
+        raise BadInput(
+            f'dataset {card.name!r} is not prepared on this machine: name the folder of the download, or run '
+            f'`medpeft data prepare {card.name} FOLDER` once; {card.how_to_obtain}'
+        )
+    known = json.loads(pointer.read_text())
+    if Path(known['folder']).is_dir():
+        return _load_listed(open_source(card.name, known['folder']), image_size, split_seed, root)[0]
+    store = Store(root, known['key'], known['source'])
+    full = store.manifest()
+    images = store.images(image_size, len(full)) if full is not None else None
+    if images is None:
+        packed = ', '.join(f'{size} px' for size in store.sizes()) or 'none'
+        raise BadInput(
+            f'dataset {card.name!r} was prepared from {known["folder"]}, which is gone, and is not packed at '
+            f'{image_size} px (packed: {packed}); run `medpeft data prepare {card.name} FOLDER` again'
+        )
+    return Dataset(card, images, with_splits(full, split_seed, card.name), None)
+
+
+def _generator_hash() -> str:
+    """Hash of the code that draws the synthetic images: another code draws others."""
+    from medpeft_utils.data import synthetic
+
+    files = sorted(Path(synthetic.__file__).parent.rglob('*.py'))
+    return hashlib.sha256(b''.join(path.read_bytes() for path in files)).hexdigest()[:16]
+
+
+def _drawn(name: str, image_size: int, rows: range) -> tuple[np.ndarray, np.ndarray, pd.DataFrame]:
+    from medpeft_utils.data import synthetic
+
+    return synthetic.generate(name, image_size=image_size, seed=0, indices=rows)
+
+
+def _synthetic_manifest(card: DataCard, count: int) -> pd.DataFrame:
+    """Labels and groups of all synthetic images; they are drawn at the smallest size to be read off."""
+    _, labels, extra = _drawn(card.name, 16, range(count))
+    frame = pd.DataFrame(
+        {
+            'image': [f'{card.name}/{row:06d}' for row in range(count)],
+            'label': np.asarray(card.classes)[labels],
+            'group': extra['group'].astype(str),
+            'split': '',
+        }
+    )
+    return pd.concat([frame, extra.drop(columns='group').reset_index(drop=True)], axis=1)
+
+
+def _drawn_blocks(card: DataCard, image_size: int, count: int) -> Iterator[np.ndarray]:
+    for start in tqdm(range(0, count, BLOCK), desc=f'drawing {card.label} at {image_size} px', unit=f'x{BLOCK} images'):
+        yield _drawn(card.name, image_size, range(start, min(start + BLOCK, count)))[0]
+
+
+def _load_synthetic(card: DataCard, image_size: int, split_seed: int, root: Path) -> Dataset:
+    from medpeft_utils.data import synthetic
+
+    count = synthetic.default_size(card.name)
+    store = Store(root, card.name, _generator_hash())
+    full = store.manifest(lambda: _synthetic_manifest(card, count))
+    images = store.images(image_size, count, lambda: _drawn_blocks(card, image_size, count))
+    made = splits.assign(full['label'].to_numpy(dtype=str), full['group'].to_numpy(dtype=str), split_seed)
+    return Dataset(card, images, full.assign(split=made))
+
+
+def _require_size(image_size: int) -> None:
+    if not 16 <= image_size <= 4096:
+        raise BadInput(f'image_size={image_size}: give a side in pixels from 16 to 4096')
+
+
+def load(
+    dataset: str | os.PathLike,
+    folder: str | os.PathLike | None = None,
+    image_size: int = 64,
+    split_seed: int = 0,
+    cache: str | os.PathLike | None = None,
+) -> Dataset:
+    """Load a dataset: checked, split, and decoded into the packed cache where it is not there yet.
+
+    Args:
+        dataset: a name (`medpeft data list`), a folder with a folder per class, or a CSV file with columns
+            image,label[,group][,split].
+        folder: where the published download lies; None or '' for what was prepared before and for synthetic data.
+        image_size: side in pixels to which every image is resized whole.
+        split_seed: which of the stratified splits that keep groups together; without effect where splits are given.
+        cache: folder of the packed cache; else $MEDPEFT_CACHE, else ~/.cache/medpeft.
+    Raises:
+        UnknownName: no such dataset.
+        BadInput: what is wrong with the download, the table or an image, with its name.
+    """
+    _require_size(image_size)
+    root = cache_root(cache)
+    if str(dataset) in CARDS and not folder:
+        card = CARDS[str(dataset)]
+        return (_load_synthetic if card.synthetic else _load_prepared)(card, image_size, split_seed, root)
+    return _load_listed(open_source(dataset, folder), image_size, split_seed, root)[0]
+
+
+def prepare(
+    dataset: str | os.PathLike,
+    folder: str | os.PathLike | None = None,
+    image_sizes: Sequence[int] = (64,),
+    cache: str | os.PathLike | None = None,
+) -> Dataset:
+    """Check a download, pack it at every size asked for, and note where it lies, so that its name is enough later.
+
+    Returns the dataset at the last size. Raises as `load` does.
+    """
+    root = cache_root(cache)
+    if str(dataset) in CARDS and CARDS[str(dataset)].synthetic and not folder:
+        return [load(dataset, None, size, cache=root) for size in image_sizes][-1]
+    for size in image_sizes:
+        _require_size(size)
+    source = open_source(dataset, folder)
+    for size in image_sizes:
+        loaded, store = _load_listed(source, size, 0, root)
+    loaded.manifest.to_csv(store.folder / 'manifest.csv', index=False)
+    if loaded.name in CARDS:
+        known = {'folder': str(source.root.resolve()), 'key': source.key, 'source': store.source}
+        write_whole(_pointer(loaded.name, root), lambda partial: partial.write_text(json.dumps(known)))
+    return loaded

@@ -1,0 +1,165 @@
+"""The manifest: a table with a row an image, checked before anything is made of it.
+
+Columns: image (path below the dataset's folder, forward slashes), label (class name), group (what stays in one split),
+split ('train', 'validation', 'test', or '' where splits are to be made), then the dataset's own.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import os
+import posixpath
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from medpeft_utils.data.splits import SPLITS, require_everywhere
+from medpeft_utils.errors import BadInput
+
+COLUMNS = ('image', 'label', 'group', 'split')
+ALIASES = {'training': 'train', 'val': 'validation', 'valid': 'validation', 'dev': 'validation', 'testing': 'test'}
+
+
+def normalised(frame: pd.DataFrame, root: Path) -> pd.DataFrame:
+    """Paths below the root with forward slashes, split names as ours, missing columns added, rows by image path."""
+    frame = frame.copy()
+    for column in ('group', 'split'):
+        if column not in frame:
+            frame[column] = ''
+    prefix = f'{root.resolve().as_posix()}/'
+    paths = (posixpath.normpath(path.replace('\\', '/')) if path else '' for path in frame['image'].tolist())
+    frame['image'] = [path.removeprefix(prefix) for path in paths]
+    frame['split'] = [ALIASES.get(split.lower(), split.lower()) for split in frame['split'].tolist()]
+    own = [column for column in frame if column not in COLUMNS]
+    return frame[[*COLUMNS, *own]].sort_values('image', kind='stable', ignore_index=True)
+
+
+def _such(images: Iterable[str]) -> str:
+    """The first of the images at fault, and how many more there are."""
+    images = list(images)
+    return repr(images[0]) + (f' and {len(images) - 1:,} more' if len(images) > 1 else '')
+
+
+def _row_faults(frame: pd.DataFrame, root: Path, classes: tuple[str, ...]) -> list[str]:
+    """What is wrong with single rows: label, path, listed twice."""
+    faults, image = [], frame['image']
+    if (image == '').any():
+        faults.append(f'{(image == "").sum()} row(s) have no image; fill it in or leave the row out')
+    empty = frame['label'] == ''
+    if empty.any():
+        faults.append(f'no label for {_such(image[empty])}; fill it in or leave the row out')
+    for label in frame['label'][~frame['label'].isin(classes) & ~empty].unique().tolist():
+        close = difflib.get_close_matches(label, classes, n=1, cutoff=0.5)
+        hint = f'did you mean {close[0]!r}?' if close else f'known: {", ".join(classes)}'
+        faults.append(f'unknown class {label!r} of {_such(image[frame["label"] == label])}; {hint}')
+    twice = frame[image.duplicated(keep=False) & (image != '')]
+    if len(twice):
+        labels = twice.groupby('image')['label'].nunique()
+        several = labels[labels > 1].index
+        said = f'two labels for {_such(several)}' if len(several) else f'{_such(labels.index)} is listed twice'
+        faults.append(f'{said}; leave one row for each image')
+    outside = [path for path in image.tolist() if path.startswith(('/', '../')) or path == '..' or path[1:2] == ':']
+    if outside:
+        faults.append(f'{_such(outside)} lies outside {root}; paths start from that folder and stay in it')
+    missing = [path for path in set(image.tolist()) - {'', *outside} if not os.path.isfile(f'{root}/{path}')]
+    if missing:
+        faults.append(f'no file {_such(sorted(missing))} below {root}; paths start from that folder')
+    return faults
+
+
+def _split_faults(frame: pd.DataFrame, where: str) -> list[str]:
+    """What is wrong with given splits: names, gaps, groups that span them, classes missing from one."""
+    faults, split = [], frame['split']
+    if (split == '').all():
+        return faults
+    unknown = sorted(set(split.tolist()) - {*SPLITS, ''})
+    if unknown:
+        faults.append(
+            f'unknown split {unknown[0]!r} of {_such(frame["image"][split == unknown[0]])}; known: train, '
+            'validation, test'
+        )
+    if (split == '').any():
+        faults.append(
+            f'no split for {_such(frame["image"][split == ""])}, though other rows have one; give all or none'
+        )
+    grouped = frame[frame['group'] != ''].groupby('group')['split'].nunique()
+    spanning = grouped[grouped > 1].index
+    if len(spanning):
+        faults.append(
+            f'group {_such(spanning)} spans several splits, so that test images would be known from training; put each '
+            'group into one split, or leave the split column out to have splits made'
+        )
+    if not faults:
+        try:
+            require_everywhere(frame['label'].to_numpy(dtype=str), split.to_numpy(dtype=str), where)
+        except BadInput as error:
+            faults.append(str(error).removeprefix(f'{where}: '))
+    return faults
+
+
+def faults(frame: pd.DataFrame, root: Path, classes: tuple[str, ...], where: str) -> list[str]:
+    """Everything that is wrong with a normalised manifest, one message a kind of fault; empty where nothing is."""
+    if frame.empty:
+        return ['holds no image']
+    found = _row_faults(frame, root, classes)
+    if len(classes) < 2:
+        found.append(f'has one class only ({", ".join(classes)}); a classification needs two or more')
+    elif len(frame) < len(classes):
+        found.append(f'has fewer images ({len(frame)}) than classes ({len(classes)})')
+    present = set(frame['label'].tolist())
+    absent = [name for name in classes if name not in present]
+    if absent:
+        found.append(f'no image of class {_such(absent)}; the download is not whole')
+    return found or _split_faults(frame, where)
+
+
+def checked(frame: pd.DataFrame, root: Path, classes: tuple[str, ...], where: str) -> pd.DataFrame:
+    """The manifest, where nothing is wrong with it. Raises BadInput with the first fault."""
+    found = faults(frame, root, classes, where)
+    if found:
+        more = f' ({len(found) - 1} more kind(s) of fault: medpeft data check)' if len(found) > 1 else ''
+        raise BadInput(f'{where}: {found[0]}{more}')
+    return frame
+
+
+def source_hash(frame: pd.DataFrame, root: Path) -> str:
+    """16 hex digits of the manifest with every file's size and time: another wherever the source has changed."""
+    digest = hashlib.sha256(frame.to_csv(index=False).encode())
+    for path in frame['image'].tolist():
+        state = os.stat(f'{root}/{path}')
+        digest.update(b'%d %d\n' % (state.st_size, state.st_mtime_ns))
+    return digest.hexdigest()[:16]
+
+
+def split_hash(frame: pd.DataFrame) -> str:
+    """16 hex digits of the images with their labels, groups and splits; the same on every machine."""
+    rows = zip(*(frame[column].tolist() for column in COLUMNS), strict=True)
+    return hashlib.sha256('\n'.join('\t'.join(row) for row in rows).encode()).hexdigest()[:16]
+
+
+def duplicate_sets(frame: pd.DataFrame) -> list[pd.DataFrame]:
+    """Rows that are the same file (column `sha256`), one table for each set of two or more."""
+    twice = frame[frame['sha256'].duplicated(keep=False)]
+    return [rows for _, rows in twice.groupby('sha256', sort=False)]
+
+
+def grouped(frame: pd.DataFrame) -> pd.DataFrame:
+    """Every image in a group: its own where none is given, and groups that share a file made one.
+
+    Files that are the same under two names would otherwise be trained on and tested on.
+    """
+    groups = np.where(frame['group'] == '', frame['image'], frame['group']).astype(object)
+    parent: dict[str, str] = {}
+
+    def root_of(group: str) -> str:
+        while group in parent:
+            group = parent[group]
+        return group
+
+    for rows in duplicate_sets(frame):
+        first, *others = sorted({root_of(groups[row]) for row in rows.index})
+        parent.update(dict.fromkeys(others, first))
+    return frame.assign(group=[root_of(group) for group in groups.tolist()] if parent else groups)

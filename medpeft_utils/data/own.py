@@ -1,0 +1,92 @@
+"""Datasets of one's own: a folder per class, or a CSV with columns image, label and optionally group and split."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from pathlib import Path
+
+import pandas as pd
+
+from medpeft_utils.data.cards import DataCard
+from medpeft_utils.data.files import IMAGE_SUFFIXES, images_below, read_table, require_columns
+from medpeft_utils.data.manifest import ALIASES, COLUMNS
+from medpeft_utils.data.splits import SPLITS
+from medpeft_utils.errors import BadInput
+
+LAYOUT = 'give one folder for each class with its images, or a CSV with columns image,label[,group][,split]'
+
+
+def card_of(name: str, path: Path, labels: pd.Series) -> DataCard:
+    """The card of a dataset that nobody has published: its classes are the labels there are, in alphabetical order."""
+    return DataCard(
+        name=name,
+        label=name,
+        task='as labelled',
+        modality='as given',
+        classes=tuple(sorted(set(labels) - {''})),
+        source=f'own data: {path}',
+        how_to_obtain='it is there already',
+        licence='as the owner says',
+    )
+
+
+def _class_folders(folder: Path) -> list[Path]:
+    hidden = ('.', '__')
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(hidden))
+
+
+def _rows_of(root: Path, folder: Path, split: str) -> list[tuple[str, str, str]]:
+    rows = []
+    for class_folder in _class_folders(folder):
+        images = images_below(class_folder)
+        if not images:
+            raise BadInput(f'{class_folder}: the class folder holds no image; add some or remove the folder')
+        prefix = class_folder.relative_to(root).as_posix()
+        rows += [(f'{prefix}/{name}', class_folder.name, split) for name in images]
+    return rows
+
+
+def read_folder(root: Path) -> pd.DataFrame:
+    """A folder per class, images at any depth below; folders train, validation and test above them are the splits.
+
+    Raises BadInput where there is no class folder with images.
+    """
+    if not root.is_dir():
+        raise BadInput(f'{root}: no such folder; {LAYOUT}')
+    folders = _class_folders(root)
+    names = [ALIASES.get(path.name.lower(), path.name.lower()) for path in folders]
+    if folders and set(names) <= set(SPLITS):
+        rows = [row for path, name in zip(folders, names, strict=True) for row in _rows_of(root, path, name)]
+    else:
+        rows = _rows_of(root, root, '')
+    if not rows:
+        kinds = ', '.join(IMAGE_SUFFIXES)
+        loose = len(images_below(root))
+        said = f'{loose} images lie beside each other, in no class folder' if loose else f'holds no image ({kinds})'
+        raise BadInput(f'{root}: {said}; {LAYOUT}')
+    return pd.DataFrame(rows, columns=['image', 'label', 'split'])
+
+
+def _as_on_disk(root: Path, image: str) -> str:
+    """The path as its file is spelled: an accent can be one character or two, and archives differ in it."""
+    if image and not os.path.exists(root / image):
+        for form in ('NFC', 'NFD'):
+            spelled = unicodedata.normalize(form, image)
+            if os.path.exists(root / spelled):
+                return spelled
+    return image
+
+
+def read_csv(path: Path, root: Path) -> pd.DataFrame:
+    """A CSV with columns image, label, and optionally group, split and others, which are kept.
+
+    Paths start from `root`. Raises BadInput where a column is missing or there is no row.
+    """
+    table = read_table(path)
+    require_columns(table, ('image', 'label'), path)
+    if table.empty:
+        raise BadInput(f'{path}: has a header and no rows; {LAYOUT}')
+    table['image'] = [_as_on_disk(root, image) for image in table['image'].str.replace('\\', '/', regex=False)]
+    own = [column for column in table if column not in COLUMNS]
+    return table[[column for column in COLUMNS if column in table] + own]

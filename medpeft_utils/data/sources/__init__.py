@@ -1,0 +1,75 @@
+"""Published datasets, one file each: its card and its reader. A new dataset is one more file here.
+
+A reader takes the folder of the published download and returns a table with a row an image: `image` (path below the
+folder, with forward slashes), `label` (one of the card's classes), `group` (what must stay in one split; '' where there
+is nothing), `split` ('' unless the publication gives splits), and columns of its own. `root_of` finds the folder that
+the paths start from.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+
+from medpeft_utils.data.cards import CARDS, DataCard, stand_in
+from medpeft_utils.errors import BadInput
+
+Reader = Callable[[Path], pd.DataFrame]
+_READERS: dict[str, tuple[Callable[[Path], Path], Reader]] = {}
+
+
+def register(card: DataCard, root_of: Callable[[Path], Path] | None = None, with_stand_in: bool = False):
+    """Register a dataset: its card, and (as a decorator) its reader.
+
+    Args:
+        card: the data card.
+        root_of: (folder as given) to the folder that `image` paths start from; raises BadInput where it is neither
+            the published folder nor its parent. The given folder itself where None.
+        with_stand_in: whether `medpeft_utils.data.synthetic` draws a stand-in of it.
+    """
+    CARDS.register(card.name, card)
+    if with_stand_in:
+        CARDS.register(f'synthetic_{card.name}', stand_in(card))
+
+    def add_reader(read: Reader) -> Reader:
+        _READERS[card.name] = (root_of or (lambda folder: folder), read)
+        return read
+
+    return add_reader
+
+
+def reader(card: DataCard) -> tuple[Callable[[Path], Path], Reader]:
+    """How to find the root of a dataset's download and read it. Raises BadInput where there is a card only."""
+    if card.name not in _READERS:
+        readable = ', '.join(sorted(_READERS))
+        raise BadInput(
+            f'dataset {card.name!r} has a data card but no reader of its published download yet (there is one for: '
+            f'{readable}); use synthetic_{card.name}, or give your copy as a folder per class or as a CSV with columns '
+            'image,label[,group][,split]'
+        )
+    return _READERS[card.name]
+
+
+def has_reader(name: str) -> bool:
+    return name in _READERS
+
+
+def locate(folder: Path, marker: str, card: DataCard) -> Path:
+    """The folder that holds `marker`: the given one or one right below it. Raises BadInput."""
+    if not folder.is_dir():
+        raise BadInput(f'{folder}: no such folder; {card.label}: {card.how_to_obtain}')
+    for candidate in (folder, *sorted(path for path in folder.iterdir() if path.is_dir())):
+        if (candidate / marker).exists():
+            return candidate
+    raise BadInput(
+        f'{folder}: neither it nor a folder right below it holds {marker!r}, so this is not {card.label} as published; '
+        f'{card.how_to_obtain}'
+    )
+
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f'{__name__}.{_module.name}')
