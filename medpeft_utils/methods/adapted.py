@@ -1,0 +1,209 @@
+"""Applying a method to a backbone; training mode, saving, loading and merging of what comes out."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from medpeft_utils.errors import BadInput, DoesNotFit
+from medpeft_utils.methods.base import BATCH_NORM, METHODS, Method, head_names, modules_of_type
+
+SCHEMA = '1'
+
+
+class Adapted:
+    """A backbone with a method applied to it.
+
+    Args:
+        model: [B, C, H, W] images to [B, K] logits, as before.
+        method: the method.
+        config: its config.
+        family: of the backbone.
+        head_names: the parameters of the head.
+    """
+
+    def __init__(self, model: nn.Module, method: Method, config: Any, family: str, head_names: list[str]):
+        self.model, self.method, self.config = model, method, config
+        self.family, self.head_names = family, head_names
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """Name to parameter of all that is trained, the head too."""
+        return {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+
+    def count(self, head: bool = False) -> int:
+        """The number of trained parameters, without the head unless asked for."""
+        names = set() if head else set(self.head_names)
+        return sum(parameter.numel() for name, parameter in self.trainable().items() if name not in names)
+
+    def train(self, mode: bool = True) -> Adapted:
+        """Training mode, in which BatchNorm keeps its running statistics where the method freezes them."""
+        self.model.train(mode)
+        if mode and not self.method.updates_batchnorm:
+            for _, module in modules_of_type(self.model, BATCH_NORM):
+                module.eval()
+        return self
+
+    def eval(self) -> Adapted:
+        """Evaluation mode."""
+        return self.train(False)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """What a file holds: trained parameters, head and BatchNorm buffers, on the CPU."""
+        tensors = {name: parameter.detach() for name, parameter in self.trainable().items()}
+        for prefix, module in modules_of_type(self.model, BATCH_NORM):
+            tensors |= {f'{prefix}.{leaf}': buffer for leaf, buffer in module.named_buffers(recurse=False)}
+        return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+
+    def save(self, path: str | Path, base_hash: str) -> Path:
+        """Write `state` as safetensors, whole or not at all.
+
+        Args:
+            path: of the file.
+            base_hash: of the backbone that the method was applied to (`Backbone.hash`); `load` compares it.
+        """
+        path = Path(path)
+        about = {'schema': SCHEMA, 'method': self.method.key, 'family': self.family, 'base_hash': base_hash}
+        about['config'] = json.dumps(dataclasses.asdict(self.config), sort_keys=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f'{path.name}.{os.getpid()}.partial')
+        save_file(self.state(), partial, metadata=about)
+        os.replace(partial, path)
+        return path
+
+    def merge(self) -> nn.Module:
+        """A copy in the original architecture, additions folded into its weights; the same outputs in evaluation mode.
+
+        Raises DoesNotFit where the method's additions are not linear in their input.
+        """
+        if not self.method.mergeable:
+            able = ', '.join(key for key, method in METHODS.items() if method.mergeable and method.kind == 'additive')
+            raise DoesNotFit(f'method {self.method.key!r} cannot be merged into the weights; these can: {able}')
+        merged = copy.deepcopy(self.model)
+        del merged.medpeft_method
+        with torch.no_grad():
+            self.method.merge(merged, self.config)
+        return merged.requires_grad_(True)
+
+
+def apply(model: nn.Module, key: str, family: str, config: dict[str, Any] | None = None, seed: int = 0) -> Adapted:
+    """Apply a method to a backbone, in place: only what the method trains, and the head, stay trainable.
+
+    Args:
+        model: the backbone with its head.
+        key: of the method in `METHODS`.
+        family: of the backbone: 'cnn' or 'vit'.
+        config: options of the method; the defaults of its `Config` for what is not given.
+        seed: of the random initialisation of adapters.
+    Raises:
+        UnknownName: no such method.
+        BadInput: an option is unknown or unusable, or the model has a method already.
+        DoesNotFit: the backbone has not what the method works on.
+    """
+    method = METHODS[key]
+    config = method.configure(config)
+    if hasattr(model, 'medpeft_method'):
+        raise BadInput(
+            f'{name_of(model)} has method {model.medpeft_method!r} already; load the backbone anew to apply {key!r}'
+        )
+    targets = method.targets(model, family, config) if family in method.families else []
+    if not targets:
+        raise DoesNotFit(_why_not(model, method, family))
+    head = head_names(model)
+    model.requires_grad_(False)
+    with seeded(seed):
+        trained = {*method.attach(model, targets, family, config), *head}
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in trained)
+    model.medpeft_method = key
+    return Adapted(model, method, config, family, head)
+
+
+def load(base_model: nn.Module, path: str | Path, family: str, base_hash: str | None = None) -> Adapted:
+    """Apply a saved method to a fresh copy of the backbone that it was trained on.
+
+    Args:
+        base_model: the backbone, with as many classes as were trained; it is changed in place.
+        path: a file that `Adapted.save` wrote.
+        family: of the backbone.
+        base_hash: of the backbone (`Backbone.hash`); not compared where None.
+    Raises:
+        BadInput: no such file, or not one of ours.
+        DoesNotFit: saved over another backbone, or for another number of classes.
+    """
+    about, tensors = _read(Path(path))
+    if base_hash is not None and about['base_hash'] != base_hash:
+        raise DoesNotFit(f'{path} was trained over backbone {about["base_hash"]}, this one is {base_hash}')
+    if about['family'] != family:
+        raise DoesNotFit(f'{path} was trained on family {about["family"]!r}, this backbone is of family {family!r}')
+    adapted = apply(base_model, about['method'], family, json.loads(about['config']))
+    _check_tensors(path, tensors, adapted)
+    base_model.load_state_dict(tensors, strict=False)
+    return adapted
+
+
+def name_of(model: nn.Module) -> str:
+    """What to call a network in a message: its timm name where it has one."""
+    architecture = (getattr(model, 'pretrained_cfg', None) or {}).get('architecture', '')
+    return f'backbone {architecture or type(model).__name__!r}'
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """The global generators at a seed inside, and where they were afterwards; peft initialises from the global one."""
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield
+
+
+def _why_not(model: nn.Module, method: Method, family: str) -> str:
+    fitting = [
+        key
+        for key, other in METHODS.items()
+        if family in other.families and other.targets(model, family, other.Config())
+    ]
+    if family not in method.families:
+        why = f'it is for {" and ".join(method.families)} backbones, this is of family {family!r}'
+    else:
+        why = f'it needs {method.needs}'
+    fit = ', '.join(fitting) or 'none'
+    return f'method {method.key!r} does not fit {name_of(model)}: {why}; methods that fit: {fit}'
+
+
+def _read(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
+    if not path.is_file():
+        raise BadInput(f'no file {path}')
+    try:
+        with safe_open(path, framework='pt') as file:
+            about = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except SafetensorError as error:
+        raise BadInput(f'{path} is not a safetensors file: {error}') from error
+    if about.get('schema') != SCHEMA or 'method' not in about:
+        raise BadInput(f'{path} was not written by medpeft: its metadata hold {sorted(about) or "nothing"}')
+    return about, tensors
+
+
+def _check_tensors(path: str | Path, tensors: dict[str, torch.Tensor], adapted: Adapted) -> None:
+    wanted = {name: tuple(tensor.shape) for name, tensor in adapted.state().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    where = f'{path} does not fit {name_of(adapted.model)}'
+    if unknown := sorted(found.keys() - wanted.keys()):
+        raise DoesNotFit(f'{where}: it has no {", ".join(unknown[:3])} ({len(unknown)} unknown names)')
+    if missing := sorted(wanted.keys() - found.keys()):
+        raise DoesNotFit(f'{where}: the file lacks {", ".join(missing[:3])} ({len(missing)} names)')
+    for name, shape in wanted.items():
+        if found[name] != shape:
+            hint = f'; build it with num_classes={found[name][0]}' if name in adapted.head_names else ''
+            raise DoesNotFit(f'{where}: {name} is {found[name]} in the file and {shape} in the network{hint}')

@@ -1,0 +1,199 @@
+"""What a method is: its documented config, where it sits in a backbone, and what it trains."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import nn
+
+from medpeft_utils.errors import BadInput
+from medpeft_utils.registry import Registry
+
+BATCH_NORM = nn.modules.batchnorm._BatchNorm  # 1d, 2d and 3d, and timm's BatchNormAct2d
+
+
+def option(
+    default: Any, description: str, source: str, choices: tuple = (), minimum: float | None = None
+) -> dataclasses.Field:
+    """A field of a method's config.
+
+    Args:
+        default: the value where none is given; its type is the type that is accepted.
+        description: what it does, in a sentence.
+        source: where the default comes from (paper, original code, or this project's own reason).
+        choices: the values allowed; empty for any.
+        minimum: the smallest number allowed.
+    """
+    about = {'description': description, 'source': source, 'choices': choices, 'minimum': minimum}
+    return dataclasses.field(default=default, metadata=about)
+
+
+@dataclass(frozen=True)
+class NoOptions:
+    """The config of a method that has no hyper-parameter but the learning rate."""
+
+
+class Method:
+    """A way to fine-tune a backbone.
+
+    A subclass is a file in this folder with `@register`; nothing else needs to know of it. It names the parts of a
+    backbone that it works on (`targets`) and changes the backbone (`attach`). Freezing, the head, saving and loading
+    are the same for all of them (`adapted.py`).
+
+    Attributes:
+        key: the name in grids and records.
+        labels: family -> the column of the paper's tables.
+        order: its place among the columns of those tables.
+        kind: 'baseline', 'selective' (trains some of the backbone's own parameters) or 'additive' (adds parameters).
+        paper: authors, year, title and arXiv number.
+        summary: what the method is, after Table 1 of Dutt et al. 2024.
+        by_family: family -> the attributes above that differ in that family.
+        learning_rate: family -> the peak rate of AdamW where none is searched for.
+        learning_rate_source: where that comes from.
+        mergeable: `Adapted.merge` gives the original architecture with the same outputs.
+        identity_at_start: with the default config the adapted model computes what the base model computes.
+        updates_batchnorm: BatchNorm takes the statistics of each training batch and updates its running ones, as
+            under `model.train()` in the listings of Dutt et al. 2024; where False it stays in evaluation mode.
+        count_variants: label in the table of counts -> config, where the paper's text allows several readings.
+        needs: what a backbone must have, in words, for the message where it has not.
+    """
+
+    key: ClassVar[str]
+    labels: ClassVar[dict[str, str]]
+    order: ClassVar[int]
+    kind: ClassVar[str]
+    paper: ClassVar[str]
+    summary: ClassVar[str]
+    by_family: ClassVar[dict[str, dict[str, str]]] = {}
+    learning_rate: ClassVar[dict[str, float]]
+    learning_rate_source: ClassVar[str] = (
+        'Dutt et al. 2024, Appendix B: PEFT prefers rates about a magnitude above those of full fine-tuning (1e-4 here)'
+    )
+    mergeable: ClassVar[bool] = True
+    identity_at_start: ClassVar[bool] = True
+    updates_batchnorm: ClassVar[bool] = True
+    count_variants: ClassVar[dict[str, dict[str, Any]]] = {}
+    needs: ClassVar[str]
+    Config: ClassVar[type] = NoOptions
+
+    @property
+    def families(self) -> tuple[str, ...]:
+        return tuple(self.labels)
+
+    def targets(self, model: nn.Module, family: str, config: Any) -> list[str]:
+        """The names of the parameters or modules of the backbone that it works on; empty where it does not fit."""
+        raise NotImplementedError
+
+    def attach(self, model: nn.Module, targets: list[str], family: str, config: Any) -> list[str]:
+        """Change the model in place; the names of the parameters to train, the head's apart.
+
+        Random initialisation takes the global generator, which `apply` seeds and puts back.
+        """
+        raise NotImplementedError
+
+    def merge(self, model: nn.Module, config: Any) -> None:
+        """Fold what was added into the weights, in place; nothing to do where nothing was added."""
+
+    def configure(self, given: dict[str, Any] | None = None) -> Any:
+        """The config with the given options. Raises BadInput for an unknown option or an unusable value."""
+        known = {field.name: field for field in dataclasses.fields(self.Config)}
+        for name, value in (given or {}).items():
+            if name not in known:
+                raise BadInput(self._unknown_option(name, known))
+            self._check_option(known[name], value)
+        return self.Config(**(given or {}))
+
+    def _unknown_option(self, name: str, known: Iterable[str]) -> str:
+        close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+        hint = f'did you mean {close[0]!r}? ' if close else ''
+        options = ', '.join(known) or 'none'
+        return f'method {self.key!r} has no option {name!r}; {hint}its options: {options}'
+
+    def _check_option(self, field: dataclasses.Field, value: Any) -> None:
+        kind, about = type(field.default), field.metadata
+        accepted = (int, float) if kind is float else kind
+        wanted = ''
+        if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
+            wanted = f'a {kind.__name__}'
+        elif about['choices'] and value not in about['choices']:
+            wanted = 'one of ' + ', '.join(map(repr, about['choices']))
+        elif about['minimum'] is not None and value < about['minimum']:
+            wanted = f'{about["minimum"]} or more'
+        if wanted:
+            raise BadInput(f'option {field.name!r} of method {self.key!r} is {value!r}; it must be {wanted}')
+
+    def __repr__(self) -> str:
+        return f'{type(self).__module__}.{type(self).__name__}'
+
+
+class SelectiveMethod(Method):
+    """A method that trains some of the backbone's own parameters: its targets are their names."""
+
+    kind = 'selective'
+
+    def attach(self, model: nn.Module, targets: list[str], family: str, config: Any) -> list[str]:
+        return targets
+
+
+METHODS: Registry[Method] = Registry('method', 'medpeft params lists them')
+
+
+def register(method: type[Method]) -> type[Method]:
+    """Class decorator that adds a method to the registry. Raises ValueError where its key is taken."""
+    METHODS.register(method.key, method())
+    return method
+
+
+def head_names(model: nn.Module) -> list[str]:
+    """The names of the head's parameters: those of timm's `get_classifier`, whichever attribute holds it."""
+    if not hasattr(model, 'get_classifier'):
+        return []
+    heads = model.get_classifier()
+    heads = heads if isinstance(heads, tuple | list) else (heads,)  # a distilled network has two
+    own = {id(parameter) for head in heads for parameter in head.parameters()}
+    return [name for name, parameter in model.named_parameters() if id(parameter) in own]
+
+
+def parameters_where(model: nn.Module, rule: Callable[[str, nn.Module, str], bool]) -> list[str]:
+    """The names of the backbone's parameters for which rule(full name, owning module, name in it) holds."""
+    head = set(head_names(model))
+    names = []
+    for prefix, module in model.named_modules():
+        for leaf, _ in module.named_parameters(recurse=False):
+            name = f'{prefix}.{leaf}' if prefix else leaf
+            if name not in head and rule(name, module, leaf):
+                names.append(name)
+    return names
+
+
+def modules_where(model: nn.Module, rule: Callable[[str, nn.Module], bool]) -> list[str]:
+    """The names of the modules outside the head for which rule(name, module) holds."""
+    in_head = {name.rpartition('.')[0] for name in head_names(model)}
+    return [name for name, module in model.named_modules() if name not in in_head and rule(name, module)]
+
+
+def transformer_blocks(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Name and module of every standard block of a timm VisionTransformer; empty for any other network.
+
+    Other transformers of timm read `qkv.weight` themselves, so that a module put in its place would go unused.
+    """
+    from timm.models.vision_transformer import Block, VisionTransformer
+
+    if not isinstance(model, VisionTransformer):
+        return []
+    return [(f'blocks.{i}', block) for i, block in enumerate(model.blocks) if isinstance(block, Block)]
+
+
+def replace_module(model: nn.Module, name: str, module: nn.Module) -> None:
+    """Put a module in the place of the one of that name."""
+    parent, _, leaf = name.rpartition('.')
+    setattr(model.get_submodule(parent), leaf, module)
+
+
+def modules_of_type(model: nn.Module, kind: type | tuple[type, ...]) -> list[tuple[str, nn.Module]]:
+    """Name and module, as a list, so that the model may be changed while going through it."""
+    return [(name, module) for name, module in model.named_modules() if isinstance(module, kind)]

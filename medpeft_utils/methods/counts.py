@@ -1,0 +1,121 @@
+"""Trainable parameters of every method on the paper's backbones, beside what the paper prints."""
+
+from __future__ import annotations
+
+import csv
+import re
+from decimal import ROUND_DOWN, ROUND_HALF_UP, Decimal
+from pathlib import Path
+from typing import Any, TextIO
+
+PAPER_COUNTS = Path(__file__).with_name('paper_counts.csv')
+BACKBONES = ('resnet50', 'vit_base_patch16_224', 'vit_large_patch16_224', 'vit_huge_patch14_224')
+COLUMNS = ('family', 'backbone', 'method', 'trainable_parameters')
+HEADS = range(2, 10)  # classes of the heads that the paper may have counted: its datasets have 2 to 9
+NEAR = Decimal('0.005')  # a difference that a slip in the printed digits may explain
+
+
+def count_table(names: tuple[str, ...] = BACKBONES) -> list[dict[str, Any]]:
+    """One row for each backbone and method: family, backbone, method, trainable_parameters without the head.
+
+    The networks are built on the meta device, so without weights. Linear probing trains only the head and is left out.
+    """
+    return [{column: row[column] for column in COLUMNS} for row in _counted(names)]
+
+
+def verdict_table(names: tuple[str, ...] = BACKBONES) -> list[dict[str, Any]]:
+    """The rows of `count_table` with what the paper prints (`paper`, `where`) and whether ours agrees (`verdict`)."""
+    with PAPER_COUNTS.open(newline='') as file:
+        printed = {(row['backbone'], row['method']): row for row in csv.DictReader(file)}
+    rows = []
+    for row in _counted(names):
+        paper = printed.get((row['backbone'], row['label']), {'printed': '', 'where': ''})
+        said = verdict(row['trainable_parameters'], paper['printed'], row['features']) if paper['printed'] else ''
+        ours = {column: row[column] for column in COLUMNS}
+        rows.append(ours | {'paper': paper['printed'], 'where': paper['where'], 'verdict': said})
+    return rows
+
+
+def verdict(count: int, printed: str, features: int) -> str:
+    """Whether a count agrees with a printed one such as '10.6M'.
+
+    The first that holds: it rounds to the printed digits; it is truncated to them; it does either with a head of 2 to 9
+    classes; it is within 0.5 % with such a head or without; else by how much the printed one differs.
+
+    Args:
+        count: our trainable parameters without the head.
+        printed: a number, and K or M.
+        features: width of the features that the head takes.
+    """
+    value, step = _parse(printed)
+    if (agreement := _agreement(count, value, step)) != '':
+        return agreement
+    heads = {classes: count + classes * (features + 1) for classes in HEADS}
+    for classes, with_head in heads.items():
+        if (agreement := _agreement(with_head, value, step)) != '':
+            return f'{agreement} only with a {classes}-class head'
+    classes, nearest = min(((0, count), *heads.items()), key=lambda pair: abs(pair[1] - value))
+    distance = abs(nearest - value) / value
+    if distance <= NEAR:
+        return f'within {distance:.1%} ' + (f'with a {classes}-class head' if classes else 'without a head')
+    return f'not reproduced: the paper prints {value / count:.3g} times as many'
+
+
+def params_csv(out: TextIO) -> None:
+    """Write `count_table` as CSV."""
+    writer = csv.DictWriter(out, COLUMNS, lineterminator='\n')
+    writer.writeheader()
+    writer.writerows(count_table())
+
+
+def params_table(out: TextIO) -> None:
+    """Write `verdict_table` in columns for reading."""
+    rows = verdict_table()
+    widths = {column: max(len(str(row[column])) for row in rows) for column in ('backbone', 'method', 'paper')}
+    for row in rows:
+        backbone, method, paper = (f'{row[column]:<{width}}' for column, width in widths.items())
+        out.write(
+            f'{backbone}  {method}  {row["trainable_parameters"]:>11,}  {paper}  {row["verdict"]}'.rstrip() + '\n'
+        )
+
+
+def _counted(names: tuple[str, ...]) -> list[dict[str, Any]]:
+    from medpeft_utils import backbones, methods
+
+    rows = []
+    for backbone in names:
+        family = backbones.family_of(backbone)
+        for key in methods.names(family):
+            if key == 'linear_probing':
+                continue
+            label = methods.label(key, family)
+            for variant, config in (methods.METHODS[key].count_variants or {label: {}}).items():
+                count, features = _count(backbone, family, key, config)
+                about = {'family': family, 'backbone': backbone, 'method': variant, 'trainable_parameters': count}
+                rows.append(about | {'label': label, 'features': features})
+    return rows
+
+
+def _count(backbone: str, family: str, key: str, config: dict[str, Any]) -> tuple[int, int]:
+    import torch
+
+    from medpeft_utils import backbones, methods
+
+    with torch.device('meta'):
+        model = backbones.build(backbone)
+    return methods.apply(model, key, family, config).count(), model.num_features
+
+
+def _parse(printed: str) -> tuple[Decimal, Decimal]:
+    """The printed number and the worth of its last digit: '10.6M' to 10600000 and 100000."""
+    number, unit = re.fullmatch(r'([\d.]+)\s*([KM])', printed).groups()
+    factor = {'K': Decimal(1000), 'M': Decimal(1_000_000)}[unit]
+    decimals = len(number.partition('.')[2])
+    return Decimal(number) * factor, factor / 10**decimals
+
+
+def _agreement(count: int, value: Decimal, step: Decimal) -> str:
+    digits, wanted = Decimal(count) / step, value / step
+    if digits.quantize(Decimal(1), ROUND_HALF_UP) == wanted:
+        return 'agrees'
+    return 'agrees (truncated)' if digits.quantize(Decimal(1), ROUND_DOWN) == wanted else ''

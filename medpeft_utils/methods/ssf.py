@@ -1,0 +1,148 @@
+"""Scaling and shifting of features (SSF) after the operations of a frozen backbone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.func import functional_call
+
+from medpeft_utils.methods.base import (
+    BATCH_NORM,
+    Method,
+    modules_of_type,
+    modules_where,
+    option,
+    register,
+    replace_module,
+    transformer_blocks,
+)
+
+NORMS = (BATCH_NORM, nn.GroupNorm, nn.LayerNorm)
+
+
+@dataclass(frozen=True)
+class SSFConfig:
+    """Hyper-parameters of SSF."""
+
+    start: str = option(
+        'identity',
+        "scale and shift start at (1, 0), or 'normal': at N(1, 0.02) and N(0, 0.02)",
+        "this project's: the base model at the start; the code of Lian et al. starts at 'normal'",
+        choices=('identity', 'normal'),
+    )
+
+
+class ScaledNorm(nn.Module):
+    """A normalisation layer, then y = scale * x + shift.
+
+    Lian et al. 2022, arXiv:2210.08823, Eq. 2. Scale and shift are folded into the layer's own affine parameters at
+    every call, which gives the same without another pass over the features or a copy of them kept for the backward.
+    """
+
+    def __init__(self, base: nn.Module, config: SSFConfig):
+        super().__init__()
+        self.base = base
+        self.scale, self.shift = _scale_and_shift(base.weight, base.weight.shape, config)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Any shape that the layer takes, to the same shape."""
+        return functional_call(self.base, self.affine(), (x,))
+
+    def affine(self) -> dict[str, torch.Tensor]:
+        """Weight and bias of the normalisation with scale and shift folded in."""
+        return {
+            'weight': self.base.weight * self.scale,
+            'bias': torch.addcmul(self.shift, self.base.bias, self.scale),
+        }
+
+    def merged(self) -> nn.Module:
+        for name, value in self.affine().items():
+            getattr(self.base, name).copy_(value)
+        return self.base
+
+
+class ScaledOutput(nn.Module):
+    """A Linear or Conv2d, then y = scale * x + shift.
+
+    Lian et al. 2022, arXiv:2210.08823, Eq. 2. One fused multiply-add in the precision of the features; folding into the
+    weights, as `merged` does, would make the backward compute the gradient of a whole matrix.
+    """
+
+    def __init__(self, base: nn.Linear | nn.Conv2d, config: SSFConfig):
+        super().__init__()
+        self.base = base
+        self.scale, self.shift = _scale_and_shift(base.weight, base.weight.shape[:1], config)
+        self.view = (-1, 1, 1) if isinstance(base, nn.Conv2d) else (-1,)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[B, N, I] tokens to [B, N, D], or [B, I, H, W] to [B, D, H', W']."""
+        y = self.base(x)
+        # Under autocast addcmul would take everything to float32 because the parameters are.
+        return torch.addcmul(self.shift.to(y.dtype).view(self.view), y, self.scale.to(y.dtype).view(self.view))
+
+    def merged(self) -> nn.Module:
+        """The base with scaled weights; one that had no bias gets the shift as its bias."""
+        base = self.base
+        base.weight.mul_(self.scale.view(-1, *[1] * (base.weight.dim() - 1)))
+        if base.bias is None:
+            base.bias = nn.Parameter(self.shift.clone())
+        else:
+            base.bias.mul_(self.scale).add_(self.shift)
+        return base
+
+
+@register
+class SSF(Method):
+    """Scale and shift after operations of the frozen backbone.
+
+    On a ViT after every Linear and LayerNorm and after the patch projection. On a CNN after every BatchNorm (or
+    GroupNorm): after the convolutions before them the count would be the same, but in training BatchNorm undoes
+    any scale and shift of its input.
+    """
+
+    key = 'ssf'
+    labels = {'cnn': 'SSF', 'vit': 'SSF'}
+    order = 80
+    kind = 'additive'
+    paper = 'Lian et al. 2022, Scaling & Shifting Your Features, arXiv:2210.08823'
+    summary = 'Adapting a pre-trained model to downstream datasets by parameters that modulate the extracted features.'
+    learning_rate = {'cnn': 1e-3, 'vit': 5e-3}
+    learning_rate_source = 'ViT: scripts of Lian et al. (1e-2 and 5e-3, AdamW); CNN: Dutt et al. 2024, Appendix B'
+    needs = 'BatchNorm or GroupNorm with weight and bias (on a CNN), the blocks of a VisionTransformer (on a ViT)'
+    Config = SSFConfig
+
+    def targets(self, model: nn.Module, family: str, config: SSFConfig) -> list[str]:
+        if family == 'cnn':
+            return modules_where(model, lambda name, module: _is_affine(module, (BATCH_NORM, nn.GroupNorm)))
+        return transformer_blocks(model) and modules_where(model, _is_vit_operation)
+
+    def attach(self, model: nn.Module, targets: list[str], family: str, config: SSFConfig) -> list[str]:
+        for name in targets:
+            base = model.get_submodule(name)
+            wrapper = ScaledNorm if isinstance(base, NORMS) else ScaledOutput
+            replace_module(model, name, wrapper(base, config))
+        return [f'{name}.{leaf}' for name in targets for leaf in ('scale', 'shift')]
+
+    def merge(self, model: nn.Module, config: SSFConfig) -> None:
+        for name, module in modules_of_type(model, (ScaledNorm, ScaledOutput)):
+            replace_module(model, name, module.merged())
+
+
+def _scale_and_shift(like: torch.Tensor, shape: torch.Size, config: SSFConfig) -> tuple[nn.Parameter, nn.Parameter]:
+    scale, shift = like.new_ones(shape), like.new_zeros(shape)
+    if config.start == 'normal':
+        nn.init.normal_(scale, mean=1.0, std=0.02)
+        nn.init.normal_(shift, std=0.02)
+    return nn.Parameter(scale), nn.Parameter(shift)
+
+
+def _is_affine(module: nn.Module, kinds: type | tuple[type, ...]) -> bool:
+    return isinstance(module, kinds) and module.weight is not None and module.bias is not None
+
+
+def _is_vit_operation(name: str, module: nn.Module) -> bool:
+    if name == 'patch_embed.proj':
+        return type(module) is nn.Conv2d
+    return isinstance(module, nn.Linear) or _is_affine(module, nn.LayerNorm)

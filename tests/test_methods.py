@@ -1,0 +1,309 @@
+"""The contract of every method, over the registry: a new entry is tested by being there."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from tiny_backbones import (
+    CASES,
+    CLASSES,
+    CNN_COUNTS,
+    DEFAULTS,
+    DEPTH,
+    FAMILIES,
+    VIT_COUNTS,
+    WIDTH,
+    Case,
+    backbone,
+    features,
+    images,
+    output,
+    over,
+    perturb,
+    train,
+)
+from torch import nn
+
+from medpeft_utils import methods
+from medpeft_utils.errors import BadInput, DoesNotFit, UnknownName
+from medpeft_utils.methods.base import METHODS, head_names
+
+HASH = '0123456789abcdef'
+
+# --- the contract -----------------------------------------------------------------------------------------------------
+
+
+@over(DEFAULTS)
+def test_starts_at_the_base_model(case: Case):
+    base = output(backbone(case.backbone))
+    adapted = output(case.apply().eval().model)
+    assert adapted.shape == (4, CLASSES)
+    if METHODS[case.key].identity_at_start:
+        assert torch.equal(adapted, base)
+    else:
+        assert not torch.equal(adapted, base)
+
+
+@over(CASES)
+def test_count_is_that_of_the_formula(case: Case):
+    adapted = case.apply()
+    formula = CNN_COUNTS if case.family == 'cnn' else VIT_COUNTS
+    assert adapted.count() == formula[case.key](case.backbone, adapted.config)
+    head = (WIDTH if case.family == 'vit' else features(case.backbone)) * CLASSES + CLASSES
+    assert adapted.count(head=True) == (adapted.count() + head)
+    assert set(adapted.head_names) <= set(adapted.trainable())
+
+
+@over(CASES)
+def test_trains_what_it_declares_and_nothing_else(case: Case):
+    adapted = case.apply()
+    before = {name: tensor.clone() for name, tensor in adapted.model.state_dict().items()}
+    trained = set(adapted.trainable())
+    train(adapted)
+    assert {name for name, p in adapted.model.named_parameters() if p.grad is not None} == trained
+    after = adapted.model.state_dict()
+    changed = {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
+    buffers = {name for name, _ in adapted.model.named_buffers()}
+    assert changed - buffers == trained
+    assert changed & buffers == (buffers if METHODS[case.key].updates_batchnorm else set())
+
+
+@over(CASES)
+def test_save_and_load_give_the_same_outputs(case: Case, tmp_path: Path):
+    adapted = train(case.apply())
+    path = adapted.save(tmp_path / 'deep' / 'adapter.safetensors', HASH)
+    saved = load_file(path)
+    bn_buffers = {name for name, _ in adapted.model.named_buffers()}
+    assert set(saved) == set(adapted.trainable()) | bn_buffers
+    assert [file.name for file in path.parent.iterdir()] == ['adapter.safetensors']
+
+    loaded = methods.load(backbone(case.backbone), path, case.family, HASH).eval()
+    assert (loaded.method, loaded.config, loaded.family) == (adapted.method, adapted.config, adapted.family)
+    assert set(loaded.trainable()) == set(adapted.trainable())
+    assert torch.equal(output(loaded.model), output(adapted.model))
+
+
+@over(CASES)
+def test_merge_gives_the_original_architecture_with_the_same_outputs(case: Case):
+    adapted = perturb(train(case.apply()))
+    before = output(adapted.model)
+    if not METHODS[case.key].mergeable:
+        with pytest.raises(DoesNotFit, match=r'cannot be merged.*tsa'):
+            adapted.merge()
+        return
+    merged = adapted.merge().eval()
+    torch.testing.assert_close(output(merged), before, rtol=1e-4, atol=1e-5)
+    assert torch.equal(output(adapted.model), before)  # merging leaves the adapted model as it was
+
+    base = backbone(case.backbone)
+    extra = {name for name in merged.state_dict() if name not in base.state_dict()}
+    if (case.backbone, case.key) == ('vit_other', 'ssf'):  # where a layer had no bias to take the shift
+        assert {name.removeprefix('blocks.0.') for name in extra} >= {'attn.qkv.bias', 'patch_embed.proj.bias'}
+        return
+    assert not extra
+    base.load_state_dict(merged.state_dict(), strict=True)
+    torch.testing.assert_close(output(base), before, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('name', FAMILIES)
+@pytest.mark.parametrize('key', METHODS)
+def test_does_not_fit_another_family(name: str, key: str):
+    if FAMILIES[name] in METHODS[key].families:
+        return
+    with pytest.raises(DoesNotFit, match=rf"method '{key}' does not fit backbone.*methods that fit: .*full_ft"):
+        methods.apply(backbone(name), key, FAMILIES[name])
+
+
+@pytest.mark.parametrize('key', METHODS)
+def test_is_documented(key: str):
+    method = METHODS[key]
+    assert method.kind in {'baseline', 'selective', 'additive'}
+    assert 'arXiv:' in method.paper
+    assert method.summary.endswith('.')
+    assert set(method.learning_rate) == set(method.families)
+    assert method.learning_rate_source
+    for option in methods.options(key):
+        assert option['description']
+        assert option['source']
+
+
+@pytest.mark.parametrize('key', METHODS)
+def test_wrong_options_raise_one_clear_error(key: str):
+    with pytest.raises(BadInput, match=rf"method '{key}' has no option 'no_such'"):
+        METHODS[key].configure({'no_such': 1})
+    for option in methods.options(key):
+        with pytest.raises(BadInput, match=rf"option '{option['name']}' of method '{key}' is \[\]; it must be a"):
+            METHODS[key].configure({option['name']: []})
+
+
+# --- what is particular -----------------------------------------------------------------------------------------------
+
+
+def test_linear_probing_keeps_every_feature_as_it_is():
+    adapted = Case('bottleneck', 'linear_probing').apply().train()
+    assert adapted.model.training
+    assert not any(m.training for m in adapted.model.modules() if isinstance(m, nn.BatchNorm2d))
+    assert torch.equal(adapted.model(images()), backbone('bottleneck')(images()))
+
+
+def test_lora_leaves_the_patch_embedding_alone_and_its_adapters_are_trainable():
+    adapted = Case('vit', 'lora').apply()
+    names = [name for name in adapted.trainable() if name not in adapted.head_names]
+    assert all('.attn.qkv.lora_' in name for name in names)
+    assert len(names) == 2 * DEPTH
+    assert isinstance(adapted.model.patch_embed.proj, nn.Conv2d)
+
+
+@over([Case('vit', 'ssf'), Case('vit', 'lora'), Case('vit', 'adaptformer'), Case('basic', 'tsa')])
+def test_additions_compute_in_the_precision_of_the_features(case: Case):
+    adapted, dtypes = case.apply().train(), set()
+    for module in adapted.model.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d) or type(module).__name__ in {'ScaledOutput', 'AdaptedConv'}:
+            module.register_forward_hook(lambda module, inputs, out: dtypes.add(out.dtype))
+    with torch.autocast('cpu', torch.bfloat16):
+        loss = adapted.model(images().to(memory_format=torch.channels_last)).float().sum()
+    loss.backward()
+    assert dtypes == {torch.bfloat16}
+    assert all(parameter.grad.dtype is torch.float32 for parameter in adapted.trainable().values())
+
+
+def test_the_seed_decides_the_start_and_leaves_the_global_generator_alone():
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    first, again, other = (Case('vit', 'lora').apply(seed=seed).state() for seed in (0, 0, 1))
+    assert torch.equal(torch.rand(3), expected)
+    name = 'blocks.0.attn.qkv.lora_A.default.weight'
+    assert torch.equal(first[name], again[name])
+    assert not torch.equal(first[name], other[name])
+
+
+def test_apply_refuses_a_backbone_that_has_a_method():
+    adapted = Case('vit', 'ssf').apply()
+    with pytest.raises(BadInput, match="has method 'ssf' already; load the backbone anew to apply 'lora'"):
+        methods.apply(adapted.model, 'lora', 'vit')
+    methods.apply(adapted.merge(), 'lora', 'vit')  # what is merged is a plain network again
+
+
+@pytest.mark.parametrize(
+    ('key', 'family', 'name'), [('tsa', 'cnn', 'convnext_atto'), ('lora', 'vit', 'swin_tiny_patch4_window7_224')]
+)
+def test_does_not_fit_a_network_without_the_parts(key: str, family: str, name: str):
+    with torch.device('meta'):
+        model = timm.create_model(name, num_classes=2)
+    with pytest.raises(DoesNotFit, match=f"backbone '{name}': it needs .*blocks"):
+        methods.apply(model, key, family)
+
+
+def test_every_head_of_a_distilled_network_is_its_head():
+    with torch.device('meta'):
+        model = timm.create_model('deit_tiny_distilled_patch16_224', num_classes=2)
+    assert head_names(model) == ['head.weight', 'head.bias', 'head_dist.weight', 'head_dist.bias']
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    return Case('vit', 'lora').apply().save(tmp_path / 'adapter.safetensors', HASH)
+
+
+def test_a_file_says_what_it_is(saved: Path):
+    with safe_open(saved, framework='pt') as file:
+        about = file.metadata()
+    assert (about['method'], about['family'], about['base_hash']) == ('lora', 'vit', HASH)
+    assert '"rank": 16' in about['config']
+
+
+def test_load_refuses_another_base(saved: Path):
+    with pytest.raises(DoesNotFit, match=f'trained over backbone {HASH}, this one is ffff'):
+        methods.load(backbone('vit'), saved, 'vit', 'ffff')
+    with pytest.raises(DoesNotFit, match="on family 'vit', this backbone is of family 'cnn'"):
+        methods.load(backbone('basic'), saved, 'cnn')
+    with pytest.raises(DoesNotFit, match=r'head\.weight is .* build it with num_classes=3'):
+        methods.load(_vit_with_classes(5), saved, 'vit')
+
+
+def test_load_refuses_names_that_do_not_fit(saved: Path, tmp_path: Path):
+    with safe_open(saved, framework='pt') as file:
+        about = file.metadata()
+    tensors = load_file(saved)
+    save_file(tensors | {'blocks.0.extra': torch.zeros(1)}, tmp_path / 'more.safetensors', about)
+    with pytest.raises(DoesNotFit, match=r'it has no blocks\.0\.extra'):
+        methods.load(backbone('vit'), tmp_path / 'more.safetensors', 'vit')
+    del tensors['head.bias']
+    save_file(tensors, tmp_path / 'less.safetensors', about)
+    with pytest.raises(DoesNotFit, match=r'the file lacks head\.bias'):
+        methods.load(backbone('vit'), tmp_path / 'less.safetensors', 'vit')
+
+
+def test_load_refuses_files_that_are_not_ours(tmp_path: Path):
+    with pytest.raises(BadInput, match='no file'):
+        methods.load(backbone('vit'), tmp_path / 'none.safetensors', 'vit')
+    (tmp_path / 'text.safetensors').write_text('not a tensor')
+    with pytest.raises(BadInput, match='is not a safetensors file'):
+        methods.load(backbone('vit'), tmp_path / 'text.safetensors', 'vit')
+    save_file({'a': torch.zeros(1)}, tmp_path / 'other.safetensors')
+    with pytest.raises(BadInput, match='was not written by medpeft'):
+        methods.load(backbone('vit'), tmp_path / 'other.safetensors', 'vit')
+
+
+def _vit_with_classes(classes: int) -> nn.Module:
+    model = backbone('vit')
+    model.reset_classifier(classes)
+    return model
+
+
+# --- the registry -----------------------------------------------------------------------------------------------------
+
+
+def test_names_and_labels_are_the_columns_of_the_paper():
+    columns = {family: [methods.label(key, family) for key in methods.names(family)] for family in ('cnn', 'vit')}
+    assert columns['cnn'] == ['Full FT', 'Linear Probing', 'TSA', 'BN Tuning', 'Bias Tuning', 'SSF']
+    paper = 'Full FT,Linear Probing,Attention Tuning,BitFit,LoRA,SSF,AdaptFormer,LayerNorm Tuning'  # Table 3
+    assert columns['vit'] == paper.split(',')
+    with pytest.raises(UnknownName, match="unknown family 'vti'; did you mean 'vit'"):
+        methods.names('vti')
+    with pytest.raises(DoesNotFit, match="method 'lora' is not for family 'cnn'"):
+        methods.label('lora', 'cnn')
+
+
+def test_table1_has_a_row_for_each_method_of_the_paper():
+    rows = {row['label']: row for row in methods.table1()}
+    assert rows['SSF']['families'] == ['cnn', 'vit']
+    assert 'TinyTL' in rows['Bias Tuning']['paper']
+    assert 'BitFit' in rows['BitFit']['paper']
+    additive = {label for label, row in rows.items() if row['kind'] == 'additive'}
+    assert additive == {'TSA', 'SSF', 'LoRA', 'AdaptFormer'}
+
+
+def test_a_second_method_of_one_key_is_refused():
+    with pytest.raises(ValueError, match="method 'lora' is registered already"):
+        methods.register(type(METHODS['lora']))
+
+
+def test_a_new_method_is_one_class(monkeypatch: pytest.MonkeyPatch):
+    """Also of a family that nothing else knows of, on a network without a head."""
+    monkeypatch.setattr(METHODS, '_entries', dict(METHODS._entries))
+
+    @methods.register
+    class Gains(methods.SelectiveMethod):
+        key, labels, order = 'gains', {'unet': 'Gains'}, 5
+
+        def targets(self, model: nn.Module, family: str, config: Any) -> list[str]:
+            return [name for name, _ in model.named_parameters() if name.endswith('weight')]
+
+    assert methods.names('unet') == ['gains']
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.GroupNorm(2, 4))
+    before = copy.deepcopy(network)
+    adapted = methods.apply(network, 'gains', 'unet')
+    assert (adapted.count(), adapted.head_names) == (3 * 4 + 4, [])
+    assert torch.equal(output(adapted.merge()), output(before))

@@ -1,0 +1,122 @@
+"""Trainable parameters on the paper's backbones: exact, from formulas, and beside what the paper prints."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+import pytest
+
+from medpeft_utils.methods import counts
+
+Rows = dict[tuple[str, str], int]
+
+# (width, depth, tokens with the class token, patch) of Dosovitskiy et al. 2021, Table 1, at 224 px
+VITS = {
+    'vit_base_patch16_224': (768, 12, 197, 16),
+    'vit_large_patch16_224': (1024, 24, 197, 16),
+    'vit_huge_patch14_224': (1280, 32, 257, 14),
+}
+TSA_3X3 = 'TSA (matrix; 3x3 convolutions only as in the original code)'
+TSA_EVERY = 'TSA (matrix; every direct convolution of a block)'
+
+
+@pytest.fixture(scope='module')
+def counted() -> Rows:
+    return {(row['backbone'], row['method']): row['trainable_parameters'] for row in counts.count_table()}
+
+
+def resnet50() -> dict[str, int]:
+    """He et al. 2016, Table 1: bottlenecks of planes 64 to 512, expansion 4, in stages of 3, 4, 6, 3 blocks."""
+    channels, weights, every, three = 64, 64 * 3 * 49, 0, 0
+    width = 64
+    for planes, blocks in zip((64, 128, 256, 512), (3, 4, 6, 3), strict=True):
+        for block in range(blocks):
+            channels += 6 * planes + (4 * planes if block == 0 else 0)
+            weights += planes * (width + 9 * planes + 4 * planes) + (4 * planes * width if block == 0 else 0)
+            every += planes * (width + planes + 4 * planes)
+            three += planes * planes
+            width = 4 * planes
+    affine = 2 * channels
+    return {
+        'Full FT': weights + affine,
+        'BN Tuning': affine,
+        'Bias Tuning': channels,
+        'SSF': affine,
+        TSA_3X3: three,
+        TSA_EVERY: every,
+    }
+
+
+def vit(width: int, depth: int, tokens: int, patch: int) -> dict[str, int]:
+    attention = 4 * width**2 + 4 * width
+    mlp = 8 * width**2 + 5 * width
+    norms = (2 * depth + 1) * 2 * width
+    embedding = 3 * patch**2 * width + width
+    return {
+        'Full FT': depth * (attention + mlp) + norms + embedding + (tokens + 1) * width,
+        'Attention Tuning': depth * attention + tokens * width,
+        'BitFit': depth * 9 * width + norms // 2 + width,
+        'LoRA': depth * (width * 16 + 16 * 3 * width),
+        'SSF': 2 * (depth * 9 * width + norms // 2 + width),
+        'AdaptFormer': depth * (2 * 6 * width + 6 + width),
+        'LayerNorm Tuning': norms,
+    }
+
+
+def test_counts_are_those_of_the_formulas(counted: Rows):
+    expected = {('resnet50', method): count for method, count in resnet50().items()}
+    for name, shape in VITS.items():
+        expected |= {(name, method): count for method, count in vit(*shape).items()}
+    assert counted == expected
+
+
+@pytest.mark.parametrize(
+    ('backbone', 'method', 'count'),
+    [
+        ('resnet50', 'Full FT', 23_508_032),  # torchvision and timm: 25,557,032 less the head of 2,049,000
+        ('vit_base_patch16_224', 'Full FT', 85_798_656),  # timm: 86,567,656 less the head of 769,000
+        ('vit_large_patch16_224', 'Full FT', 303_301_632),
+        ('vit_huge_patch14_224', 'Full FT', 630_764_800),
+        ('resnet50', TSA_EVERY, 10_616_832),
+        ('resnet50', TSA_3X3, 1_257_472),
+        ('vit_base_patch16_224', 'LoRA', 589_824),
+        ('vit_base_patch16_224', 'AdaptFormer', 119_880),
+    ],
+)
+def test_counts_known_from_elsewhere(counted: Rows, backbone: str, method: str, count: int):
+    assert counted[backbone, method] == count
+
+
+@pytest.mark.parametrize(
+    ('count', 'printed', 'features', 'said'),
+    [
+        (23_508_032, '23.5M', 2048, 'agrees'),
+        (38_400, '0.04M', 768, 'agrees'),
+        (1_572_864, '1.5M', 1024, 'agrees (truncated)'),  # rounds to 1.6
+        (1_572_864, '1.6 M', 1024, 'agrees'),
+        (26_560, '32.7K', 2048, 'agrees only with a 3-class head'),  # 26,560 + 3 * 2,049 = 32,707
+        (53_120, '59.1K', 2048, 'within 0.3% with a 3-class head'),  # 59,267
+        (53_120, '60.6K', 2048, 'not reproduced: the paper prints 1.14 times as many'),
+        (859_520_964, '85.9M', 0, 'not reproduced: the paper prints 0.0999 times as many'),
+    ],
+)
+def test_verdict_follows_its_rule(count: int, printed: str, features: int, said: str):
+    assert counts.verdict(count, printed, features) == said
+
+
+def test_every_count_that_the_paper_prints_gets_a_verdict():
+    rows = counts.verdict_table(('resnet50',))
+    assert {row['method'] for row in rows} == set(resnet50())
+    assert all(row['paper'] and row['where'] == 'Table 2' and row['verdict'] for row in rows)
+    with counts.PAPER_COUNTS.open() as file:
+        assert len(list(csv.DictReader(file))) == 5 + 3 * 7
+
+
+def test_csv_has_the_columns(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(
+        counts, 'count_table', lambda: [dict(zip(counts.COLUMNS, ('vit', 'b', 'LoRA', 3), strict=True))]
+    )
+    out = io.StringIO()
+    counts.params_csv(out)
+    assert out.getvalue() == 'family,backbone,method,trainable_parameters\nvit,b,LoRA,3\n'
