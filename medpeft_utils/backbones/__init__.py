@@ -212,10 +212,14 @@ def image_size_of(name: str) -> int:
     return config.input_size[-1] if config else 224
 
 
-def head_names(model: nn.Module) -> tuple[str, ...]:
-    """Names of the classifier's parameters, such as ('head.weight', 'head.bias')."""
-    head = {id(p) for p in model.get_classifier().parameters()}
-    return tuple(name for name, p in model.named_parameters() if id(p) in head)
+def head_names(model: nn.Module) -> list[str]:
+    """Names of the classifier's parameters, such as ['head.weight', 'head.bias']; none for a network without one."""
+    if not hasattr(model, 'get_classifier'):
+        return []
+    classifier = model.get_classifier()
+    heads = classifier if isinstance(classifier, tuple | list) else (classifier,)  # a distilled network has two
+    own = {id(parameter) for head in heads for parameter in head.parameters()}
+    return [name for name, parameter in model.named_parameters() if id(parameter) in own]
 
 
 def weights_hash(model: nn.Module) -> str:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
+from medpeft_utils.backbones import head_names
 from medpeft_utils.errors import BadInput
 from medpeft_utils.registry import Registry
 
@@ -146,16 +147,6 @@ def register(method: type[Method]) -> type[Method]:
     """Class decorator that adds a method to the registry. Raises ValueError where its key is taken."""
     METHODS.register(method.key, method())
     return method
-
-
-def head_names(model: nn.Module) -> list[str]:
-    """The names of the head's parameters: those of timm's `get_classifier`, whichever attribute holds it."""
-    if not hasattr(model, 'get_classifier'):
-        return []
-    heads = model.get_classifier()
-    heads = heads if isinstance(heads, tuple | list) else (heads,)  # a distilled network has two
-    own = {id(parameter) for head in heads for parameter in head.parameters()}
-    return [name for name, parameter in model.named_parameters() if id(parameter) in own]
 
 
 def parameters_where(model: nn.Module, rule: Callable[[str, nn.Module, str], bool]) -> list[str]:

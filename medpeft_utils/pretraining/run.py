@@ -207,7 +207,7 @@ class Pretraining:
                     f'{self.recipe.backbone}: loss {losses[-1]} at step {self.step}; lower the learning rate'
                 )
             self.seconds = time.monotonic() - started
-            if len(losses) == self.recipe.report_every:
+            if len(losses) == self.recipe.report_every or self.step == self.steps:
                 self._log(loss=float(np.mean(losses)), learning_rate=_rate(self.recipe, self.step, self.steps))
                 losses = []
             if self.step % per_pass == 0 or self.step == self.steps:
