@@ -1,0 +1,89 @@
+"""Synthetic stand-ins for the five data sets of the classification study, drawn from a seed. No real image is used.
+
+They look like their modality and keep the real class shares, so that a study can be run and tested with no download.
+What is measured on them says nothing about patients: every output that shows them must say "synthetic".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+
+from medpeft_utils.data.synthetic import dermatoscopy, fundus, radiograph, skin, ultrasound
+from medpeft_utils.data.synthetic.canvas import to_bytes
+from medpeft_utils.data.synthetic.layout import Layout, Modality, grain
+from medpeft_utils.errors import BadInput
+from medpeft_utils.registry import Registry
+
+MODALITIES: Registry[Modality] = Registry('synthetic dataset', 'medpeft data list')
+for _module in (ultrasound, skin, dermatoscopy, fundus, radiograph):
+    MODALITIES.register(_module.MODALITY.name, _module.MODALITY)
+
+PREFIX = 'synthetic_'
+
+
+def names() -> list[str]:
+    """Names of the synthetic data sets, each that of the data set it stands in for."""
+    return list(MODALITIES)
+
+
+def modality(name: str) -> Modality:
+    """A synthetic data set by name, with or without the prefix `synthetic_`. Raises UnknownName."""
+    return MODALITIES[name.removeprefix(PREFIX)]
+
+
+def default_size(name: str) -> int:
+    """How many images a synthetic data set has unless another number is asked for. Raises UnknownName."""
+    return modality(name).default_size
+
+
+def class_names(name: str) -> list[str]:
+    """Classes of a synthetic data set in label order. Raises UnknownName."""
+    return list(modality(name).counts)
+
+
+def _render(layout: Layout, row: int, image_size: int) -> tuple[np.ndarray, dict]:
+    subject = layout.subject(row)
+    picture, extra = layout.modality.draw(subject, image_size)
+    noise = grain(subject.of_image, image_size, layout.modality.grain)
+    return to_bytes(picture + (noise if picture.ndim == 2 else noise[..., None])), extra
+
+
+def generate(
+    name: str, image_size: int = 64, seed: int = 0, n: int | None = None, indices: Iterable[int] | None = None
+) -> tuple[np.ndarray, np.ndarray, pd.DataFrame]:
+    """Draw a synthetic data set. Image i depends on (name, seed, i, image_size) alone, not on `n`.
+
+    Args:
+        name: one of `names()`, with or without the prefix `synthetic_`.
+        image_size: side of the square images in pixels, 16 or more.
+        seed: which data set; another seed has other images, 0 or more.
+        n: number of images, from the first; the default size when None.
+        indices: the images to draw in place of the first `n`, so that a set can be drawn in parts.
+    Returns:
+        images uint8 [n, S, S, 3], labels int64 [n], and a table with column `group` and the modality's own columns.
+    Raises:
+        UnknownName: no such data set.
+        BadInput: a size, seed or number out of range.
+    """
+    kind = modality(name)
+    rows = list(range(kind.default_size if n is None else n) if indices is None else indices)
+    first = min(rows, default=0)
+    for what, value, least in (
+        ('image_size', image_size, 16),
+        ('seed', seed, 0),
+        ('n', len(rows), 1),
+        ('an index', first, 0),
+    ):
+        if value < least:
+            raise BadInput(f'{what} of synthetic dataset {name!r} is {value}; give {least} or more')
+    layout = Layout(kind, seed)
+    images = np.empty((len(rows), image_size, image_size, 3), dtype=np.uint8)
+    labels, extra = np.empty(len(rows), dtype=np.int64), []
+    for i, row in enumerate(rows):
+        labels[i], group, _ = layout[row]
+        images[i], columns = _render(layout, row, image_size)
+        extra.append({'group': f'{kind.group}_{group:06d}', **columns})
+    return images, labels, pd.DataFrame(extra)
