@@ -1,0 +1,18 @@
+"""Figures, tables and claims from records; nothing here runs an experiment.
+
+from medpeft_utils import report
+report.RENDERERS                       # every figure and table, by name
+report.render('table2', records)       # a Table or Figure: shows itself in a notebook, `.save(folder)` writes it
+"""
+
+from __future__ import annotations
+
+__all__ = ['RENDERERS', 'render', 'render_all']
+
+
+def __getattr__(name: str):
+    if name in __all__:
+        from medpeft_utils.report import rendering
+
+        return getattr(rendering, name)
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -1,0 +1,45 @@
+"""Where the records of a profile come from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from medpeft_utils.errors import BadInput
+from medpeft_utils.report import paper
+
+
+def load(profile: str, results: Path | str, figures: Path | str) -> pd.DataFrame:
+    """The records of a profile: of its results, else of the records.jsonl kept beside its figures.
+
+    What `records.load` gives, failed runs too, and the parameter 'weights'. The profile 'paper' without either is the
+    paper's own numbers.
+
+    Args:
+        profile: the name of a grid, such as 'demo'.
+        results: results/<profile>.
+        figures: figures/<profile>.
+    Raises:
+        BadInput: there is nothing to read.
+    """
+    from medpeft_utils.study import records
+
+    results, kept = Path(results), Path(figures) / 'records.jsonl'
+    for place in (results, kept):
+        if place.is_file() or (place / 'runs').is_dir():
+            table = records.load(place, status=None)
+            weights = {one['run']: one['parameters'].get('weights', '') for one in records.read_all(place)}
+            return table.assign(weights=table['run'].map(weights))
+    if profile == 'paper':
+        return paper.records()
+    raise BadInput(f'no records of {profile!r}: neither {results} nor {kept}; `medpeft run {profile}` makes them')
+
+
+def summary(records: pd.DataFrame) -> pd.DataFrame:
+    """How many runs of each experiment are done and have failed, on which data and backbones."""
+    if (records['profile'] == paper.PUBLISHED).all():
+        return pd.DataFrame({'numbers': [len(records)], 'source': [paper.CITATION]})
+    by = ['experiment', 'dataset_label', 'backbone_label']
+    named = records.assign(**{name: records[name].fillna('-') for name in by})
+    return named.groupby([*by, 'status'], sort=False).size().unstack('status', fill_value=0).reset_index()
