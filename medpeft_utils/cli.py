@@ -1,0 +1,76 @@
+"""`medpeft`, the command line. Every command's body lies in its own module, imported when it is called."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+import medpeft_utils
+from medpeft_utils.errors import MedpeftError
+
+# command: where it is, and what `medpeft --help` says of it
+COMMANDS = {
+    'run': ('medpeft_utils.study.commands:run', 'Execute the runs of a grid; what is done is skipped.'),
+    'status': ('medpeft_utils.study.commands:status', 'Show where the runs of a grid stand.'),
+    'retry': ('medpeft_utils.study.commands:retry', 'Execute again what failed or died.'),
+    'show': ('medpeft_utils.study.commands:show', 'Show one run: parameters, metrics, curve, error.'),
+    'report': ('medpeft_utils.study.commands:report', 'Render the figures and tables of a study.'),
+    'params': ('medpeft_utils.cli:params', 'Count the trainable parameters of every method.'),
+    'data': ('medpeft_utils.data.commands:data', 'List, prepare and check datasets.'),
+    'backbones': ('medpeft_utils.backbones.commands:backbones', 'List backbones and fetch published weights.'),
+}
+
+
+class Commands(click.Group):
+    """A group that imports a command when it is called, not when it is listed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[name][0].partition(':')
+        return getattr(importlib.import_module(module), attribute)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section('Commands'):
+            formatter.write_dl([(name, words) for name, (_, words) in COMMANDS.items()])
+
+
+@click.group(cls=Commands, context_settings={'help_option_names': ['-h', '--help']})
+@click.version_option(medpeft_utils.__version__, prog_name='medpeft')
+def medpeft() -> None:
+    """Parameter-efficient fine-tuning of medical image models: run a study, see where it stands, render its figures."""
+
+
+@click.command()
+@click.option('--csv', 'as_csv', is_flag=True, help='family,backbone,method,trainable_parameters')
+def params(as_csv: bool) -> None:
+    """Count the trainable parameters of every method on the paper's backbones, the head left out.
+
+    Without --csv the paper's own number stands beside each, with a verdict.
+    """
+    from medpeft_utils.methods import counts
+
+    (counts.params_csv if as_csv else counts.params_table)(sys.stdout)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; an error that is the user's to mend is one message and exit code 2."""
+    try:
+        medpeft.main(arguments, prog_name='medpeft', standalone_mode=False)
+    except MedpeftError as error:
+        click.echo(f'error: {error}', err=True)
+        sys.exit(2)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.Abort:
+        sys.exit(130)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,191 @@
+"""`medpeft run`, `status`, `retry`, `show` and `report`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+
+from medpeft_utils.errors import BadInput
+from medpeft_utils.study.grid import Grid, Run, load_grid, selected
+from medpeft_utils.study.places import StudyFolder, find_grid, project_root
+from medpeft_utils.study.splits import identified, known, prepare
+
+RESULTS = click.option(
+    '--results', type=click.Path(path_type=Path), default=Path('results'), show_default=True, help='Folder of records.'
+)
+FIGURES = click.option(
+    '--figures', type=click.Path(path_type=Path), default=Path('figures'), show_default=True, help='Folder of figures.'
+)
+FAILED_EXIT = 1
+INTERRUPTED_EXIT = 130
+
+
+def pairs(_: click.Context, option: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    """'key=value' options as a dictionary."""
+    found = {}
+    for text in values:
+        name, sign, value = text.partition('=')
+        if not sign:
+            raise BadInput(f'{option.opts[0]} {text!r}: give key=value, such as experiment=vit')
+        found[name] = value
+    return found
+
+
+KEY_VALUE = {'multiple': True, 'callback': pairs, 'metavar': 'KEY=VALUE'}
+
+
+def _grid_options(command: Callable) -> Callable:
+    """What every command takes that works on a grid."""
+    options = (
+        click.argument('name', metavar='GRID'),
+        click.option('--only', '--where', 'only', help='Only these runs.', **KEY_VALUE),
+        click.option('--set', 'settings', help='A parameter of all runs.', **KEY_VALUE),
+        click.option('--profile', default='', help='Another name for the study than the grid file gives.'),
+        RESULTS,
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _run_options(command: Callable) -> Callable:
+    options = (
+        click.option('--jobs', default=1, show_default=True, type=click.IntRange(1), help='Runs at a time.'),
+        click.option('--threads', default=0, type=click.IntRange(0), help='Threads of a run  [default: cores / jobs].'),
+        click.option('--data-root', type=click.Path(path_type=Path), help='Folder of the published downloads.'),
+        click.option('--limit', type=click.IntRange(1), help='Start at most so many runs.'),
+        click.option('--time-limit', type=click.FloatRange(1), help='Seconds after which a run is ended.'),
+        click.option('--plain-kernels', is_flag=True, help='Start every kernel anew; slower, works everywhere.'),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _open(name: str, only: dict, settings: dict, profile: str, results: Path) -> tuple[Grid, list[Run], StudyFolder]:
+    values = {key: yaml.safe_load(value) if value else '' for key, value in settings.items()}
+    grid = load_grid(find_grid(name, results), values, profile)
+    folder = StudyFolder(results / grid.profile)
+    runs = identified(grid.runs, known(folder))
+    return grid, selected(runs, only) if only else runs, folder
+
+
+@click.command()
+@_grid_options
+@_run_options
+@click.option('--dry-run', is_flag=True, help='Check the grid and list its runs.')
+def run(name: str, only: dict, settings: dict, profile: str, results: Path, dry_run: bool, **options: Any) -> None:
+    """Execute the runs of GRID (a name as demo, or a file). What is done is skipped."""
+    grid, runs, folder = _open(name, only, settings, profile, results)
+    if dry_run:
+        from medpeft_utils.study.check import check
+
+        check(grid, runs)
+        click.echo('\n'.join(f'{run.hash}  {run.label}' for run in runs))
+    else:
+        _execute(grid, runs, folder, retry=False, **options)
+
+
+@click.command()
+@_grid_options
+@_run_options
+@click.option('--failed', is_flag=True, help='Runs that failed or died; what retry is for at present.')
+def retry(name: str, only: dict, settings: dict, profile: str, results: Path, failed: bool, **options: Any) -> None:
+    """Execute again what failed or died in GRID, and nothing else."""
+    from medpeft_utils.study.status import states
+
+    if not failed:
+        raise BadInput('say what to retry: medpeft retry --failed GRID')
+    grid, runs, folder = _open(name, only, settings, profile, results)
+    runs = [state.run for state in states(runs, folder) if state.state in ('failed', 'died')]
+    if runs:
+        _execute(grid, runs, folder, retry=True, **options)
+    else:
+        click.echo('nothing failed')
+
+
+def _execute(grid: Grid, runs: list[Run], folder: StudyFolder, plain_kernels: bool, **options: Any) -> None:
+    """Check, make the data ready, run, and tell what came of it by words and by the exit code."""
+    from medpeft_utils.study.check import check
+    from medpeft_utils.study.progress import Progress
+    from medpeft_utils.study.runner import Options, Runner
+
+    check(grid, runs)
+    runs = identified(runs, prepare(runs, folder, options['data_root'], click.echo))
+    runner = Runner(grid, runs, folder, Options(plain=plain_kernels, **options), Progress(grid.profile))
+    click.echo(f'{grid.title}: {len(runs)} runs, {len(runner.waiting)} to do, in {folder.root}')
+    counts = runner.execute()
+    click.echo(f'{grid.profile}: {counts}')
+    if counts.failed or counts.died:
+        click.echo(f'failures: medpeft status {grid.profile} --failed · again: medpeft retry --failed {grid.profile}')
+    if runner.stopping:
+        raise SystemExit(INTERRUPTED_EXIT)
+    if counts.failed or counts.died:
+        raise SystemExit(FAILED_EXIT)
+
+
+@click.command()
+@_grid_options
+@click.option('--failed', is_flag=True, help='What failed and died, with the last lines of each.')
+@click.option('--list', 'listed', is_flag=True, help='A line for every run.')
+@click.option('--json', 'as_json', is_flag=True, help='The same for other tools.')
+def status(name: str, only: dict, settings: dict, profile: str, results: Path, **shown: bool) -> None:
+    """Show where the runs of GRID stand."""
+    from medpeft_utils.study import status as study
+
+    grid, runs, folder = _open(name, only, settings, profile, results)
+    found = study.states(runs, folder)
+    if shown['as_json']:
+        click.echo(json.dumps(study.as_json(grid, found), indent=1))
+        return
+    lines = [f'{grid.title} ({folder.root})', *study.count_table(found)]
+    lines += [f'the grid file: {fault}' for fault in grid.faults]
+    if shown['failed']:
+        lines += ['', *(study.failure_lines(found) or ['nothing failed'])]
+    if shown['listed']:
+        lines += ['', *study.run_lines(found)]
+    click.echo('\n'.join(lines))
+
+
+@click.command()
+@click.argument('run')
+@RESULTS
+def show(run: str, results: Path) -> None:
+    """Show one RUN: parameters, metrics, curve, error, notebook. The beginning of its hash will do."""
+    from medpeft_utils.study.status import describe, find_run
+
+    click.echo('\n'.join(describe(find_run(run, results))))
+
+
+@click.command()
+@click.argument('profile')
+@RESULTS
+@FIGURES
+def report(profile: str, results: Path, figures: Path) -> None:
+    """Render the figures and tables of PROFILE from its records."""
+    import papermill
+
+    from medpeft_utils.study import records
+
+    notebook = project_root() / 'notebooks' / 'figures_and_tables.ipynb'
+    folder, target = (results / profile).resolve(), (figures / profile).resolve()
+    if folder.is_dir():
+        records.collect(folder, target / 'records.jsonl')
+    elif not (target / 'records.jsonl').is_file():
+        raise BadInput(f'no records of {profile!r}, neither in {folder} nor in {target}; medpeft run {profile}')
+    parameters = {'profile': profile, 'results_folder': str(folder), 'figures_folder': str(target)}
+    target.mkdir(parents=True, exist_ok=True)
+    papermill.execute_notebook(
+        notebook,
+        target / 'figures_and_tables.ipynb',
+        parameters,
+        kernel_name='python3',
+        language='python',
+        progress_bar=False,
+    )
+    click.echo(f'figures and tables of {profile}: {target}')

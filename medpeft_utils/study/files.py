@@ -1,0 +1,130 @@
+"""Files written whole or not at all, and the faults of storage that must stop a study."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from medpeft_utils.errors import MedpeftError
+
+# What no retry of a run can mend: no space, over quota, read-only, a device that fails.
+STORAGE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
+NOT_WRITABLE = STORAGE_ERRORS | {errno.EACCES, errno.EPERM, errno.ENOTDIR}
+
+
+class StorageFault(MedpeftError, OSError):
+    """The results folder cannot be written; the study stops, and what is recorded stays valid."""
+
+
+@contextlib.contextmanager
+def storage(path: Path | str) -> Iterator[None]:
+    """Turn 'no space', 'read-only' and the like below `path` into one `StorageFault`."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, StorageFault) or error.errno not in NOT_WRITABLE:
+            raise
+        reason = os.strerror(error.errno).lower()
+        raise StorageFault(
+            f'cannot write {error.filename or path}: {reason}; free space or give another folder by --results, '
+            'then start again: what is recorded is skipped'
+        ) from error
+
+
+def plain(value: Any) -> Any:
+    """JSON's own types: numpy scalars and arrays become numbers and lists, paths text, NaN and infinity null."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set)):
+        return [plain(item) for item in value]
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if hasattr(value, 'tolist'):  # numpy and torch
+        return plain(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f'{value!r} of type {type(value).__name__} cannot be written as JSON')
+
+
+def write_bytes(path: Path | str, content: bytes, durable: bool = True) -> None:
+    """Write a file by a rename, so that a reader sees the old content or the new, never a part.
+
+    Args:
+        path: the file; its folder is made.
+        content: all of it.
+        durable: wait until it is on the disk, so that it outlives a power cut.
+    Raises:
+        StorageFault: the disk is full or the folder cannot be written.
+    """
+    path = Path(path)
+    with storage(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=f'.{path.name}.', suffix='.part', dir=path.parent)
+        try:
+            with os.fdopen(handle, 'wb') as stream:
+                stream.write(content)
+                stream.flush()
+                if durable:
+                    os.fsync(stream.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+            raise
+        if durable:
+            _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name != 'posix':
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:  # some network file systems cannot sync a folder; the file itself is synced
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(handle)
+
+
+def write_json(path: Path | str, value: Any, durable: bool = True) -> None:
+    """Write `value` as JSON by a rename; see `write_bytes`."""
+    text = json.dumps(plain(value), indent=1, allow_nan=False, ensure_ascii=False)
+    write_bytes(path, text.encode() + b'\n', durable)
+
+
+def read_json(path: Path | str) -> Any | None:
+    """The content of a JSON file; None where there is no file, or none that is whole."""
+    try:
+        return json.loads(Path(path).read_bytes())
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+
+
+def append_line(path: Path | str, value: Any) -> None:
+    """Add one JSON line by a single write, so that lines of several processes do not mix."""
+    with storage(path):
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            os.write(handle, json.dumps(plain(value), ensure_ascii=False).encode() + b'\n')
+        finally:
+            os.close(handle)
+
+
+def check_writable(folder: Path) -> None:
+    """Raise `StorageFault` now rather than after hours where `folder` cannot be made or written."""
+    probe = folder / f'.probe-{os.getpid()}'
+    with storage(folder):
+        write_bytes(probe, b'x' * 4096)
+        probe.unlink()

@@ -1,0 +1,245 @@
+"""Grids: a short YAML file that stands for all the runs of a study.
+
+    profile: demo                       # results/<profile>; letters, digits, - and _
+    title: The study on synthetic images
+    defaults: {epochs: 5, seed: 0}      # parameters of every run that its notebook knows
+    preload: [torch, timm, peft]        # optional: modules that runs find imported; the usual ones where left out
+    experiments:
+      - notebook: vit                   # notebooks/experiments/vit.ipynb
+        family: vit                     # under which `medpeft status` counts the runs; the notebook where left out
+        title: Tables 3 and 5
+        parameters: {epochs: 8}         # of every run of this experiment, over `defaults`
+        axes:                           # one run for every combination
+          dataset: [synthetic_breastus, synthetic_ham10000]
+          model:                        # a value may be several parameters at once; then the axis' name is only a name
+            - {backbone: vit_base_mini, method: lora}
+            - {backbone: vit_base_mini, method: ssf, learning_rate: 0.01}
+          seed: [0, 1, 2]
+        exclude:                        # leaves out the runs that have all of these values
+          - {dataset: synthetic_ham10000, seed: 2}
+        include:                        # single runs beside the combinations
+          - {dataset: synthetic_smdg, backbone: vit_base_mini, method: lora, seed: 0}
+
+What a run does not name has the default of its notebook's `parameters` cell. A grid may name a notebook that does not
+exist yet: its runs are counted as not available.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from medpeft_utils.errors import BadInput
+from medpeft_utils.study.identity import code_version, run_hash, without_places
+from medpeft_utils.study.notebook import NO_DEFAULT, ExperimentNotebook, read_notebook
+from medpeft_utils.study.places import experiments_folder
+
+TOP = {'profile', 'title', 'defaults', 'preload', 'experiments', 'notebooks'}
+INSIDE = {'notebook', 'family', 'title', 'parameters', 'axes', 'include', 'exclude'}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One notebook with all of its parameters.
+
+    Args:
+        hash: identity, 16 hex digits (`identity.run_hash`).
+        experiment: the notebook's stem.
+        family: under which the run is counted.
+        given: the parameters that the grid names, its defaults among them.
+        parameters: all of them, but where the record goes.
+        code: version of the code that decides the result.
+        notebook: None where it does not exist yet.
+    """
+
+    hash: str
+    experiment: str
+    family: str
+    given: dict[str, Any]
+    parameters: dict[str, Any]
+    code: str
+    notebook: Path | None
+    split: str | None = None
+
+    @property
+    def key(self) -> str:
+        """The same for runs of different code: what shows that a record is stale."""
+        return run_hash(self.experiment, self.parameters, '')
+
+    @property
+    def group(self) -> str:
+        """The same for runs that share a search: the seed has no part in it, nor `fraction` if it has its own."""
+        shared = {**self.parameters, 'seed': None}
+        if shared.get('search_fraction'):
+            shared['fraction'] = shared['search_fraction']
+        return run_hash(self.experiment, shared, '')
+
+    @property
+    def label(self) -> str:
+        """A short name: experiment, then the parameters that tell runs apart."""
+        told = [name for name in ('dataset', 'backbone', 'method', 'fraction', 'seed') if name in self.given]
+        told = told if 'method' in told else list(self.given)
+        named = {'seed', 'fraction'}
+        words = (f'{name}={self.given[name]}' if name in named else str(self.given[name]) for name in told)
+        return ' '.join([self.experiment, *words])
+
+    def has(self, where: dict[str, str]) -> bool:
+        """Whether the run has these values: of 'experiment', 'family', 'run' (a beginning) or of parameters."""
+        for name, wanted in where.items():
+            if name == 'run' and self.hash.startswith(wanted):
+                continue
+            known = {'experiment': self.experiment, 'family': self.family, **self.parameters}
+            if str(known.get(name)) != wanted and known.get(name) != yaml.safe_load(wanted or "''"):
+                return False
+        return True
+
+
+@dataclass
+class Grid:
+    """A grid file read and expanded; `faults` holds what is wrong with the file itself."""
+
+    path: Path
+    content: dict[str, Any]
+    runs: list[Run] = field(default_factory=list)
+    notebooks: dict[str, ExperimentNotebook] = field(default_factory=dict)
+    faults: list[str] = field(default_factory=list)
+
+    @property
+    def profile(self) -> str:
+        return str(self.content.get('profile', self.path.stem))
+
+    @property
+    def title(self) -> str:
+        return str(self.content.get('title', self.profile))
+
+    @property
+    def preload(self) -> list[str] | None:
+        return self.content.get('preload')
+
+
+def load_grid(path: Path, settings: dict[str, Any] | None = None, profile: str = '') -> Grid:
+    """Read a grid file and expand it.
+
+    Args:
+        path: the YAML file.
+        settings: parameters set for every run, over whatever the file says (an axis of that name goes).
+        profile: another profile than the file's.
+    Raises:
+        BadInput: the file is no grid at all. Faults within it are collected in `Grid.faults` and by `check`.
+    """
+    try:
+        content = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise BadInput(f'{path} is not YAML: {error}') from error
+    if not isinstance(content, dict) or not isinstance(content.get('experiments'), list):
+        raise BadInput(f'{path} is no grid: it needs `profile` and a list `experiments` (medpeft_utils/study/grid.py)')
+    content = _with_settings(content, settings or {}, profile)
+    grid = Grid(path, content)
+    grid.faults += [f'unknown key {key!r}; a grid has {", ".join(sorted(TOP))}' for key in content if key not in TOP]
+    if not re.fullmatch(r'[\w-]+', grid.profile):
+        grid.faults.append(f'profile {grid.profile!r}: use letters, digits, - and _')
+    for number, entry in enumerate(content['experiments'], 1):
+        _read_experiment(grid, entry, number)
+    return grid
+
+
+def _with_settings(content: dict[str, Any], settings: dict[str, Any], profile: str) -> dict[str, Any]:
+    content = copy.deepcopy(content)
+    if profile:
+        content['profile'] = profile
+    for entry in content['experiments']:
+        if settings and isinstance(entry, dict):
+            entry['parameters'] = {**(entry.get('parameters') or {}), **settings}
+            entry['axes'] = {name: axis for name, axis in (entry.get('axes') or {}).items() if name not in settings}
+    return content
+
+
+def _read_experiment(grid: Grid, entry: Any, number: int) -> None:
+    if not isinstance(entry, dict) or 'notebook' not in entry:
+        grid.faults.append(f'experiment {number}: needs a `notebook`')
+        return
+    name = entry['notebook']
+    known = ', '.join(sorted(INSIDE))
+    grid.faults += [f'{name}: unknown key {key!r}; known: {known}' for key in entry if key not in INSIDE]
+    for axis, values in (entry.get('axes') or {}).items():
+        if not isinstance(values, list) or not values:
+            grid.faults.append(f'{name}: axis {axis!r} is {values!r}; give a list of values')
+            return
+    notebook = _notebook(grid, name)
+    version = code_version(notebook.path) if notebook else 'none'
+    defaults = grid.content.get('defaults') or {}
+    if notebook:  # a grid serves several notebooks; what only one of them knows is no fault in the others
+        defaults = {key: value for key, value in defaults.items() if key in notebook.parameters}
+    seen = set()
+    for given in combinations(entry):
+        run = _run(entry, {**defaults, **given}, notebook, version)
+        if run.hash not in seen:
+            seen.add(run.hash)
+            grid.runs.append(run)
+
+
+def _notebook(grid: Grid, name: str) -> ExperimentNotebook | None:
+    if name not in grid.notebooks:
+        folders = [grid.path.parent / '..' / 'experiments', experiments_folder(grid.path.parent), experiments_folder()]
+        if 'notebooks' in grid.content:
+            folders.insert(0, grid.path.parent / grid.content['notebooks'])
+        found = next((folder / f'{name}.ipynb' for folder in folders if (folder / f'{name}.ipynb').is_file()), None)
+        if found is None:
+            return None
+        grid.notebooks[name] = read_notebook(found.resolve())
+    return grid.notebooks[name]
+
+
+def combinations(entry: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The parameters that an experiment of a grid names, run by run."""
+    base, axes, excluded = entry.get('parameters') or {}, entry.get('axes') or {}, entry.get('exclude') or []
+    for values in itertools.product(*axes.values()) if axes or not entry.get('include') else ():
+        given = dict(base)
+        for name, value in zip(axes, values, strict=True):
+            given |= value if isinstance(value, dict) else {name: value}
+        if not any(all(given.get(name) == value for name, value in rule.items()) for rule in excluded):
+            yield given
+    for extra in entry.get('include') or []:
+        yield {**base, **extra}
+
+
+def _run(entry: dict[str, Any], given: dict[str, Any], notebook: ExperimentNotebook | None, version: str) -> Run:
+    known = notebook.parameters if notebook else {}
+    parameters = {name: known[name].default for name in known if known[name].default is not NO_DEFAULT}
+    parameters |= {name: known[name].cast(value) if name in known else value for name, value in given.items()}
+    parameters.pop('record_folder', None)
+    experiment = entry['notebook']
+    return Run(
+        hash=run_hash(experiment, parameters, version),
+        experiment=experiment,
+        family=str(entry.get('family', experiment)),
+        given=without_places(given),
+        parameters=parameters,
+        code=version,
+        notebook=notebook.path if notebook else None,
+    )
+
+
+def selected(runs: list[Run], only: dict[str, str]) -> list[Run]:
+    """The runs that have the values of `only`. Raises BadInput where a name is none of theirs."""
+    known = {'experiment', 'family', 'run'}.union(*(run.parameters for run in runs))
+    for name in only:
+        if name not in known:
+            raise BadInput(f'{name!r} is nothing to choose runs by; known: {", ".join(sorted(known))}')
+    return [run for run in runs if run.has(only)]
+
+
+def dump(grid: Grid, path: Path) -> str:
+    """The grid as text for `path`, naming where its notebooks are, so that it can be read from there."""
+    folders = {str(notebook.path.parent) for notebook in grid.notebooks.values()}
+    content = dict(grid.content)
+    if len(folders) == 1:
+        content['notebooks'] = folders.pop()
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)

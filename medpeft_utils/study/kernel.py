@@ -1,0 +1,132 @@
+"""Kernels that are forked from a process which has everything imported, instead of started anew.
+
+A run's process forks its kernel at its very beginning, while it has one thread and nothing else; the kernel waits on a
+pipe. When papermill launches a kernel, `ForkedProvisioner` hands it the connection file instead of starting Python.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import traceback
+from importlib.metadata import EntryPoint
+from typing import Any
+
+from jupyter_client.provisioning import KernelProvisionerFactory, LocalProvisioner
+
+from medpeft_utils.study.processes import die_with, kill
+
+NAME = 'medpeft-forked'
+
+
+class ForkedKernel:
+    """A forked child that becomes an IPython kernel when it is told its connection file.
+
+    It has the face of `subprocess.Popen` that jupyter_client asks of a process.
+    """
+
+    stdin = stdout = stderr = None
+
+    def __init__(self, threads: int):
+        parent, (read, write) = os.getpid(), os.pipe()
+        self.returncode: int | None = None
+        self.pid = os.fork()
+        if self.pid == 0:
+            os.close(write)
+            _wait_and_serve(read, parent, threads)
+        os.close(read)
+        self._orders = write
+
+    def connect(self, connection_file: str, folder: str) -> None:
+        """Let it serve the sockets that are named in a connection file, in `folder`."""
+        with os.fdopen(self._orders, 'w') as orders:
+            orders.write(json.dumps({'file': connection_file, 'folder': folder}) + '\n')
+
+    def poll(self) -> int | None:
+        """Exit code, negative for a signal; None while it runs."""
+        if self.returncode is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.returncode = os.waitstatus_to_exitcode(status)
+        return self.returncode
+
+    def wait(self) -> int:
+        if self.returncode is None:
+            self.returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        kill(self.pid, group=True)
+        self.send_signal(signal.SIGKILL)
+
+
+def _wait_and_serve(read: int, parent: int, threads: int) -> None:
+    """The child's life: never returns into what its parent was doing."""
+    code = 1
+    try:
+        die_with(parent)
+        os.setpgid(0, 0)  # its own children, such as data loaders, are killed with it
+        with os.fdopen(read) as orders:
+            line = orders.readline()
+        if line:
+            serve(**json.loads(line), threads=threads)
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def serve(file: str, folder: str, threads: int) -> None:
+    """Be an IPython kernel until it is shut down."""
+    from ipykernel.kernelapp import IPKernelApp
+
+    class Quiet(IPKernelApp):
+        def log_connection_info(self) -> None:
+            """Nobody is to connect to it by hand."""
+
+    os.chdir(folder)
+    if 'torch' in sys.modules:
+        sys.modules['torch'].set_num_threads(threads)
+    asyncio.set_event_loop(asyncio.new_event_loop())
+    app = Quiet.instance(connection_file=file)
+    # No history: hundreds of kernels would write one database, on a network file system perhaps.
+    app.config.HistoryManager.enabled = False
+    app.initialize([])
+    app.start()
+
+
+class ForkedProvisioner(LocalProvisioner):
+    """Gives papermill the kernel that this process has forked."""
+
+    prepared: ForkedKernel | None = None
+
+    async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> dict[str, Any]:
+        """Connect the forked kernel. Raises RuntimeError for a second one: a run has one kernel."""
+        kernel, ForkedProvisioner.prepared = ForkedProvisioner.prepared, None
+        if kernel is None:
+            raise RuntimeError('the kernel of this run was launched before')
+        kernel.connect(self.parent.connection_file, str(kwargs.get('cwd') or os.getcwd()))
+        self.process, self.pid, self.pgid = kernel, kernel.pid, kernel.pid
+        return self.connection_info
+
+
+def use_forked_kernel(threads: int) -> ForkedKernel:
+    """Fork this process' kernel and let jupyter_client, hence papermill, launch it. Call it before anything else."""
+    kernel = ForkedProvisioner.prepared = ForkedKernel(threads)
+    os.environ['JUPYTER_DEFAULT_PROVISIONER_NAME'] = NAME
+    entry = EntryPoint(NAME, f'{__name__}:{ForkedProvisioner.__name__}', KernelProvisionerFactory.GROUP_NAME)
+    KernelProvisionerFactory.provisioners[NAME] = entry
+    return kernel

@@ -1,0 +1,77 @@
+"""Where things lie: the project's notebooks and grids, and the folder of a study."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from medpeft_utils.errors import BadInput, UnknownName
+
+
+def project_root(start: Path | None = None) -> Path:
+    """The folder that holds notebooks/experiments: the working folder or one above it, else where the package lies."""
+    start = (start or Path.cwd()).resolve()
+    for folder in (start, *start.parents, Path(__file__).resolve().parents[2]):
+        if (folder / 'notebooks' / 'experiments').is_dir():
+            return folder
+    return start
+
+
+def experiments_folder(start: Path | None = None) -> Path:
+    return project_root(start) / 'notebooks' / 'experiments'
+
+
+def find_grid(name: str, results: Path) -> Path:
+    """The file of a grid given by path or by name, as 'demo' for notebooks/grids/demo.yaml.
+
+    A name without such a file is looked up in the results: results/<name>/grid.yaml is the grid as it was run.
+    """
+    if Path(name).is_file():
+        return Path(name)
+    folder = project_root() / 'notebooks' / 'grids'
+    for path in (folder / f'{name}.yaml', results / name / 'grid.yaml'):
+        if path.is_file():
+            return path
+    if Path(name).suffix in ('.yaml', '.yml'):
+        raise BadInput(f'no grid file {name!r}; name a file, or one of the grids in {folder}')
+    raise UnknownName('grid', name, [path.stem for path in folder.glob('*.yaml')], f'ls {folder}')
+
+
+@dataclass(frozen=True)
+class StudyFolder:
+    """results/<profile>: one folder a run, and beside them what belongs to the study as a whole."""
+
+    root: Path
+
+    @property
+    def runs(self) -> Path:
+        return self.root / 'runs'
+
+    @property
+    def claims(self) -> Path:
+        return self.root / 'claims'
+
+    @property
+    def searches(self) -> Path:
+        return self.root / 'searches'
+
+    @property
+    def splits(self) -> Path:
+        return self.root / 'splits.json'
+
+    @property
+    def events(self) -> Path:
+        return self.root / 'events.jsonl'
+
+    @property
+    def grid(self) -> Path:
+        return self.root / 'grid.yaml'
+
+    def run(self, run: str) -> Path:
+        return self.runs / run
+
+    def record(self, run: str) -> Path:
+        return self.runs / run / 'record.json'
+
+    def claim(self, run: str) -> Path:
+        return self.claims / run

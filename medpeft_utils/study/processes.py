@@ -1,0 +1,70 @@
+"""Parents and children on Linux: who dies with whom, and whose orphans are whose.
+
+Elsewhere these do nothing; there a kernel notices within seconds by itself that its parent is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+from pathlib import Path
+
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+LINUX = sys.platform == 'linux'
+
+
+def _prctl(option: int, value: int) -> None:
+    if ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), 'prctl')
+
+
+def die_with(parent: int) -> None:
+    """Let this process be killed when `parent`, its parent, ends in whatever way."""
+    if not LINUX:
+        return
+    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before we asked
+        os._exit(1)
+
+
+def adopt_orphans() -> None:
+    """Make this process the parent of every descendant whose own parent ends, so that none escapes."""
+    if LINUX:
+        _prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def children(pid: int | None = None) -> list[int]:
+    """Process ids of the direct children, those of zombies included."""
+    pid, found = pid or os.getpid(), []
+    for task in Path(f'/proc/{pid}/task').glob('*/children'):
+        with contextlib.suppress(OSError):  # the thread ended meanwhile
+            found += [int(child) for child in task.read_text().split()]
+    return found
+
+
+def kill(pid: int, group: bool = False) -> None:
+    """SIGKILL a process, or its group; nothing happens where there is none."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        (os.killpg if group else os.kill)(pid, signal.SIGKILL)
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+
+
+def thread_variables(threads: int) -> dict[str, str]:
+    """The environment variables by which numerical libraries learn how many threads to use."""
+    libraries = 'OMP', 'MKL', 'OPENBLAS', 'NUMEXPR'
+    return {f'{library}_NUM_THREADS': str(threads) for library in libraries}
+
+
+def graphics_cards() -> list[str]:
+    """The cards that runs may share, as values for CUDA_VISIBLE_DEVICES; without loading a driver."""
+    if os.environ.get('CUDA_VISIBLE_DEVICES') is not None:
+        return [card for card in os.environ['CUDA_VISIBLE_DEVICES'].split(',') if card.strip()]
+    cards = Path('/proc/driver/nvidia/gpus')
+    return [str(number) for number in range(len(list(cards.iterdir())))] if cards.is_dir() else []

@@ -1,0 +1,354 @@
+"""Execute the runs of a grid, so that it can be killed at any moment and started again, alone or beside others.
+
+A run is settled when its record is there. What is settled is skipped; a run is claimed before it is started
+(`claims.py`); who finds its owner gone does it again from the beginning.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from medpeft_utils.errors import MedpeftError
+from medpeft_utils.study import endings, records
+from medpeft_utils.study.claims import Claim, Claims, process_mark
+from medpeft_utils.study.context import PLAN, commit
+from medpeft_utils.study.files import StorageFault, append_line, check_writable, read_json, write_bytes, write_json
+from medpeft_utils.study.grid import Grid, Run, dump
+from medpeft_utils.study.identity import code_version
+from medpeft_utils.study.places import StudyFolder
+from medpeft_utils.study.pool import Event, open_pool
+from medpeft_utils.study.processes import cores, graphics_cards
+from medpeft_utils.study.progress import Counts, Progress, Times
+from medpeft_utils.study.splits import with_data_root
+from medpeft_utils.study.worker import OUTCOME, STORAGE_EXIT
+
+LOOK_AGAIN = 2.0  # seconds until a run that another runner has claimed is looked at again
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to execute a grid.
+
+    Args:
+        jobs: runs at a time.
+        threads: of every run; the cores shared out among the jobs where 0.
+        limit: most runs to start; None for all.
+        retry: do runs again that failed or died before.
+        plain: start every kernel anew instead of forking it.
+        time_limit: seconds after which a run is ended and counts as failed; None for never.
+        data_root: where the published downloads lie; a relative `data_folder` is looked up in it.
+    """
+
+    jobs: int = 1
+    threads: int = 0
+    limit: int | None = None
+    retry: bool = False
+    plain: bool = False
+    time_limit: float | None = None
+    data_root: Path | None = None
+
+
+@dataclass
+class Active:
+    """A run that this runner executes now."""
+
+    run: Run
+    claim: Claim
+    attempt: int
+    slot: int
+    began: float = field(default_factory=time.monotonic)
+    overdue: bool = False
+
+
+class Runner:
+    """Executes runs of one study.
+
+    Args:
+        grid: the grid that they come from.
+        runs: those to do, in the order of preference.
+        folder: of the study.
+        options: how.
+        progress: where to show it.
+    """
+
+    def __init__(self, grid: Grid, runs: list[Run], folder: StudyFolder, options: Options, progress: Progress):
+        self.grid, self.folder, self.options, self.progress = grid, folder, options, progress
+        self.claims, self.times, self.counts = Claims(), Times(), Counts()
+        self.active: dict[str, Active] = {}
+        self.slots = list(range(options.jobs))
+        self.threads = options.threads or max(1, cores() // options.jobs)
+        self.cards, self.commit = graphics_cards(), commit()
+        self.stopping, self.started, self.fault = 0, 0, None
+        self.told_of_others = False
+        self.look_at: dict[str, float] = {}
+        self.again: dict[str, int] = {}  # run -> the attempt that `retry` wants replaced
+        if options.retry:
+            self._note_failed(runs)
+        self.waiting = [run for run in in_order(runs) if not self._count(run)]
+
+    def _note_failed(self, runs: list[Run]) -> None:
+        for run in runs:
+            record = records.read(self.folder.record(run.hash))
+            if record and record['status'] != 'done':
+                self.again[run.hash] = record.get('attempt', 1)
+
+    def _count(self, run: Run) -> bool:
+        """Count a run that is settled; False where it is to be done."""
+        record = records.read(self.folder.record(run.hash))
+        if record is None or self._wanted(run, record):
+            return False
+        self._tally(run, record)
+        return True
+
+    def _tally(self, run: Run, record: dict[str, Any], seconds: float | None = None) -> None:
+        setattr(self.counts, record['status'], getattr(self.counts, record['status']) + 1)
+        if record['status'] == 'done':
+            self.times.add(run, seconds or record['time'].get('total_seconds'))
+
+    def _wanted(self, run: Run, record: dict[str, Any] | None) -> bool:
+        return endings.is_wanted(record, self.again.get(run.hash))
+
+    def execute(self) -> Counts:
+        """Do all runs, or as many as the options and the user's patience allow.
+
+        Raises:
+            StorageFault: results cannot be written. Nothing that is recorded is harmed.
+        """
+        check_writable(self.folder.root)
+        write_bytes(self.folder.grid, dump(self.grid, self.folder.grid).encode())
+        self._event('study', runs=len(self.waiting), settled=vars(self.counts), jobs=self.options.jobs)
+        if not self.waiting:
+            return self._now()
+        self.pool = open_pool(self.threads, self.grid.preload, self.options.plain)
+        try:
+            with stop_signals(self._stop):
+                while self._step():
+                    pass
+        finally:
+            self.pool.close()
+            self.progress.close()
+            with contextlib.suppress(StorageFault):  # a claim left behind is taken over, since its owner is gone
+                for active in self.active.values():
+                    active.claim.release(settled=False)
+        if self.fault:
+            raise self.fault
+        return self._now()
+
+    def _step(self) -> bool:
+        """Start what can be started and take note of what has happened; False when nothing is left to do."""
+        while self.slots and not self.stopping and self._start_next():
+            pass
+        if self.stopping > 1 or (not self.active and (self.stopping or not self._left())):
+            return False
+        for event in self.pool.wait(0.2):
+            self._note(event)
+        for active in list(self.active.values()):
+            self._keep(active)
+        self.progress.show(self._now(), self._seconds_left())
+        return True
+
+    def _left(self) -> int:
+        limit = self.options.limit
+        room = len(self.waiting) if limit is None else max(0, limit - self.started)
+        return min(room, len(self.waiting))
+
+    def _now(self) -> Counts:
+        self.counts.running, self.counts.left = len(self.active), self._left()
+        return self.counts
+
+    def _seconds_left(self) -> float | None:
+        now = time.monotonic()
+        running = [(active.run, now - active.began) for active in self.active.values()]
+        return self.times.left(self.waiting[: self._left()], running, self.options.jobs)
+
+    # Starting
+
+    def _start_next(self) -> bool:
+        """Start the first run that nobody else has claimed; False where there is none at present."""
+        if not self._left():
+            return False
+        busy = {active.run.group for active in self.active.values()}
+        # Runs of one search wait for one another: whoever can do another one meanwhile should.
+        waiting = sorted(self.waiting, key=lambda run: run.group in busy and bool(run.parameters.get('search_trials')))
+        now = time.monotonic()
+        for run in waiting:
+            if self.look_at.get(run.hash, 0.0) > now:
+                continue
+            if self._count(run):
+                self.waiting.remove(run)
+            elif claim := self.claims.take(self.folder.claim(run.hash), run=run.hash):
+                self.waiting.remove(run)
+                if self._start(run, claim):
+                    return True
+            else:
+                self.look_at[run.hash] = now + LOOK_AGAIN
+        if not self.active and not self.told_of_others and self.waiting:
+            self.told_of_others = True
+            self.progress.say(
+                f'{len(self.waiting)} runs are being done by another runner; this one waits, should it end'
+            )
+        return False
+
+    def _start(self, run: Run, claim: Claim) -> bool:
+        endings.end_worker(claim.taken_from)
+        record = records.read(self.folder.record(run.hash))  # again: it may have been written until we had the claim
+        if not self._wanted(run, record):
+            self._tally(run, record)
+            claim.release(settled=True)
+            return False
+        if run.code != code_version(run.notebook):
+            self._give_up(f'{run.experiment}: the code has changed since this study was started; start it again')
+            claim.release(settled=False)
+            return False
+        attempt = record.get('attempt', 1) + 1 if record else 1
+        active = self.active[run.hash] = Active(run, claim, attempt, self.slots.pop(0))
+        self.started += 1
+        self.pool.start(self._job(active))
+        self._event('start', run=run.hash, label=run.label, attempt=attempt)
+        return True
+
+    def _job(self, active: Active) -> dict[str, Any]:
+        """Prepare the run's folder; what its process is told."""
+        run, folder = active.run, self.folder.run(active.run.hash).resolve()
+        if folder.exists():
+            shutil.rmtree(folder)  # a half-finished attempt, or a failed one that is done again
+        parameters = with_data_root(run.parameters, self.options.data_root)
+        plan = {
+            'run': run.hash,
+            'profile': self.grid.profile,
+            'experiment': run.experiment,
+            'family': run.family,
+            'key': run.key,
+            'parameters': parameters,
+            'code_version': run.code,
+            'attempt': active.attempt,
+            'commit': self.commit,
+            'started': endings.stamp(),
+        }
+        write_json(folder / PLAN, plan, durable=False)
+        environment = {}
+        if len(self.cards) > 1:
+            environment['CUDA_VISIBLE_DEVICES'] = self.cards[active.slot % len(self.cards)]
+        return {
+            'run': run.hash,
+            'notebook': str(run.notebook),
+            'folder': str(folder),
+            'parameters': {**parameters, 'record_folder': str(folder)},
+            'threads': self.threads,
+            'cwd': str(Path.cwd()),
+            'environment': environment,
+        }
+
+    # What happens to runs
+
+    def _note(self, event: Event) -> None:
+        if event.kind == 'ready':
+            self._event('ready', **event.details)
+            return
+        active = self.active.get(event.run)
+        if active is None:
+            return  # one that was taken over by another runner and ended here
+        if event.kind == 'started':
+            active.began = time.monotonic()
+            pid = event.details['pid']
+            active.claim.beat(worker=pid, worker_began=process_mark(pid))
+        else:
+            self._settle(active, event.details)
+
+    def _settle(self, active: Active, details: dict[str, Any]) -> None:
+        """A run's process has ended: see to it that there is a record, and make room for the next run."""
+        run, code = active.run, details['code']
+        folder, seconds = self.folder.run(run.hash), time.monotonic() - active.began
+        outcome = read_json(folder / OUTCOME)
+        record = records.read(self.folder.record(run.hash))
+        if record is None and code == STORAGE_EXIT:
+            raise StorageFault(outcome['error']['message'] if outcome else f'cannot write {folder}; free space there')
+        if record is None:
+            if active.overdue:
+                outcome = endings.overdue(self.options.time_limit)
+            record = endings.failure(folder, run, active.attempt, outcome, code, seconds)
+            records.write(record, folder)
+        (folder / OUTCOME).unlink(missing_ok=True)
+        active.claim.release(settled=True)
+        del self.active[run.hash]
+        self.slots.append(active.slot)
+        again = self._wanted(run, record)
+        if again:
+            self.waiting.append(run)
+        else:
+            self._tally(run, record, seconds)
+        self._tell(run, record, seconds, again, details.get('cpu_seconds'))
+
+    def _tell(self, run: Run, record: dict[str, Any], seconds: float, again: bool, cpu: float | None) -> None:
+        status, error = record['status'], record.get('error')
+        self._event(
+            'end', run=run.hash, label=run.label, status=status, seconds=round(seconds, 3), cpu_seconds=cpu, error=error
+        )
+        text = f'{status}  {run.label}  {seconds:.1f} s'
+        if error:
+            text += f' (run {run.hash})\n    {error["type"]}: {error["message"]}' + (
+                '; it is tried again' if again else ''
+            )
+        self.progress.ended(text, self._now(), self._seconds_left(), notable=error is not None)
+
+    def _keep(self, active: Active) -> None:
+        """Show that a run is being worked on; end it where another has taken it over, or where it takes too long."""
+        limit = self.options.time_limit
+        if limit and not active.overdue and time.monotonic() - active.began > limit:
+            active.overdue = True
+            self.pool.kill(active.run.hash)
+        if not active.claim.beat():
+            self._event('lost', run=active.run.hash)
+            self.pool.kill(active.run.hash)
+            del self.active[active.run.hash]
+            self.slots.append(active.slot)
+            self.waiting.append(active.run)
+
+    # Stopping
+
+    def _stop(self, at_once: bool) -> None:
+        """A signal: the first lets runs finish, the second ends them."""
+        self.stopping = 2 if at_once else self.stopping + 1
+        if self.stopping == 1:
+            self.progress.say(f'finishing {len(self.active)} runs; Ctrl-C again to stop at once')
+
+    def _give_up(self, reason: str) -> None:
+        self.fault = MedpeftError(reason)
+        self.stopping = max(self.stopping, 1)
+
+    def _event(self, name: str, **details: Any) -> None:
+        append_line(
+            self.folder.events, {'time': endings.stamp(), 'runner': self.claims.owner, 'event': name, **details}
+        )
+
+
+def in_order(runs: list[Run]) -> list[Run]:
+    """The first seed of everything, then the second, and so on: runs that share a search are apart, and a study that is
+    stopped early has a bit of everything."""
+    seen: dict[str, int] = {}
+    turns = []
+    for run in runs:
+        turns.append(seen.get(run.group, 0))
+        seen[run.group] = turns[-1] + 1
+    return [run for _, run in sorted(zip(turns, runs, strict=True), key=lambda pair: pair[0])]
+
+
+class stop_signals:
+    """Within it, Ctrl-C calls `stop(False)`, and a request to terminate `stop(True)`."""
+
+    def __init__(self, stop: Callable[[bool], None]):
+        self.handlers = {signal.SIGINT: lambda *_: stop(False), signal.SIGTERM: lambda *_: stop(True)}
+
+    def __enter__(self) -> None:
+        self.before = {number: signal.signal(number, handler) for number, handler in self.handlers.items()}
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)

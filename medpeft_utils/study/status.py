@@ -1,0 +1,174 @@
+"""Where a study stands: the state of every run, as its record and its claim tell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medpeft_utils.errors import BadInput
+from medpeft_utils.study import records
+from medpeft_utils.study.claims import holder_of, numbered, seems_alive
+from medpeft_utils.study.grid import Grid, Run
+from medpeft_utils.study.identity import run_hash
+from medpeft_utils.study.places import StudyFolder
+
+STATES = 'done', 'failed', 'died', 'running', 'stale', 'left', 'not available yet'
+BARS = ' ▁▂▃▄▅▆▇█'
+
+
+@dataclass(frozen=True)
+class State:
+    """A run and where it stands; `record` is a stale one's old record too."""
+
+    run: Run
+    state: str
+    record: dict[str, Any] | None
+
+
+def states(runs: Iterable[Run], folder: StudyFolder) -> list[State]:
+    """Where every run stands. A run that only older code has done is stale: it is to be done again."""
+    found, older = [], None
+    for run in runs:
+        record = records.read(folder.record(run.hash))
+        if record is not None:
+            found.append(State(run, record['status'], record))
+        elif run.notebook is None:
+            found.append(State(run, 'not available yet', None))
+        elif _claimed(folder.claim(run.hash)):
+            found.append(State(run, 'running', None))
+        else:
+            older = _by_key(folder) if older is None else older
+            found.append(State(run, 'stale' if run.key in older else 'left', older.get(run.key)))
+    return found
+
+
+def _claimed(base: Path) -> bool:
+    number, holder = holder_of(base)
+    return bool(number) and seems_alive(holder, numbered(base, number))
+
+
+def _by_key(folder: StudyFolder) -> dict[str, dict[str, Any]]:
+    """Records by what they would be called whatever the code."""
+    if not folder.runs.is_dir():
+        return {}
+    done = (record for record in records.read_all(folder.root) if record['status'] == 'done')
+    return {run_hash(record['experiment'], record['parameters'], ''): record for record in done}
+
+
+def count_table(found: list[State]) -> list[str]:
+    """A line a family with the number of its runs in every state, and their sum."""
+    families = list(dict.fromkeys(state.run.family for state in found))
+    shown = [name for name in STATES if name in ('done', 'left') or any(s.state == name for s in found)]
+    rows = [['family', 'runs', *shown]]
+    for family in [*families, 'all']:
+        inside = [state for state in found if family in ('all', state.run.family)]
+        numbers = [sum(state.state == name for state in inside) for name in shown]
+        rows.append([family, str(len(inside)), *(str(number) if number else '·' for number in numbers)])
+    return aligned(rows)
+
+
+def aligned(rows: list[list[str]], left: int = 1) -> list[str]:
+    """Rows as text in columns: the first `left` to the left, numbers to the right."""
+    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
+    columns = list(enumerate(widths))
+    return ['  '.join(f'{row[k]:{"<" if k < left else ">"}{width}}' for k, width in columns).rstrip() for row in rows]
+
+
+def failure_lines(found: list[State], lines: int = 4) -> list[str]:
+    """Every failed and died run with its error and the last lines of its output."""
+    text = []
+    for state in found:
+        if state.state not in ('failed', 'died'):
+            continue
+        error = state.record['error']
+        where = f', cell {error["cell"]}' if error.get('cell') is not None else ''
+        text.append(f'{state.run.hash}  {state.state}  {state.run.label}')
+        text.append(f'    {error["type"]}: {error["message"]}{where}')
+        text += [f'    | {line}' for line in (error.get('last_lines') or [])[-lines:]]
+    return text
+
+
+def run_lines(found: list[State]) -> list[str]:
+    """A line a run: its hash, its state, what it is, and its score where there is one."""
+    rows = []
+    for state in found:
+        test = ((state.record or {}).get('metrics') or {}).get('test') or {}
+        score = f'{test["f1_macro"]:.3f}' if state.state == 'done' and test.get('f1_macro') is not None else ''
+        rows.append([state.run.hash, state.state, state.run.label, score])
+    return aligned(rows, left=3) if rows else []
+
+
+def as_json(grid: Grid, found: list[State]) -> dict[str, Any]:
+    """The same for other tools."""
+    runs = [
+        {'run': run.hash, 'state': state.state, 'experiment': run.experiment, 'family': run.family, 'given': run.given}
+        for state in found
+        for run in [state.run]
+    ]
+    return {'profile': grid.profile, 'title': grid.title, 'runs': runs}
+
+
+def find_run(beginning: str, results: Path) -> Path:
+    """The folder of the run whose hash begins so. Raises BadInput where there is none, or more than one."""
+    found = sorted(results.glob(f'*/runs/{beginning}*')) if beginning.isalnum() else []
+    if len(found) != 1:
+        what = f'{len(found)} runs begin' if found else 'no run begins'
+        raise BadInput(f'{what} with {beginning!r} in {results}; `medpeft status GRID --list` names them')
+    return found[0]
+
+
+def describe(folder: Path) -> list[str]:
+    """All about one run: parameters, metrics, curve, error, and where its notebook is."""
+    record = records.read(folder)
+    if record is None:
+        raise BadInput(f'{folder} holds no record: the run has not finished; `medpeft status` tells if it is running')
+    stale = ', stale: made by older code' if records.is_stale(record) else ''
+    text = [f'run {record["run"]}  {record["status"]}{stale}', f'{record.get("profile")} · {record["experiment"]}', '']
+    text += aligned([[name, str(value)] for name, value in record['parameters'].items()], left=2)
+    if record['status'] != 'done':
+        error = record['error']
+        text += ['', f'{error["type"]}: {error["message"]}', *(f'  | {line}' for line in error.get('last_lines') or [])]
+    else:
+        text += ['', *_outcome_lines(record)]
+    return [*text, '', f'notebook  {folder / "notebook.ipynb"}', f'record    {folder / "record.json"}']
+
+
+def _outcome_lines(record: dict[str, Any]) -> list[str]:
+    data, backbone, method, rate = (record[key] for key in ('data', 'backbone', 'method', 'learning_rate'))
+    text = [
+        f'data           {data.get("label")}, {data.get("counts")}, split {data.get("split_hash")}',
+        f'backbone       {backbone.get("label")}, {backbone.get("source")}',
+        f'method         {method.get("label")}, {method.get("trainable_parameters")} trainable parameters',
+        f'learning rate  {rate.get("value")} ({rate.get("how")})',
+        f'time           {record["time"].get("total_seconds")} s, commit {record["environment"].get("commit")}',
+        '',
+    ]
+    splits = {name: part for name, part in record['metrics'].items() if name in ('validation', 'test')}
+    for name, value in (record['metrics'] if not splits else {}).items():
+        text.append(f'{name}  {value}')
+    if splits:
+        scores = list(splits['test'] if 'test' in splits else next(iter(splits.values())))
+        rows = [['', *splits], *([score, *(_number(part.get(score)) for part in splits.values())] for score in scores)]
+        text += aligned(rows)
+    if curve := record.get('curve'):
+        text += ['', 'curve', *_curve_lines(curve)]
+    return text
+
+
+def _number(value: Any) -> str:
+    return f'{value:.4f}' if isinstance(value, float) else '' if value is None else str(value)
+
+
+def _curve_lines(curve: list[dict[str, Any]]) -> list[str]:
+    """A bar an entry for every number that changes in training."""
+    names = [name for name in curve[0] if name not in ('epoch', 'step')]
+    rows = []
+    for name in names:
+        values = [point[name] for point in curve if isinstance(point.get(name), (int, float))]
+        if values:
+            low, high = min(values), max(values)
+            bars = ''.join(BARS[1 + round((value - low) / (high - low or 1) * (len(BARS) - 2))] for value in values)
+            rows.append([name, bars, f'{values[0]:.4f} to {values[-1]:.4f}'])
+    return aligned(rows, left=2) if rows else []

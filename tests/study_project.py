@@ -1,0 +1,116 @@
+"""A project of a few trivial notebooks, which papermill executes for real in a fraction of a second."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import yaml
+
+PARAMETERS = """
+mode: str = 'fine'  # what the notebook does
+value: float = 1.0
+seed: int = 0
+pause: float = 0.0  # seconds
+search_trials: int = 0
+record_folder: str = ''
+"""
+START = """
+import os, sys, time
+from pathlib import Path
+from medpeft_utils.study import records
+context = records.start(
+    dict(mode=mode, value=value, seed=seed, pause=pause, search_trials=search_trials, record_folder=record_folder),
+    experiment='toy',
+)
+"""
+WORK = """
+(context.folder / 'began').write_text(str(os.getpid()))
+time.sleep(pause)
+if mode == 'raises':
+    print('before the fault')
+    raise ValueError('the numbers do not add up')
+elif mode == 'killed':
+    os.kill(os.getpid(), 9)
+elif mode == 'exits':
+    sys.exit(0)
+elif mode == 'flaky' and not (context.searches / 'second').exists():
+    context.searches.mkdir(exist_ok=True)
+    (context.searches / 'second').touch()
+    os.kill(os.getpid(), 9)
+elif mode == 'forks' and os.fork() == 0:
+    os.setsid()
+    (context.folder / 'child').write_text(str(os.getpid()))
+    time.sleep(600)
+elif mode == 'full':
+    raise OSError(28, 'No space left on device')
+"""
+FINISH = """
+scores = dict.fromkeys(records.SCORES, (value * 7 + seed) % 1)
+context.finish(
+    data={'name': 'toy', 'label': 'Toy', 'synthetic': True, 'split_hash': 'x', 'counts': {'train': 3}},
+    backbone={'name': 'none', 'family': 'vit'},
+    method={'key': mode},
+    learning_rate={'value': 0.1, 'how': 'given', 'trials': []},
+    metrics={'test': scores, 'validation': scores},
+    curve=[{'epoch': 0, 'step': 1, 'train_loss': 2.0}, {'epoch': 1, 'step': 2, 'train_loss': 1.0}],
+)
+"""
+
+
+def write_notebook(path: Path, *cells: str, parameters: str = PARAMETERS) -> None:
+    """A notebook of a parameters cell and code cells."""
+    notebook = nbformat.v4.new_notebook()
+    first = nbformat.v4.new_code_cell(parameters.strip())
+    first.metadata['tags'] = ['parameters']
+    notebook.cells = [first, *(nbformat.v4.new_code_cell(cell.strip()) for cell in cells)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(notebook, path)
+
+
+class Project:
+    """Notebooks, grids and results below one folder, and the command line run in it."""
+
+    def __init__(self, root: Path):
+        self.root, self.results = root, root / 'results'
+        self.notebook = root / 'notebooks' / 'experiments' / 'toy.ipynb'
+        write_notebook(self.notebook, START, WORK, FINISH)
+
+    def grid(self, name: str = 'tiny', **content) -> Path:
+        """Write a grid; without more, two modes of two seeds that both succeed."""
+        path = self.root / 'notebooks' / 'grids' / f'{name}.yaml'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        axes = {'mode': ['fine'], 'seed': [0, 1]}
+        content.setdefault('experiments', [{'notebook': 'toy', 'axes': content.pop('axes', axes)}])
+        path.write_text(yaml.safe_dump({'profile': name, 'preload': [], **content}))
+        return path
+
+    def start(self, *arguments: str, **more) -> subprocess.Popen:
+        command = [sys.executable, '-m', 'medpeft_utils.cli', *arguments]
+        pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, 'text': True}
+        return subprocess.Popen(command, cwd=self.root, env=os.environ, **{**pipes, **more})
+
+    def medpeft(self, *arguments: str, code: int = 0) -> str:
+        """What `medpeft ARGUMENTS` prints; its exit code must be `code`."""
+        process = self.start(*arguments)
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == code, f'exit code {process.returncode}\n{out}\n{err}'
+        return out + err
+
+    def records(self, profile: str = 'tiny') -> dict[str, dict]:
+        """Every record by what its run does: 'mode/value/seed'."""
+        found = {}
+        for path in sorted(self.results.glob(f'{profile}/runs/*/record.json')):
+            record = json.loads(path.read_text())
+            name = '{mode}/{value}/{seed}'.format(**record['parameters'])
+            assert name not in found, f'{name} is recorded twice'
+            found[name] = record
+        return found
+
+    def events(self, profile: str = 'tiny') -> list[dict]:
+        path = self.results / profile / 'events.jsonl'
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []

@@ -1,0 +1,231 @@
+"""Grids: what they expand to, what is refused, and what makes a run the run it is."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from study_project import FINISH, START, Project, write_notebook
+
+from medpeft_utils.errors import BadInput, UnknownName
+from medpeft_utils.study.check import check
+from medpeft_utils.study.grid import dump, load_grid, selected
+from medpeft_utils.study.identity import code_version, essence, package_version, run_hash, same_code
+from medpeft_utils.study.notebook import NO_DEFAULT, read_parameters
+from medpeft_utils.study.places import StudyFolder, find_grid
+from medpeft_utils.study.runner import in_order
+from medpeft_utils.study.splits import identified, with_data_root
+
+ROOT = Path(__file__).resolve().parents[1]
+NAMED = """
+dataset: str = 'synthetic_breastus'
+backbone: str = 'vit_base_mini'
+method: str = 'lora'
+method_config: str = '{}'
+seed: int = 0
+fraction: float = 1.0
+record_folder: str = ''
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return Project(tmp_path)
+
+
+def test_a_grid_expands_to_its_combinations(project):
+    path = project.grid(
+        defaults={'pause': 0.5, 'unheard_of': 1},
+        experiments=[
+            {
+                'notebook': 'toy',
+                'parameters': {'search_trials': 2},
+                'axes': {'pair': [{'mode': 'fine', 'value': 1}, {'mode': 'exits', 'value': 2}], 'seed': [0, 1, 2]},
+                'exclude': [{'mode': 'exits', 'seed': 2}],
+                'include': [{'mode': 'raises'}],
+            }
+        ],
+    )
+    grid = load_grid(path)
+    assert [(run.parameters['mode'], run.parameters['seed']) for run in grid.runs] == [
+        *(('fine', 0), ('fine', 1), ('fine', 2), ('exits', 0), ('exits', 1)),
+        ('raises', 0),
+    ]
+    first = grid.runs[0].parameters
+    assert first == {'mode': 'fine', 'value': 1.0, 'seed': 0, 'pause': 0.5, 'search_trials': 2}
+    assert isinstance(first['value'], float) and not grid.faults
+    assert len(selected(grid.runs, {'mode': 'exits', 'seed': '1'})) == 1
+    assert len(selected(grid.runs, {'experiment': 'toy', 'value': '1'})) == 4
+    with pytest.raises(BadInput, match="'colour' is nothing to choose runs by"):
+        selected(grid.runs, {'colour': 'red'})
+
+
+def test_settings_replace_values_and_axes_of_every_run(project):
+    grid = load_grid(project.grid(), {'seed': 7, 'value': 2}, profile='other')
+    assert [run.parameters['seed'] for run in grid.runs] == [7] and grid.profile == 'other'
+
+
+def test_a_grid_is_written_so_that_it_gives_the_same_runs_elsewhere(project, tmp_path):
+    grid = load_grid(project.grid(), {'value': 3.0})
+    copy = tmp_path / 'elsewhere' / 'grid.yaml'
+    copy.parent.mkdir()
+    copy.write_text(dump(grid, copy))
+    assert [run.hash for run in load_grid(copy).runs] == [run.hash for run in grid.runs]
+
+
+def test_every_fault_is_listed(project):
+    write_notebook(project.root / 'notebooks' / 'experiments' / 'named.ipynb', START, FINISH, parameters=NAMED)
+    named = {'dataset': 'synthetic_breastus', 'backbone': 'vit_base_mini', 'method': 'lora'}
+    path = project.grid(
+        colour='red',
+        experiments=[
+            {'notebook': 'toy', 'parameters': {'vaule': 1, 'seed': 'zero', 'value': True}, 'axis': {}},
+            {'notebook': 'named', 'parameters': {'dataset': 'synthetic_breastus', 'backbone': 'vit_base_mini'}},
+            {'notebook': 'named', 'parameters': named, 'axes': {'dataset': ['ham1000']}},
+            {'notebook': 'named', 'parameters': named, 'axes': {'method': ['lora', 'lroa', 'tsa']}},
+            {'notebook': 'named', 'parameters': named, 'axes': {'backbone': ['vit_base_mimi'], 'seed': [0, 1]}},
+            {'notebook': 'named', 'parameters': {**named, 'method_config': '{"rnak": 4}'}},
+            {'notebook': 'unwritten', 'parameters': {'seed': 0}},
+        ],
+    )
+    grid = load_grid(path)
+    with pytest.raises(BadInput) as refusal:
+        check(grid, grid.runs)
+    printed = str(refusal.value)
+    for fault in (
+        "unknown key 'colour'",
+        "toy: unknown key 'axis'",
+        "toy: unknown parameter 'vaule'",
+        "seed = 'zero' is a str, the notebook wants int",
+        'value = True is a bool, the notebook wants float',
+        "named: missing parameter 'method'",
+        "unknown dataset 'ham1000'; did you mean 'ham10000'?",
+        "unknown method 'lroa'; did you mean 'lora'?",
+        "method 'tsa' does not fit backbone 'vit_base_mini' (vit)",
+        "unknown backbone 'vit_base_mimi'",
+        "has no option 'rnak'",
+        'unwritten: not available yet',
+    ):
+        assert fault in printed, f'{fault}\n{printed}'
+    assert '(2 runs)' in printed
+
+
+def test_what_is_not_available_is_counted_and_can_be_left_out(project):
+    project.grid(experiments=[{'notebook': 'toy', 'axes': {'seed': [0, 1]}}, {'notebook': 'later', 'family': 'unet'}])
+    lines = [line.split() for line in project.medpeft('status', 'tiny').splitlines()[1:]]
+    assert lines[0] == ['family', 'runs', 'done', 'left', 'not', 'available', 'yet']
+    printed = project.medpeft('run', 'tiny', code=2)
+    assert 'nothing was started' in printed and 'Traceback' not in printed and not project.results.exists()
+    assert lines[1:] == [['toy', '2', '·', '2', '·'], ['unet', '1', '·', '·', '1'], ['all', '3', '·', '2', '1']]
+    grid = load_grid(find_grid(str(project.root / 'notebooks/grids/tiny.yaml'), project.results))
+    check(grid, selected(grid.runs, {'experiment': 'toy'}))
+    with pytest.raises(BadInput, match='later: not available yet'):
+        check(grid, grid.runs)
+
+
+def test_unknown_grids_are_told_apart_from_the_known(project, monkeypatch):
+    project.grid()
+    monkeypatch.chdir(project.root)
+    with pytest.raises(UnknownName, match="unknown grid 'tinny'; did you mean 'tiny'"):
+        find_grid('tinny', Path('results'))
+
+
+def test_identity_is_parameters_code_and_split_but_not_the_place(project):
+    parameters = {'seed': 0, 'value': 1.0, 'data_folder': '/here', 'record_folder': '/there'}
+    one = run_hash('toy', parameters, 'a.b')
+    assert one == run_hash('toy', {**parameters, 'data_folder': '/elsewhere'}, 'a.b') and len(one) == 16
+    others = [
+        run_hash('toy', {**parameters, 'seed': 1}, 'a.b'),
+        run_hash('other', parameters, 'a.b'),
+        run_hash('toy', parameters, 'a.c'),
+        run_hash('toy', parameters, 'a.b', split='0123'),
+    ]
+    assert len({one, *others}) == 5
+
+
+def test_the_code_version_follows_code_and_not_its_comments(project, tmp_path):
+    before = code_version(project.notebook)
+    write_notebook(project.notebook, START + '\n# why', *_cells(project)[1:])
+    assert code_version(project.notebook) == before
+    write_notebook(project.notebook, START, *_cells(project)[1:], 'more = 1')
+    assert not same_code(code_version(project.notebook), before)
+    assert same_code(before, before.split('.')[0] + '.none')
+
+    package = tmp_path / 'package'
+    (package / 'methods').mkdir(parents=True)
+    (package / 'study').mkdir()
+    (package / 'methods' / 'a.py').write_text('"""Words."""\nx = 1  # why\n')
+    (package / 'study' / 'b.py').write_text('y = 1\n')
+    first = package_version(package)
+    (package / 'study' / 'b.py').write_text('y = 2\n')
+    (package / 'methods' / 'a.py').write_text('"""Other words."""\n\nx = 1\n')
+    assert package_version(package) == first
+    (package / 'methods' / 'a.py').write_text('x = 2\n')
+    second = package_version(package)
+    (package / 'methods' / 'weights.safetensors').write_bytes(b'12')
+    assert len({first, second, package_version(package)}) == 3
+
+
+def _cells(project: Project) -> list[str]:
+    import nbformat
+
+    return [cell.source for cell in nbformat.read(project.notebook, 4).cells[1:]]
+
+
+def test_essence_keeps_everything_that_runs():
+    source = 'def f():\n    "words"\n\nclass A:\n    "words"\n    x = "text"\n\nif 1:\n    "kept"\n'
+    assert essence(source) == "def f():\n    pass\n\nclass A:\n    x = 'text'\nif 1:\n    'kept'"
+
+
+def test_parameters_of_a_notebook_are_read_with_their_types():
+    found = read_parameters("a: int = 1  # help\nb = 'x'\nc: str\nd: float = -1.0")
+    assert {name: (p.type, p.default) for name, p in found.items()} == {
+        'a': ('int', 1),
+        'b': ('str', 'x'),
+        'c': ('str', NO_DEFAULT),
+        'd': ('float', -1.0),
+    }
+    assert found['d'].fault(2) == '' and found['a'].fault(1.5) and found['a'].fault(True)
+    with pytest.raises(BadInput, match='not `name: type = value`'):
+        read_parameters('import os')
+    with pytest.raises(BadInput, match='not a plain value'):
+        read_parameters('a: int = f()')
+
+
+def test_runs_that_share_a_search_are_apart(project):
+    grid = load_grid(project.grid(axes={'value': [1.0, 2.0], 'seed': [0, 1, 2]}))
+    order = [(run.parameters['seed'], run.parameters['value']) for run in in_order(grid.runs)]
+    assert order == [(seed, value) for seed in (0, 1, 2) for value in (1.0, 2.0)]
+    assert len({run.group for run in grid.runs}) == 2
+
+
+def test_data_are_found_below_their_root_and_split_into_the_identity(project, tmp_path):
+    (tmp_path / 'ham10000').mkdir()
+    given = {'dataset': 'ham10000', 'data_folder': '', 'split_seed': 0}
+    assert with_data_root(given, tmp_path)['data_folder'] == str(tmp_path / 'ham10000')
+    assert with_data_root({**given, 'data_folder': 'ham'}, tmp_path)['data_folder'] == str(tmp_path / 'ham')
+    assert with_data_root({**given, 'dataset': 'smdg'}, tmp_path)['data_folder'] == ''
+    run = dataclasses.replace(load_grid(project.grid()).runs[0], parameters=given)
+    same, other = (identified([run], {'["ham10000", 0]': split})[0] for split in ('abc', 'xyz'))
+    assert same.split == 'abc' and len({run.hash, same.hash, other.hash}) == 3
+    assert identified([run], {})[0] == run
+
+
+def test_the_grid_of_the_paper_is_the_paper():
+    """Figure 1: 3 methods, 2 encoders, 8 shares, 3 seeds; Tables 2 and 3, 5 datasets; Table 5, 2 encoders; Table 4."""
+    grid = load_grid(ROOT / 'notebooks' / 'grids' / 'paper.yaml')
+    counts: dict[str, int] = {}
+    for run in grid.runs:
+        counts[run.family] = counts.get(run.family, 0) + 1
+    seeds = 3
+    assert counts == {
+        'low_data_regime': 3 * 2 * 8 * seeds,
+        'cnn': 6 * 5 * seeds,
+        'vit': 8 * 3 * 5 * seeds,
+        'self_supervised': 8 * 2 * 5 * seeds,
+        'text_to_image': 8 * 3 * 4,
+    }
+    assert sum(counts.values()) > 700 and not grid.faults
+    check(grid, [run for run in grid.runs if run.notebook is not None])
+    assert StudyFolder(Path('results') / grid.profile).runs == Path('results/paper/runs')

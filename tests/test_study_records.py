@@ -1,0 +1,279 @@
+"""Records whole or not at all, claims with one owner, shared work done once, and displays."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from study_project import Project
+
+from medpeft_utils.errors import BadInput
+from medpeft_utils.study import claims, records
+from medpeft_utils.study.files import StorageFault, append_line, plain, read_json, storage, write_bytes, write_json
+from medpeft_utils.study.grid import load_grid
+from medpeft_utils.study.progress import Counts, Progress, Times, duration
+from medpeft_utils.study.shared import once
+
+SCORES = dict.fromkeys(records.SCORES, 0.5)
+
+
+def whole(**changes) -> dict:
+    """A record that is whole, with changes."""
+    record = {
+        'schema': 1,
+        'run': 'a' * 16,
+        'status': 'done',
+        'profile': 'tiny',
+        'experiment': 'toy',
+        'parameters': {'seed': 1, 'fraction': 0.1, 'dataset': 'ham10000'},
+        'code_version': 'none.none',
+        'data': {'name': 'ham10000', 'label': 'HAM10000', 'synthetic': False, 'counts': {'train': 75}},
+        'backbone': {'name': 'vit_base_mini', 'label': 'ViT-Base (mini)', 'role': 'ViT-Base', 'family': 'vit'},
+        'method': {'key': 'lora', 'label': 'LoRA', 'trainable_parameters': 10, 'head_parameters': 2},
+        'learning_rate': {'value': 0.001, 'how': 'given', 'trials': []},
+        'metrics': {'test': SCORES},
+        'time': {'total_seconds': 3.0, 'step_seconds': 0.1},
+        'environment': {},
+    }
+    return {**record, **changes}
+
+
+def test_a_record_is_written_whole_or_refused(tmp_path):
+    path = records.write(whole(metrics={'test': {**SCORES, 'auroc': float('nan')}}), tmp_path / 'run')
+    assert json.loads(path.read_text())['metrics']['test']['auroc'] is None
+    assert records.read(tmp_path / 'run')['run'] == 'a' * 16 and os.listdir(tmp_path / 'run') == ['record.json']
+    for changes, fault in (
+        ({'status': 'fine'}, "has status 'fine'"),
+        ({'metrics': {'test': {'f1_macro': 0.5}}}, 'has no test f1_weighted'),
+        ({'method': None}, "has no 'method'"),
+        ({'metrics': {}}, 'has no metric'),
+        ({'status': 'failed'}, 'and no error'),
+    ):
+        with pytest.raises(BadInput, match=fault):
+            records.write(whole(**changes), tmp_path / 'other')
+    assert not (tmp_path / 'other').exists()
+    assert not records.faults(whole(metrics={'fid': 20.8}))
+    path.write_text(path.read_text()[:100])
+    assert records.read(tmp_path / 'run') is None
+
+
+def test_a_reader_sees_the_old_record_or_the_new_never_a_part(tmp_path):
+    path, faults = tmp_path / 'x.json', []
+    write_json(path, {'n': 0, 'text': 'x' * 100_000}, durable=False)
+
+    def read() -> None:
+        while not done.is_set():
+            content = json.loads(path.read_text())
+            faults.extend([] if len(content['text']) == 100_000 else ['part'])
+
+    done = threading.Event()
+    reader = threading.Thread(target=read)
+    reader.start()
+    for n in range(100):
+        write_json(path, {'n': n, 'text': 'x' * 100_000}, durable=False)
+    done.set()
+    reader.join()
+    assert not faults and os.listdir(tmp_path) == ['x.json']
+
+
+def test_storage_faults_name_the_file_and_the_way_out(tmp_path):
+    with pytest.raises(StorageFault, match='no space left on device; free space'), storage(tmp_path):
+        raise OSError(28, 'No space left on device')
+    if Path('/dev/full').exists():
+        with pytest.raises(StorageFault, match='/dev/full'):
+            append_line('/dev/full', {})
+    with pytest.raises(FileNotFoundError), storage(tmp_path):
+        raise FileNotFoundError(2, 'another matter')
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason='root writes everywhere')
+def test_a_read_only_folder_is_a_storage_fault(tmp_path):
+    tmp_path.chmod(stat.S_IRUSR | stat.S_IXUSR)
+    with pytest.raises(StorageFault, match='permission denied'):
+        write_bytes(tmp_path / 'x', b'')
+
+
+def test_plain_knows_numbers_of_numpy_and_paths():
+    given = {'a': np.float32(0.5), 'b': np.arange(2), 'c': Path('/x'), 'd': float('inf'), 1: (True, None)}
+    assert plain(given) == {'a': 0.5, 'b': [0, 1], 'c': '/x', 'd': None, '1': [True, None]}
+    with pytest.raises(TypeError, match='object'):
+        plain(object())
+
+
+def test_records_become_a_table_and_one_file(tmp_path):
+    records.write(whole(), tmp_path / 'runs' / 'a')
+    records.write(whole(run='b' * 16, status='failed', error={'type': 'X', 'message': ''}), tmp_path / 'runs' / 'b')
+    records.write(whole(run='c' * 16, code_version='older.none'), tmp_path / 'runs' / 'c')
+    (tmp_path / 'runs' / 'half').mkdir()
+    (tmp_path / 'runs' / 'half' / 'record.json').write_text('{"schema": 1')
+    table = records.load(tmp_path)
+    assert list(table.columns) == [*records.COLUMNS, 'stale'] and len(table) == 1
+    row = table.iloc[0]
+    assert (row['dataset_label'], row['train_images'], row['encoder_role'], row['f1_macro']) == (
+        *('HAM10000', 75, 'ViT-Base'),
+        0.5,
+    )
+    assert list(records.load(tmp_path, stale=True)['stale']) == [False, True]
+    assert len(records.load(tmp_path, status=None)) == 2
+    path = records.collect(tmp_path)
+    assert len(records.load(path, status=None)) == 2
+    assert list(records.load(tmp_path / 'runs').columns) == [*records.COLUMNS, 'stale']
+    with pytest.raises(BadInput, match='neither a study'):
+        list(records.read_all(tmp_path / 'nowhere'))
+
+
+def test_a_notebook_run_by_hand_records_into_results_by_hand(tmp_path, monkeypatch):
+    project = Project(tmp_path)
+    monkeypatch.chdir(project.notebook.parent)
+    context = records.start({'seed': 3, 'record_folder': ''}, experiment='toy')
+    parts = {key: whole()[key] for key in ('data', 'backbone', 'method', 'learning_rate', 'metrics')}
+    path = context.finish(**parts, environment={'precision': 'fp32'})
+    assert path == tmp_path / 'results' / 'by_hand' / 'runs' / context.run / 'record.json'
+    record = records.read(path)
+    assert record['parameters'] == {'seed': 3} and record['environment']['precision'] == 'fp32'
+    assert record['time']['total_seconds'] >= 0 and record['environment']['versions']['numpy'] == np.__version__
+    again = records.start({'seed': 3, 'record_folder': ''}, experiment='toy')
+    assert again.run == context.run and again.searches == tmp_path / 'results' / 'by_hand' / 'searches'
+
+
+def test_a_run_refuses_the_folder_of_another(tmp_path):
+    write_json(tmp_path / 'run.json', {'parameters': {'seed': 1}})
+    with pytest.raises(BadInput, match='folder of another run: seed 2 instead of 1'):
+        records.start({'seed': 2, 'record_folder': str(tmp_path)}, experiment='toy')
+
+
+def test_one_of_many_gets_a_claim(tmp_path):
+    both = [claims.Claims(), claims.Claims()]
+    first = both[0].take(tmp_path / 'run', run='x')
+    assert first.holder['run'] == 'x' and both[1].take(tmp_path / 'run') is None
+    assert both[0].take(tmp_path / 'run') is None, 'an owner does not claim twice'
+    first.release(settled=False)
+    second = both[1].take(tmp_path / 'run')
+    assert second.number == 2 and second.taken_from['released'] and not first.beat(force=True)
+    second.release(settled=True)
+    assert os.listdir(tmp_path) == []
+
+
+def test_the_claim_of_a_process_that_is_gone_is_taken_over(tmp_path):
+    code = 'import sys; from pathlib import Path; from medpeft_utils.study.claims import Claims;'
+    code += 'Claims().take(Path(sys.argv[1]) / "run"); print(flush=True); sys.stdin.read()'
+    pipes = {'stdin': subprocess.PIPE, 'stdout': subprocess.PIPE}
+    with subprocess.Popen([sys.executable, '-c', code, str(tmp_path)], **pipes) as process:
+        process.stdout.readline()
+        assert claims.Claims().take(tmp_path / 'run') is None
+        assert claims.seems_alive(claims.holder_of(tmp_path / 'run')[1], tmp_path / 'run.1')
+        process.kill()
+        process.wait()
+    assert claims.Claims().take(tmp_path / 'run').number == 2
+
+
+def test_an_owner_elsewhere_is_gone_when_its_beat_stands_still(tmp_path):
+    owner = claims.Claims().take(tmp_path / 'run')
+    owner.holder['space'] = 'another machine'
+    owner.beat(force=True)
+    other = claims.Claims(gone_after=0.3)
+    assert other.take(tmp_path / 'run') is None
+    time.sleep(0.2)
+    owner.beat(force=True)
+    assert other.take(tmp_path / 'run') is None
+    time.sleep(0.2)
+    assert other.take(tmp_path / 'run') is None, 'it has beaten meanwhile'
+    time.sleep(0.4)
+    taken = other.take(tmp_path / 'run')
+    assert taken.number == 2 and not owner.beat(force=True), 'the former owner notices'
+    owner.release(settled=False)
+    assert other.take(tmp_path / 'run') is None, 'and its release does not touch what it lost'
+
+
+def test_of_many_that_take_over_one_wins(tmp_path):
+    claims.Claims().take(tmp_path / 'run').release(settled=False)
+    won, start = [], threading.Barrier(8)
+
+    def take() -> None:
+        mine = claims.Claims()
+        start.wait()
+        won.append(mine.take(tmp_path / 'run'))
+
+    threads = [threading.Thread(target=take) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(claim is not None for claim in won) == 1
+
+
+def test_shared_work_is_done_once_across_processes(tmp_path):
+    code = """
+import os, sys, time
+from pathlib import Path
+from medpeft_utils.study.shared import once
+folder = Path(sys.argv[1])
+def compute():
+    (folder / f'by_{os.getpid()}').touch()
+    time.sleep(0.5)
+    return {'value': 0.25}
+print(once(folder / 'search.json', compute)['value'])
+"""
+    each = [
+        subprocess.Popen([sys.executable, '-c', code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    assert [process.communicate(timeout=60)[0].strip() for process in each] == ['0.25'] * 3
+    assert len(list(tmp_path.glob('by_*'))) == 1
+    assert sorted(path.name for path in tmp_path.iterdir() if not path.name.startswith('by_')) == ['search.json']
+
+
+def test_shared_work_that_fails_is_tried_by_the_next(tmp_path):
+    def fails() -> dict:
+        raise ValueError('no rate converges')
+
+    with pytest.raises(ValueError, match='no rate'):
+        once(tmp_path / 'search.json', fails)
+    assert once(tmp_path / 'search.json', lambda: {'value': 1}) == {'value': 1}
+    assert once(tmp_path / 'search.json', fails) == {'value': 1}
+    assert read_json(tmp_path / 'nothing.json') is None
+
+
+def test_time_left_is_that_of_the_most_similar_runs(tmp_path):
+    project = Project(tmp_path)
+    first, second, third = load_grid(project.grid(axes={'mode': ['fine'], 'seed': [0, 1, 2]})).runs
+    times = Times()
+    assert times.left([first], [], jobs=1) is None
+    times.add(first, 10.0)
+    times.add(first, 20.0)
+    assert times.left([second, third], [], jobs=1) == 30.0
+    assert times.left([second], [(third, 5.0)], jobs=2) == (15.0 + 10.0) / 2
+    assert [duration(seconds) for seconds in (None, 4, 600, 15_000, 200_000)] == [
+        *('?', '4 s', '10 min', '4 h 10 min', '2 d 8 h')
+    ]
+
+
+def test_progress_is_a_line_a_run_where_there_is_no_terminal(capsys):
+    progress = Progress('tiny')
+    progress.show(Counts(done=1), 3.0)
+    progress.ended('done  toy', Counts(done=1, left=3), 60.0, notable=False)
+    assert capsys.readouterr().out == '[1/4] done  toy · 60 s to go\n'
+    assert progress.line(Counts(1, 2, 3, 4, 5), None) == (
+        'tiny: 1 done · 2 failed · 3 died · 4 running · 5 left · ? to go'
+    )
+
+
+def test_the_command_line_starts_without_torch():
+    code = 'import sys; from medpeft_utils import cli; cli.main(["--help"])'
+    check = (
+        "import atexit, sys; atexit.register(lambda: print('HEAVY', {'torch', 'timm', 'pandas'} & set(sys.modules)));"
+    )
+    done = subprocess.run([sys.executable, '-c', check + code], capture_output=True, text=True)
+    assert 'HEAVY set()' in done.stdout and 'status' in done.stdout and done.returncode == 0
+    done = subprocess.run([sys.executable, '-m', 'medpeft_utils.cli', 'stauts'], capture_output=True, text=True)
+    assert done.returncode == 2 and 'Traceback' not in done.stderr
+    done = subprocess.run([sys.executable, '-m', 'medpeft_utils.cli', 'show', 'ffff'], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith('error: no run begins with')

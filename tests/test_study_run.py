@@ -1,0 +1,218 @@
+"""Runs executed for real: what is recorded when they succeed, fail, die, are killed, or are run twice at once."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from study_project import FINISH, START, Project, write_notebook
+
+from medpeft_utils.study.claims import process_mark
+
+KILLS = int(os.environ.get('MEDPEFT_KILLS', 5))
+linux = pytest.mark.skipif(not Path('/proc/self').exists(), reason='needs Linux')
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return Project(tmp_path)
+
+
+def wait_for(condition, seconds: float = 60.0):
+    """The first true value of `condition()`."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, 'it did not happen in time'
+        time.sleep(0.02)
+    return found
+
+
+def test_every_way_to_end_is_recorded_as_what_it_was(project):
+    project.grid(axes={'mode': ['fine', 'raises', 'killed', 'exits', 'flaky', 'forks'], 'seed': [0]})
+    printed = project.medpeft('run', 'tiny', '--jobs', '2', code=1)
+    found = project.records()
+    assert {name.split('/')[0]: record['status'] for name, record in found.items()} == {
+        **dict.fromkeys(('fine', 'flaky', 'forks'), 'done'),
+        **{'raises': 'failed', 'exits': 'failed', 'killed': 'died'},
+    }
+    assert '3 done · 2 failed · 1 died · 0 running · 0 left' in printed
+
+    raised = found['raises/1.0/0']['error']
+    assert (raised['type'], raised['message'], raised['cell']) == ('ValueError', 'the numbers do not add up', 3)
+    assert raised['last_lines'][-1] == 'ValueError: the numbers do not add up'
+    assert found['exits/1.0/0']['error']['type'] == 'NoRecord'
+    assert 'signal 9' in found['killed/1.0/0']['error']['message']
+    assert found['killed/1.0/0']['attempt'] == 2, 'what died is tried once more'
+    assert found['flaky/1.0/0']['attempt'] == 2 and found['raises/1.0/0']['attempt'] == 1
+    forked = next(project.results.glob('tiny/runs/*/child'))
+    assert process_mark(int(forked.read_text())) is None, 'a process that a run left behind still lives'
+
+    # Once more: nothing is started, and what failed is not tried again unless asked for.
+    before = len(project.events())
+    project.medpeft('run', 'tiny', '--jobs', '2', code=1)
+    assert [event['event'] for event in project.events()[before:]] == ['study']
+    again = project.medpeft('retry', '--failed', 'tiny', '--only', 'mode=raises', code=1)
+    assert '1 to do' in again and project.records()['raises/1.0/0']['attempt'] == 2
+    _check_displays(project, found)
+
+
+def _check_displays(project: Project, found: dict) -> None:
+    shown = project.medpeft('status', 'tiny', '--failed')
+    assert [line.split() for line in shown.splitlines()[1:4]] == [
+        ['family', 'runs', 'done', 'failed', 'died', 'left'],
+        ['toy', '6', '3', '2', '1', '·'],
+        ['all', '6', '3', '2', '1', '·'],
+    ]
+    assert '| ValueError: the numbers do not add up' in shown
+    assert len(project.medpeft('status', 'tiny', '--where', 'mode=fine', '--list').splitlines()) == 6
+    rows = json.loads(project.medpeft('status', 'tiny', '--json'))['runs']
+    assert {row['given']['mode']: row['state'] for row in rows}['killed'] == 'died'
+    run = found['fine/1.0/0']['run']
+    one = project.medpeft('show', run[:8])
+    assert 'f1_macro' in one and 'train_loss' in one and f'{run}/notebook.ipynb' in one and 'fine' in one
+
+
+def test_plain_kernels_do_the_same(project):
+    project.grid(axes={'mode': ['fine', 'killed'], 'seed': [0]})
+    project.medpeft('run', 'tiny', '--plain-kernels', '--jobs', '2', code=1)
+    assert project.records()['killed/1.0/0']['status'] == 'died'
+    record = project.records()['fine/1.0/0']
+    assert record['status'] == 'done' and record['metrics']['test']['f1_macro'] == 0.0
+
+
+@linux
+def test_a_run_knows_nothing_of_the_one_before(project):
+    cell = """
+import sys, builtins, os
+assert not hasattr(builtins, 'left_behind') and 'LEFT' not in os.environ and not hasattr(Path, 'left')
+builtins.left_behind = Path.left = os.environ['LEFT'] = 'something'
+os.chdir('/')
+"""
+    write_notebook(project.notebook, START, cell, "assert os.environ['OMP_NUM_THREADS'] == '1'", FINISH)
+    project.grid(axes={'seed': [0, 1, 2]})
+    assert '3 done' in project.medpeft('run', 'tiny', '--threads', '1')
+
+
+@linux
+def test_killed_anywhere_it_is_resumed_with_every_run_once(project):
+    """Runner, run and kernel in turn, at random moments; then a last call finishes what is left."""
+    project.grid(axes={'mode': ['fine'], 'value': [0.5, 1.5, 2.5], 'seed': [0, 1], 'pause': [0.1]})
+    rng = random.Random(2024)
+    for number in range(KILLS):
+        process = project.start('run', 'tiny', '--jobs', '2', stdout=subprocess.DEVNULL)
+        time.sleep(rng.uniform(0.3, 4.0))
+        target = ['runner', 'run', 'kernel'][number % 3]
+        depth = ['runner', 'zygote', 'run', 'kernel'].index(target)
+        for victim in _descendants(process.pid, depth)[:1]:
+            with contextlib.suppress(ProcessLookupError):  # it has ended by itself meanwhile
+                os.kill(victim, signal.SIGKILL)
+        if target != 'runner':
+            time.sleep(0.5)
+            process.kill()
+        process.communicate()
+    project.medpeft('retry', '--failed', 'tiny', '--jobs', '2')
+    project.medpeft('run', 'tiny', '--jobs', '2')
+    found = project.records()
+    assert len(found) == 6 and all(record['status'] == 'done' for record in found.values())
+    for record in found.values():
+        given = record['parameters']
+        assert record['metrics']['test']['f1_macro'] == (given['value'] * 7 + given['seed']) % 1
+
+
+def _descendants(pid: int, depth: int) -> list[int]:
+    from medpeft_utils.study.processes import children
+
+    found = [pid]
+    for _ in range(depth):
+        found = [child for parent in found for child in children(parent)]
+    return found
+
+
+@linux
+def test_kernels_end_with_their_runner(project):
+    project.grid(axes={'mode': ['fine'], 'seed': [0], 'pause': [60.0]})
+    process = project.start('run', 'tiny')
+    began = wait_for(lambda: next(project.results.glob('tiny/runs/*/began'), None))
+    kernel = int(wait_for(began.read_text))
+    assert process_mark(kernel) is not None
+    assert 'running' in project.medpeft('status', 'tiny')
+    process.kill()
+    process.communicate()
+    wait_for(lambda: process_mark(kernel) is None, seconds=5)
+    assert 'running' not in project.medpeft('status', 'tiny')
+
+
+def test_two_runners_side_by_side_share_the_runs(project):
+    project.grid(axes={'mode': ['fine'], 'value': [0.5, 1.5, 2.5, 3.5], 'seed': [0, 1], 'pause': [0.2]})
+    both = [project.start('run', 'tiny') for _ in range(2)]
+    for process in both:
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == 0, out + err
+    assert len(project.records()) == 8
+    ends = [event for event in project.events() if event['event'] == 'end']
+    assert len(ends) == 8, 'a run was done twice'
+    assert len({event['runner'] for event in ends}) == 2, 'one runner did everything'
+
+
+@linux
+def test_control_c_finishes_what_runs_and_twice_stops_at_once(project):
+    project.grid(axes={'mode': ['fine'], 'seed': [0, 1, 2], 'pause': [2.0]})
+    process = project.start('run', 'tiny')
+    wait_for(lambda: next(project.results.glob('tiny/runs/*/began'), None))
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130 and len(project.records()) == 1, out
+
+    process = project.start('run', 'tiny')
+    wait_for(lambda: len(list(project.results.glob('tiny/runs/*/began'))) == 2)
+    process.send_signal(signal.SIGINT)
+    wait_for(lambda: 'Ctrl-C' in process.stdout.readline())
+    process.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    process.communicate(timeout=60)
+    assert process.returncode == 130 and time.monotonic() - began < 2 and len(project.records()) == 1
+    project.medpeft('run', 'tiny')
+    assert len(project.records()) == 3
+
+
+def test_a_full_disk_stops_the_study_with_one_message(project):
+    project.grid(axes={'mode': ['full'], 'seed': [0, 1, 2]})
+    printed = project.medpeft('run', 'tiny', code=2)
+    assert printed.count('error:') == 1 and 'No space left on device' in printed and 'Traceback' not in printed
+    assert not project.records()
+
+
+def test_results_that_cannot_be_written_are_told_before_anything_starts(project):
+    project.grid()
+    (project.root / 'results').write_text('a file where the folder should be')
+    printed = project.medpeft('run', 'tiny', code=2)
+    assert 'error: cannot write' in printed and 'Traceback' not in printed
+
+
+def test_a_run_that_takes_too_long_is_ended(project):
+    project.grid(axes={'mode': ['fine'], 'pause': [60.0]})
+    project.medpeft('run', 'tiny', '--time-limit', '3', code=1)
+    assert project.records()['fine/1.0/0']['error']['type'] == 'TimeLimit'
+
+
+def test_records_of_older_code_are_stale_and_done_again(project):
+    project.grid()
+    project.medpeft('run', 'tiny')
+    write_notebook(project.notebook, START, '"""other words"""', FINISH.replace('value * 7', 'value * 8'))
+    assert [line.split() for line in project.medpeft('status', 'tiny').splitlines()[1:3]] == [
+        ['family', 'runs', 'done', 'stale', 'left'],
+        ['toy', '2', '·', '2', '·'],
+    ]
+    assert '2 done' in project.medpeft('run', 'tiny')
+    from medpeft_utils.study import records
+
+    folder = project.results / 'tiny'
+    assert len(records.load(folder)) == 2 and len(records.load(folder, stale=True)) == 4
+    assert len(records.collect(folder).read_text().splitlines()) == 2
