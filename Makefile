@@ -1,0 +1,59 @@
+# Two commands: `make reproduce` and `make test`. Each sets up .venv first, if it is not there or not as the lock says.
+#
+#   PYTHON=python3.12   the Python that makes .venv (3.11 or newer)
+#   JOBS=4              runs at a time (the number of cores)
+#   PROFILE=real        the study to run and report: the name of a grid in notebooks/grids (demo)
+#   TORCH_INDEX=URL     an index of PyTorch builds to take torch and torchvision from; without it they come from the
+#                       ordinary registry (on Linux with CUDA 13.0; runs on a CPU too, but takes some 3 GB more than
+#                       the CPU build: TORCH_INDEX=https://download.pytorch.org/whl/cpu)
+
+PYTHON ?= python3
+JOBS ?= $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
+PROFILE = demo
+TORCH_INDEX ?=
+
+BIN := .venv/bin
+sum = $(shell { pwd; cat $(1); } | cksum | cut -d ' ' -f 1)
+# Stamps are named after what was installed, and where: .venv holds absolute paths, and cannot be moved.
+LOCKED := .venv/locked-$(call sum,requirements.lock)
+INSTALLED := .venv/installed-$(call sum,pyproject.toml)
+
+.PHONY: help setup reproduce study report test lint clean
+.DEFAULT_GOAL := help
+.NOTPARALLEL:  # a study is run before it is reported; JOBS says how many runs go on at a time
+
+help:  ## list these targets
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
+	@echo 'settings, as in make reproduce JOBS=4: PYTHON=$(PYTHON) JOBS=$(JOBS) PROFILE=$(PROFILE) TORCH_INDEX=$(TORCH_INDEX)'
+
+setup: $(INSTALLED)  ## make .venv with the versions of requirements.lock
+
+$(LOCKED):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, and this is %s: make setup PYTHON=python3.11" % sys.version.split()[0])'
+	$(PYTHON) -m venv --clear .venv
+	$(if $(TORCH_INDEX),$(BIN)/python -m pip install --no-compile --index-url $(TORCH_INDEX) $(shell grep -E '^(torch|torchvision)==' requirements.lock))
+	$(BIN)/python -m pip install --no-compile --requirement requirements.lock
+	touch $@
+
+$(INSTALLED): $(LOCKED)
+	$(BIN)/python -m pip install --no-deps --no-build-isolation --editable .
+	touch $@
+
+reproduce: study report  ## set up, run the study (PROFILE, else demo) and draw its figures and tables
+
+study: setup  ## run the study; what is done is not done again
+	$(BIN)/medpeft run $(PROFILE) --jobs $(JOBS)
+
+report: setup  ## draw the figures and tables of what is done into figures/PROFILE
+	$(BIN)/medpeft report $(PROFILE)
+
+test: setup lint  ## set up, lint and run the tests
+	$(BIN)/python -m pytest --timeout 600
+
+lint: setup  ## check style and layout of code and notebooks
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean:  ## remove .venv, caches and build leftovers; results and figures stay
+	rm -rf .venv build dist .pytest_cache .ruff_cache *.egg-info
+	find . -type d \( -name __pycache__ -o -name .ipynb_checkpoints \) -not -path './.git/*' -prune -exec rm -rf {} +

@@ -1,0 +1,28 @@
+"""What every test shares: one thread, no display, no network, and a cache of its own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Before anything imports torch or matplotlib; kernels and other processes that tests start inherit it.
+for variable in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'OPENBLAS_NUM_THREADS'):
+    os.environ.setdefault(variable, '1')
+os.environ['MPLBACKEND'] = 'Agg'
+os.environ['HF_HUB_OFFLINE'] = '1'
+os.environ['PYTHONPATH'] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')]))
+os.environ.pop('MEDPEFT_HOME', None)
+
+
+@pytest.fixture(scope='session', autouse=True)
+def cache_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Packed data goes into a folder that only this session uses, and that all its tests share."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp('cache')
+        patch.setenv('MEDPEFT_CACHE', str(folder))
+        yield folder

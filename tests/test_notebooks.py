@@ -1,0 +1,101 @@
+"""Every experiment notebook runs from start to end, on small synthetic data, and leaves one whole record."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pandas as pd
+import papermill
+import pytest
+
+from medpeft_utils.backbones.small import WEIGHTS_FOLDER
+
+ROOT = Path(__file__).resolve().parents[1]
+EXPERIMENTS = sorted((ROOT / 'notebooks' / 'experiments').glob('*.ipynb'))
+
+SCORES = ['f1_macro', 'f1_weighted', 'f1_micro', 'accuracy', 'balanced_accuracy', 'auroc', 'calibration_error']
+PARTS = {
+    'data': {'name', 'label', 'synthetic', 'split_hash', 'counts', 'classes'},
+    'backbone': {'name', 'label', 'family', 'source', 'hash', 'image_size'},
+    'method': {'key', 'label', 'trainable_parameters', 'head_parameters', 'total_parameters'},
+    'learning_rate': {'value', 'how'},
+    'metrics': {'test', 'validation', 'per_class'},
+    'time': {'total_seconds', 'step_seconds', 'train_images_per_second'},
+    'environment': {'versions', 'platform', 'commit'},
+    'device': {'name', 'precision', 'threads'},
+}
+WHOLE = {
+    *('schema', 'run', 'status', 'experiment', 'parameters', 'code_version', 'curve', 'best_epoch', 'peak_memory_mb'),
+    *('predictions', *PARTS),
+}
+
+
+def smoke(notebook: Path, folder: Path) -> dict:
+    """The parameters of a run of seconds; they are the same in every experiment notebook."""
+    backbone = 'resnet50_mini' if notebook.stem == 'cnn' else 'vit_base_mini'
+    shipped = (WEIGHTS_FOLDER / f'{backbone}.safetensors').exists()
+    size = {
+        'epochs': 1,
+        'min_steps': 1,
+        'max_steps': 2,
+        'checks': 1,
+        'batch_size': 8,
+        'fraction': 0.1,
+        'search_trials': 0,
+    }
+    weights = 'pretrained' if shipped else 'random'
+    data = {'dataset': 'synthetic_breastus', 'backbone': backbone, 'weights': weights}
+    return size | data | {'record_folder': str(folder)}
+
+
+def test_the_three_experiments_are_there():
+    assert {path.stem for path in EXPERIMENTS} >= {'low_data_regime', 'cnn', 'vit'}
+
+
+@pytest.mark.parametrize('notebook', EXPERIMENTS, ids=lambda path: path.stem)
+def test_an_experiment_runs_and_leaves_a_whole_record(notebook: Path, tmp_path: Path):
+    given = smoke(notebook, tmp_path)
+    papermill.execute_notebook(
+        notebook, tmp_path / 'notebook.ipynb', parameters=given, kernel_name='python3', cwd=ROOT, progress_bar=False
+    )
+    record = json.loads((tmp_path / 'record.json').read_text())
+    assert WHOLE - set(record) == set()
+    assert {part: names - set(record[part]) for part, names in PARTS.items() if names - set(record[part])} == {}
+    assert (record['status'], record['experiment']) == ('done', notebook.stem)
+    where = {'record_folder'}  # where a run lies is no part of what it is
+    assert record['parameters'].items() >= {name: given[name] for name in given.keys() - where}.items()
+    check_data(record)
+    check_method(record)
+    check_scores(record, pd.read_parquet(tmp_path / record['predictions']))
+
+
+def check_data(record: dict) -> None:
+    """It says that it is synthetic, and every split has images of the three classes of BreastUS."""
+    data = record['data']
+    assert data['name'] == 'synthetic_breastus' and data['synthetic'] is True and 'synthetic' in data['label']
+    assert len(data['classes']) == 3  # normal, benign, malignant
+    assert all(data['counts'][split] > 0 for split in ('train', 'validation', 'test'))
+
+
+def check_method(record: dict) -> None:
+    """A head of D·K + K parameters is trained beside the method's own, and neither is more than there is."""
+    method, classes = record['method'], len(record['data']['classes'])
+    assert method['key'] == record['parameters']['method']
+    assert method['head_parameters'] % classes == 0
+    assert method['trainable_parameters'] + method['head_parameters'] <= method['total_parameters']
+    assert record['learning_rate']['value'] > 0 and record['learning_rate']['how'] in ('given', 'default')
+
+
+def check_scores(record: dict, predictions: pd.DataFrame) -> None:
+    """Every score is a share, and the accuracy is that of the stored predictions."""
+    for split in ('test', 'validation'):
+        scores = record['metrics'][split]
+        assert all(0 <= scores[name] <= 1 for name in SCORES)
+        assert math.isfinite(scores['loss'])
+        rows = predictions[predictions['split'] == split]
+        shares = rows[[f'p_{name}' for name in record['data']['classes']]]
+        assert shares.sum(axis=1).to_numpy() == pytest.approx(1, abs=1e-3)
+        assert len(rows) == record['data']['counts'][split]
+        assert (shares.idxmax(axis=1) == 'p_' + rows['label']).mean() == pytest.approx(scores['accuracy'], abs=1e-6)
