@@ -318,7 +318,7 @@ def three_methods_beat_full_ft(study: Study) -> Verdict:
         won = int((means.round(ranks.DECIMALS) > 0).sum())
         most = most and (not len(means) or won > len(means) / 2)
         wins += [f'{method} on the {where} {won} of {len(means)}'] if len(means) else []
-    answer = _judged(parts, 'Learning rates are searched equally for all methods, full fine-tuning included.')
+    answer = _judged(parts, 'The gain depends on how well full fine-tuning was tuned.')
     decides = (*answer.decides, 'blocks won: ' + ', '.join(wins)) if wins else answer.decides
     return Verdict(CONSISTENT if answer.verdict == REPRODUCED and not most else answer.verdict, decides, answer.caveat)
 

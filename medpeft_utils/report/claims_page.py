@@ -69,7 +69,7 @@ def claims(records: pd.DataFrame, f1: str = 'weighted') -> ClaimsPage:
         notes.append('The same rules on the printed numbers. Without seeds no claim can be better than consistent.')
     chosen = scores.seed_scores(records, f1, prefer=scores.TABLE_EXPERIMENTS)
     synthetic = ', synthetic images' if provenance.is_synthetic(chosen) else ''
-    wrap = {'claim': 34, 'where': 16, 'decides': 62, 'caveat': 40}
+    wrap = {'claim': 34, 'where': 17, 'decides': 62, 'caveat': 40}
     return ClaimsPage(
         name='claims',
         title=TITLE + synthetic,

@@ -42,10 +42,10 @@ def seed_scores(records: pd.DataFrame, f1: str = 'weighted', prefer: Sequence[st
     Args:
         records: a study's records, as `medpeft_utils.study.records.load` gives them.
         f1: the average of F1: 'weighted', 'macro' or 'micro'.
-        prefer: where two experiments hold the same cell (Figure 1's 100 % is a cell of Table 3 too), it is taken.
+        prefer: experiments whose records win where others hold the same cell (Figure 1's 100 % is one of Table 3).
     Returns:
-        Columns encoder, data, method (as the paper names them), fraction, seed, score (0..1), spread and printed (of the
-        paper's numbers), backbone_label, dataset_label, synthetic, train_images, trainable_parameters,
+        Columns encoder, data, method (as the paper names them), fraction, seed, score (0..1), spread and printed (of
+        the paper's numbers), backbone_label, dataset_label, synthetic, train_images, trainable_parameters,
         head_parameters, total_parameters.
     Raises:
         BadInput: an unknown average, or two records for one cell and seed.
