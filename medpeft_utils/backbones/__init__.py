@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medpeft_utils.backbones.small import SMALL_BACKBONES
+from medpeft_utils.backbones.small import LEARNING_RATE_FACTOR, SMALL_BACKBONES
 from medpeft_utils.errors import BadInput, DoesNotFit, UnknownName
 
 if TYPE_CHECKING:
@@ -83,6 +83,11 @@ def role_of(name: str) -> str:
 def label_of(name: str) -> str:
     """How figures call a backbone: the paper's name, marked as mini where it is a shipped one."""
     return f'{role_of(name)} (mini)' if name in SMALL_BACKBONES else role_of(name)
+
+
+def learning_rate_factor(name: str) -> float:
+    """By how much a method's default learning rate is multiplied on this backbone; 1 for published ones."""
+    return LEARNING_RATE_FACTOR if name in SMALL_BACKBONES else 1.0
 
 
 def family_of(name: str) -> str:

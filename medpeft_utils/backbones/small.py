@@ -15,6 +15,11 @@ from typing import Any
 WEIGHTS_FOLDER = Path(__file__).parent / 'weights'
 
 
+# Narrow networks, trained for tens of steps, want rates ten times those of the networks that they stand for: on the
+# synthetic stand-ins every method scored higher on validation at 10 times its default than at the default itself.
+LEARNING_RATE_FACTOR = 10.0
+
+
 @dataclass(frozen=True)
 class SmallBackbone:
     """The architecture of one shipped backbone.

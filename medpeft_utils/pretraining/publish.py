@@ -47,8 +47,6 @@ def publish(
     Raises:
         BadInput: the pre-training has not reached its last step.
     """
-    from medpeft_utils.pretraining.objectives import OBJECTIVES
-
     saved = torch.load(Path(folder) / 'checkpoint.pt', map_location='cpu', weights_only=True)
     recipe, curve = json.loads(saved['recipe']), read_curve(folder)
     if saved['step'] < curve[-1]['of']:
@@ -58,27 +56,28 @@ def publish(
     weights_folder.mkdir(parents=True, exist_ok=True)
     save_file(encoder_state(saved['objective']), path, metadata={'name': name, 'recipe': saved['recipe']})
     path.chmod(0o644)  # safetensors makes it readable by its owner alone
-    parameters = sum(p.numel() for p in SMALL_BACKBONES[name].build().parameters())
-    shown = {
-        key: value for key, value in recipe.items() if key not in ('report_every', 'checkpoint_seconds', 'backbone')
-    }
-    shown['grown_from'] = Path(shown['grown_from']).name
-    card = {
-        'name': name,
-        'summary': SUMMARIES[recipe['objective']],
-        'score_name': OBJECTIVES[recipe['objective']].score_name,
-        'score': [row['score'] for row in curve if 'score' in row][-1],
-        'parameters': parameters,
-        'data': data,
-        'data_licence': data_licence,
-        'command': command,
-        'recipe': shown,
-        'hours': saved['seconds'] / 3600,
-        'device': device,
-        'sha256': file_hash(path),
-        'bytes': path.stat().st_size,
-        'curve': curve,
-    }
+    told = {'data': data, 'data_licence': data_licence, 'command': command, 'device': device}
+    card = _card(recipe, curve) | told | {'hours': saved['seconds'] / 3600}
+    card |= {'sha256': file_hash(path), 'bytes': path.stat().st_size}
     (weights_folder / f'{name}.json').write_text(json.dumps(card, indent=1) + '\n')
     write_page(weights_folder)
     return path
+
+
+def _card(recipe: dict, curve: list[dict]) -> dict:
+    """What recipe and curve say of a backbone."""
+    from medpeft_utils.pretraining.objectives import OBJECTIVES
+
+    name, objective = recipe['backbone'], recipe['objective']
+    left_out = ('report_every', 'checkpoint_seconds', 'backbone')
+    shown = {key: value for key, value in recipe.items() if key not in left_out}
+    shown['grown_from'] = Path(shown['grown_from']).name
+    return {
+        'name': name,
+        'summary': SUMMARIES[objective],
+        'score_name': OBJECTIVES[objective].score_name,
+        'score': [row['score'] for row in curve if 'score' in row][-1],
+        'parameters': sum(p.numel() for p in SMALL_BACKBONES[name].build().parameters()),
+        'recipe': shown,
+        'curve': curve,
+    }

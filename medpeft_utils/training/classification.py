@@ -102,6 +102,7 @@ def _digest(content: dict) -> str:
 
 
 def default_device() -> torch.device:
+    """The GPU where there is one, else the CPU."""
     return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
 
 
@@ -213,7 +214,9 @@ class Classification:
         )
 
     def default_learning_rate(self) -> float:
-        return methods.METHODS[self.settings.method].learning_rate[self.backbone.family]
+        """The method's documented rate, times what the backbone asks for (small ones want larger rates)."""
+        rate = methods.METHODS[self.settings.method].learning_rate[self.backbone.family]
+        return rate * backbones.learning_rate_factor(self.settings.backbone)
 
     def choose_learning_rate(self, folder: Path | None = None, quiet: bool = True) -> dict:
         """The learning rate to train with: given, searched on validation, or the method's default.

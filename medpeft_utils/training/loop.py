@@ -147,15 +147,41 @@ def fit(
         Diverged: the loss is NaN or infinite.
     """
     steps, result = protocol.steps(len(train)), Fit()
-    optimizer, schedule = _optimizer(adapted, protocol), np.linspace(0, steps, min(protocol.checks, steps) + 1)
-    check_at = {round(step) for step in schedule[1:]}
-    generator = torch.Generator().manual_seed(protocol.seed)
-    weights = _weights(train.labels, train.classes).to(train.device) if protocol.class_weighting else None
-    losses, seconds, seen, best_score, best_state = [], [], 0, (-math.inf, -math.inf), None
-    stream = train.shuffled(min(protocol.batch_size, len(train)), generator)
+    check_at = {round(step) for step in np.linspace(0, steps, min(protocol.checks, steps) + 1)[1:]}
+    batch_size = min(protocol.batch_size, len(train))
+    take_step = _stepper(adapted, train, protocol, steps, batch_size)
+    losses, seconds, best_score, best_state = [], [], (-math.inf, -math.inf), None
     adapted.train()
     for step in tqdm(range(steps), desc='training', unit=' steps', disable=quiet, mininterval=1):
         started = time.perf_counter()
+        losses.append(take_step(step))
+        seconds.append(time.perf_counter() - started)
+        if step + 1 not in check_at:
+            continue
+        probabilities = predict(adapted, validation)
+        adapted.train()
+        row = _check(result, probabilities, validation, losses, step + 1, (step + 1) * batch_size / len(train))
+        losses = []
+        score = (row[f'validation_{protocol.selection}'], -row['validation_loss'])
+        if score > best_score:
+            best_score, best_state = score, _snapshot(adapted)
+            result.best, result.validation = len(result.curve) - 1, probabilities
+        if report:
+            report(row)
+    _restore(adapted, best_state)
+    result.step_seconds = float(np.median(seconds))
+    result.images_per_second = steps * batch_size / sum(seconds)
+    result.peak_memory_mb = peak_memory_mb(train.device)
+    return result
+
+
+def _stepper(adapted, train: Batches, protocol: Protocol, steps: int, batch_size: int) -> Callable[[int], float]:
+    """A function that takes one optimizer step and gives its loss."""
+    optimizer = _optimizer(adapted, protocol)
+    stream = train.shuffled(batch_size, torch.Generator().manual_seed(protocol.seed))
+    weights = _weights(train.labels, train.classes).to(train.device) if protocol.class_weighting else None
+
+    def take_step(step: int) -> float:
         for group in optimizer.param_groups:
             group['lr'] = protocol.rate(step, steps)
         x, labels = next(stream)
@@ -163,28 +189,13 @@ def fit(
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        losses.append(loss.item())
-        seconds.append(time.perf_counter() - started)
-        seen += len(labels)
-        if not math.isfinite(losses[-1]):
+        value = loss.item()
+        if not math.isfinite(value):
             rate = protocol.learning_rate
-            raise Diverged(f'loss is {losses[-1]} at step {step + 1} of {steps}; lower learning_rate (now {rate:g})')
-        if step + 1 in check_at:
-            probabilities = predict(adapted, validation)
-            adapted.train()
-            row = _check(result, probabilities, validation, losses, step + 1, seen / len(train))
-            losses = []
-            score = (row[f'validation_{protocol.selection}'], -row['validation_loss'])
-            if score > best_score:
-                best_score, best_state = score, _snapshot(adapted)
-                result.best, result.validation = len(result.curve) - 1, probabilities
-            if report:
-                report(row)
-    _restore(adapted, best_state)
-    result.step_seconds = float(np.median(seconds))
-    result.images_per_second = seen / sum(seconds)
-    result.peak_memory_mb = peak_memory_mb(train.device)
-    return result
+            raise Diverged(f'loss is {value} at step {step + 1} of {steps}; lower learning_rate (now {rate:g})')
+        return value
+
+    return take_step
 
 
 def _check(

@@ -7,7 +7,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
-import torch
 
 from medpeft_utils import methods
 from medpeft_utils.training.classification import SPLITS, Classification
@@ -38,50 +37,57 @@ def parts(run: Classification, scores: dict, started: float) -> dict:
         scores: what `run.evaluate()` gave.
         started: `time.monotonic()` at the run's start.
     """
-    adapted, fit = run.adapted, run.result
-    trainable, with_head = adapted.count(), adapted.count(head=True)
+    fit = run.result
+    spent = {'total_seconds': round(time.monotonic() - started, 3), 'step_seconds': fit.step_seconds}
     return {
-        'data': {
-            'name': run.data.name,
-            'label': run.data.label,
-            'synthetic': bool(run.data.synthetic),
-            'split_hash': run.data.split_hash,
-            'counts': {split: len(run.rows(split)) for split in SPLITS},
-            'classes': list(run.data.classes),
-        },
-        'backbone': {
-            'name': run.backbone.name,
-            'label': run.backbone.label,
-            'role': run.backbone.role,
-            'family': run.backbone.family,
-            'source': run.backbone.source,
-            'hash': run.backbone.hash,
-            'image_size': run.image_size,
-        },
-        'method': {
-            'key': run.settings.method,
-            'label': methods.label(run.settings.method, run.backbone.family),
-            'config': asdict(adapted.config),
-            'trainable_parameters': trainable,
-            'head_parameters': with_head - trainable,
-            'total_parameters': sum(p.numel() for p in adapted.model.parameters()),
-        },
+        'data': _data(run),
+        'backbone': _backbone(run),
+        'method': _method(run),
         'learning_rate': run.learning_rate,
         'metrics': scores,
         'curve': fit.curve,
         'best_epoch': fit.curve[fit.best]['epoch'],
-        'time': {
-            'total_seconds': round(time.monotonic() - started, 3),
-            'step_seconds': fit.step_seconds,
-            'train_images_per_second': fit.images_per_second,
-        },
+        'time': spent | {'train_images_per_second': fit.images_per_second},
         'peak_memory_mb': fit.peak_memory_mb,
-        'device': {
-            'name': device_name(run.device),
-            'precision': str(run.precision),
-            'threads': torch.get_num_threads(),
-        },
+        'environment': {'device': device_name(run.device), 'precision': str(run.precision)},
         'predictions': PREDICTIONS,
+    }
+
+
+def _data(run: Classification) -> dict:
+    return {
+        'name': run.data.name,
+        'label': run.data.label,
+        'synthetic': bool(run.data.synthetic),
+        'split_hash': run.data.split_hash,
+        'counts': {split: len(run.rows(split)) for split in SPLITS},
+        'classes': list(run.data.classes),
+    }
+
+
+def _backbone(run: Classification) -> dict:
+    backbone = run.backbone
+    return {
+        'name': backbone.name,
+        'label': backbone.label,
+        'role': backbone.role,
+        'family': backbone.family,
+        'source': backbone.source,
+        'hash': backbone.hash,
+        'image_size': run.image_size,
+    }
+
+
+def _method(run: Classification) -> dict:
+    adapted, key = run.adapted, run.settings.method
+    trainable = adapted.count()
+    return {
+        'key': key,
+        'label': methods.label(key, run.backbone.family),
+        'config': asdict(adapted.config),
+        'trainable_parameters': trainable,
+        'head_parameters': adapted.count(head=True) - trainable,
+        'total_parameters': sum(p.numel() for p in adapted.model.parameters()),
     }
 
 
