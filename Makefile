@@ -31,8 +31,8 @@ setup: $(INSTALLED)  ## make .venv with the versions of requirements.lock
 $(LOCKED):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, and this is %s: make setup PYTHON=python3.11" % sys.version.split()[0])'
 	$(PYTHON) -m venv --clear .venv
-	$(if $(TORCH_INDEX),$(BIN)/python -m pip install --no-compile --index-url $(TORCH_INDEX) $(shell grep -E '^(torch|torchvision)==' requirements.lock))
-	$(BIN)/python -m pip install --no-compile --requirement requirements.lock
+	$(if $(TORCH_INDEX),$(BIN)/python -m pip install --index-url $(TORCH_INDEX) $(shell grep -E '^(torch|torchvision)==' requirements.lock))
+	$(BIN)/python -m pip install --requirement requirements.lock
 	touch $@
 
 $(INSTALLED): $(LOCKED)
