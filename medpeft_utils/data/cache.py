@@ -55,6 +55,7 @@ def decoded(paths: list[Path], size: int, words: str) -> Iterator[np.ndarray]:
 
 
 def file_digest(path: Path) -> str:
+    """SHA-256 of a file, in hex. Raises BadInput where it cannot be read."""
     try:
         with path.open('rb') as file:
             return hashlib.file_digest(file, 'sha256').hexdigest()

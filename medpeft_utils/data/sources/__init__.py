@@ -55,6 +55,7 @@ def reader(card: DataCard) -> tuple[Callable[[Path], Path], Reader]:
 
 
 def has_reader(name: str) -> bool:
+    """Whether the published download of a dataset can be read yet."""
     return name in _READERS
 
 
