@@ -21,7 +21,7 @@ def generator(*key: str | int) -> np.random.Generator:
 
 def smoothstep(low: float, high: float, x: np.ndarray) -> np.ndarray:
     """0 below `low`, 1 above `high`, a cubic between; falls where `low` > `high`."""
-    t = np.clip((x - low) * (1.0 / (high - low)), 0.0, 1.0)
+    t = np.minimum(np.maximum((x - low) * (1.0 / (high - low)), 0.0), 1.0)
     return t * t * (3.0 - 2.0 * t)
 
 
@@ -139,6 +139,14 @@ class Canvas:
         return r / np.maximum(1.0 + (wave * z).real, 0.15)
 
 
+@lru_cache(maxsize=32)
+def ramp(samples: int) -> np.ndarray:
+    """[samples] even steps from 0 to 1; not to be written to."""
+    steps = np.linspace(0.0, 1.0, samples)
+    steps.flags.writeable = False
+    return steps
+
+
 def waves(rng: np.random.Generator, amplitude: float, count: int, decay: float = 0.7) -> np.ndarray:
     """Complex [count] harmonics for `Canvas.blob`: random phases, amplitudes that fall by `decay`."""
     size = amplitude * decay ** np.arange(count) * np.abs(rng.standard_normal(count))
@@ -147,7 +155,7 @@ def waves(rng: np.random.Generator, amplitude: float, count: int, decay: float =
 
 def line(start: tuple[float, float], end: tuple[float, float], samples: int = 64) -> np.ndarray:
     """[samples, 2] points on a straight line."""
-    t = np.linspace(0.0, 1.0, samples)[:, None]
+    t = ramp(samples)[:, None]
     return np.asarray(start)[None, :] * (1 - t) + np.asarray(end)[None, :] * t
 
 
@@ -155,11 +163,13 @@ def wandering(
     rng: np.random.Generator, start: tuple[float, float], heading: float, length: float, bend: float, samples: int = 96
 ) -> np.ndarray:
     """[samples, 2] points on a smooth curve: constant steps, the heading turns by `bend` radians in all."""
-    t = np.linspace(0.0, 1.0, samples)
+    t = ramp(samples)
     turn = bend * t + 0.3 * bend * np.sin(2 * np.pi * (t * rng.uniform(0.5, 2.0) + rng.random()))
     angles = heading + turn
-    steps = np.stack([np.cos(angles), np.sin(angles)], axis=1) * (length / samples)
-    return np.asarray(start)[None, :] + np.cumsum(steps, axis=0)
+    points = np.empty((samples, 2))
+    for column, steps in enumerate((np.cos(angles), np.sin(angles))):
+        points[:, column] = steps.cumsum() * (length / samples) + start[column]
+    return points
 
 
 def over(base: np.ndarray, colour: np.ndarray | float, alpha: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from medpeft_utils.data.synthetic.canvas import Canvas, clipped_normal, over, smoothstep, wandering, waves
+from medpeft_utils.data.synthetic.canvas import Canvas, clipped_normal, over, ramp, smoothstep, wandering, waves
 from medpeft_utils.data.synthetic.layout import Modality, Subject
 
 Point = tuple[float, float]
@@ -46,7 +46,7 @@ def _vessels(rng: np.random.Generator, canvas: Canvas, disc: Point, radius: floa
     """[S, S] darkness of the vessels; one thins on its way, and a vein is darker than an artery."""
     curves = [curve for up in (-1, 1) for curve in _arcade(rng, disc, radius, up, nasal)]
     inks = [
-        np.linspace(1.0, 0.4, len(points)) * np.linalg.norm(points[1] - points[0]) * width * (50 if is_vein else 38)
+        (1.0 - 0.6 * ramp(len(points))) * (np.hypot(*(points[1] - points[0])) * width * (50 if is_vein else 38))
         for points, width, is_vein in curves
     ]
     ink = canvas.stroke(np.concatenate([points for points, _, _ in curves]), np.concatenate(inks), 0.012)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from medpeft_utils.data.synthetic.canvas import Canvas, clipped_normal, line, over, smoothstep, wandering, waves
+from medpeft_utils.data.synthetic.canvas import Canvas, clipped_normal, line, over, ramp, smoothstep, wandering, waves
 from medpeft_utils.data.synthetic.layout import Modality, Subject
 
 NEGATIVE, OPACITY = range(2)
@@ -94,7 +94,7 @@ def _markings(rng: np.random.Generator, canvas: Canvas) -> np.ndarray:
             length = rng.uniform(0.25, 0.6)
             start = (side * 0.15, -0.08 + rng.normal(0, 0.06))
             curves.append(wandering(rng, start, heading, length, rng.normal(0, 0.7), 48))
-            inks.append(np.linspace(1.2, 0.15, 48) * length / 48)
+            inks.append((1.2 - 1.05 * ramp(48)) * (length / 48))
     return np.clip(canvas.stroke(np.concatenate(curves), np.concatenate(inks), 0.022), 0, 1.5)
 
 
