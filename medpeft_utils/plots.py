@@ -29,22 +29,24 @@ def _shorten(name: str, length: int = 20) -> str:
 
 
 def preview(data, per_class: int = 6, seed: int = 0) -> Figure:
-    """`per_class` training images of every class, a row a class."""
-    generator, rows = np.random.default_rng(seed), data.rows('train')
-    classes = list(data.classes)
-    figure, axes = plt.subplots(
-        len(classes), per_class, figsize=(1.15 * per_class + 1.2, 1.15 * len(classes)), squeeze=False
-    )
-    for k, name in enumerate(classes):
+    """`per_class` training images of every class, a row a class, in one picture."""
+    generator, rows, gap = np.random.default_rng(seed), data.rows('train'), 2
+    classes, side = list(data.classes), data.images.shape[1] + gap
+    sheet = np.full((side * len(classes), side * per_class, 3), 255, dtype=np.uint8)
+    counts = []
+    for k in range(len(classes)):
         of_class = rows[data.labels[rows] == k]
-        shown = generator.choice(of_class, min(per_class, len(of_class)), replace=False)
-        for j, axis in enumerate(axes[k]):
-            axis.set_axis_off()
-            if j < len(shown):
-                axis.imshow(data.images[shown[j]])
-        label = f'{_shorten(name)}\nn={len(of_class)}'
-        axes[k][0].text(-0.08, 0.5, label, transform=axes[k][0].transAxes, ha='right', va='center', fontsize=9)
-    figure.subplots_adjust(wspace=0.04, hspace=0.04, left=0.22, right=0.99, top=0.99, bottom=0.03)
+        counts.append(len(of_class))
+        for j, row in enumerate(generator.choice(of_class, min(per_class, len(of_class)), replace=False)):
+            sheet[k * side : (k + 1) * side - gap, j * side : (j + 1) * side - gap] = data.images[row]
+    figure, axis = plt.subplots(figsize=(1.1 * per_class + 1.6, 1.1 * len(classes) + 0.15))
+    axis.imshow(sheet)
+    labels = [f'{_shorten(name)}\nn={count:,}' for name, count in zip(classes, counts, strict=True)]
+    axis.set_yticks([(k + 0.5) * side for k in range(len(classes))], labels, fontsize=9)
+    axis.set_xticks([])
+    axis.tick_params(length=0)
+    sns.despine(figure, left=True, bottom=True)
+    figure.tight_layout()
     return _finish(figure, data.synthetic)
 
 
