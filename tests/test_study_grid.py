@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
 from study_project import FINISH, START, Project, write_notebook
 
+import medpeft_utils
 from medpeft_utils.errors import BadInput, UnknownName
 from medpeft_utils.study.check import check
 from medpeft_utils.study.grid import dump, load_grid, selected
-from medpeft_utils.study.identity import code_version, essence, package_version, run_hash, same_code
+from medpeft_utils.study.identity import CHOICES, code_version, essence, package_version, run_hash, same_code
 from medpeft_utils.study.notebook import NO_DEFAULT, read_parameters
 from medpeft_utils.study.places import StudyFolder, find_grid
 from medpeft_utils.study.runner import in_order
@@ -152,19 +154,52 @@ def test_the_code_version_follows_code_and_not_its_comments(project, tmp_path):
     assert not same_code(code_version(project.notebook), before)
     assert same_code(before, before.split('.')[0] + '.none')
 
-    package = tmp_path / 'package'
-    (package / 'methods').mkdir(parents=True)
-    (package / 'study').mkdir()
-    (package / 'methods' / 'a.py').write_text('"""Words."""\nx = 1  # why\n')
-    (package / 'study' / 'b.py').write_text('y = 1\n')
-    first = package_version(package)
-    (package / 'study' / 'b.py').write_text('y = 2\n')
-    (package / 'methods' / 'a.py').write_text('"""Other words."""\n\nx = 1\n')
-    assert package_version(package) == first
-    (package / 'methods' / 'a.py').write_text('x = 2\n')
-    second = package_version(package)
+
+def _package(folder: Path) -> Path:
+    """A package of a few files, as far as its version goes."""
+    for name in ('methods/base.py', 'methods/lora.py', 'methods/ssf.py', 'data/sources/ham.py', 'training/loop.py'):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text('"""Words."""\nx = 1  # why\n')
+    (folder / 'study').mkdir()
+    (folder / 'study' / 'runner.py').write_text('y = 1\n')
+    return folder
+
+
+def test_the_package_version_follows_what_decides_a_result(tmp_path):
+    package = _package(tmp_path / 'package')
+    first = package_version(package=package)
+    (package / 'study' / 'runner.py').write_text('y = 2\n')
+    (package / 'methods' / 'lora.py').write_text('"""Other words."""\n\nx = 1\n')
+    assert package_version(package=package) == first
+    (package / 'methods' / 'lora.py').write_text('x = 2\n')
+    second = package_version(package=package)
     (package / 'methods' / 'weights.safetensors').write_bytes(b'12')
-    assert len({first, second, package_version(package)}) == 3
+    assert len({first, second, package_version(package=package)}) == 3
+
+
+def test_another_method_or_dataset_leaves_a_run_as_it_is(tmp_path):
+    package = _package(tmp_path / 'package')
+    parameters = {'method': 'lora', 'dataset': 'ham', 'backbone': 'vit'}
+    first = package_version(parameters, package)
+    (package / 'methods' / 'new.py').write_text('x = 1\n')
+    (package / 'methods' / 'ssf.py').write_text('x = 2\n')
+    (package / 'data' / 'sources' / 'other.py').write_text('x = 1\n')
+    assert package_version(parameters, package) == first
+    for name in ('methods/base.py', 'methods/lora.py', 'data/sources/ham.py', 'training/loop.py'):
+        (package / name).write_text('x = 3\n')
+        assert package_version(parameters, package) != first, name
+        first = package_version(parameters, package)
+
+
+def test_files_of_which_a_run_takes_one_use_only_what_all_share():
+    """Else a change in one of them would go unnoticed in the runs of another."""
+    package = Path(medpeft_utils.__file__).parent
+    for folder, (_, shared) in CHOICES.items():
+        module = f'medpeft_utils.{folder.replace("/", ".")}'
+        for file in (package / folder).glob('*.py'):
+            if file.stem not in shared:
+                used = re.findall(rf'from {re.escape(module)}(?:\.(\w+))? import', file.read_text())
+                assert set(used) <= shared | {''}, file.name
 
 
 def _cells(project: Project) -> list[str]:

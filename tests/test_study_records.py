@@ -21,6 +21,7 @@ from medpeft_utils.study.files import StorageFault, append_line, plain, read_jso
 from medpeft_utils.study.grid import load_grid
 from medpeft_utils.study.progress import Counts, Progress, Times, duration
 from medpeft_utils.study.shared import once
+from medpeft_utils.study.worker import remove_left_sockets
 
 SCORES = dict.fromkeys(records.SCORES, 0.5)
 
@@ -215,6 +216,7 @@ def test_shared_work_is_done_once_across_processes(tmp_path):
 import os, sys, time
 from pathlib import Path
 from medpeft_utils.study.shared import once
+from medpeft_utils.study.worker import remove_left_sockets
 folder = Path(sys.argv[1])
 def compute():
     (folder / f'by_{os.getpid()}').touch()
@@ -240,6 +242,16 @@ def test_shared_work_that_fails_is_tried_by_the_next(tmp_path):
     assert once(tmp_path / 'search.json', lambda: {'value': 1}) == {'value': 1}
     assert once(tmp_path / 'search.json', fails) == {'value': 1}
     assert read_json(tmp_path / 'nothing.json') is None
+
+
+def test_sockets_of_killed_runs_are_removed_and_others_are_not(tmp_path, monkeypatch):
+    monkeypatch.setattr('tempfile.tempdir', str(tmp_path))
+    for name in (f'medpeft-{os.getpid()}-a', 'medpeft-999999999-b', 'medpeft-notes', 'other'):
+        (tmp_path / name).mkdir()
+    remove_left_sockets()
+    assert len(list(tmp_path.iterdir())) == 4, 'they may be in use from another process namespace'
+    remove_left_sockets(older_than=-1.0)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f'medpeft-{os.getpid()}-a', 'medpeft-notes', 'other']
 
 
 def test_time_left_is_that_of_the_most_similar_runs(tmp_path):

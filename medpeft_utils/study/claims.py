@@ -108,6 +108,7 @@ class Claim:
 
 
 def numbered(base: Path, number: int) -> Path:
+    """The file of the claim on `base` with this number."""
     return base.with_name(f'{base.name}.{number}')
 
 

@@ -36,15 +36,21 @@ def pairs(_: click.Context, option: click.Parameter, values: tuple[str, ...]) ->
     return found
 
 
-KEY_VALUE = {'multiple': True, 'callback': pairs, 'metavar': 'KEY=VALUE'}
+def typed_pairs(context: click.Context, option: click.Parameter, values: tuple[str, ...]) -> dict[str, Any]:
+    """'key=value' options with values as a grid file would have them."""
+    return {name: yaml.safe_load(value) if value else '' for name, value in pairs(context, option, values).items()}
+
+
+KEY_VALUE = {'multiple': True, 'metavar': 'KEY=VALUE'}
+settings_option = click.option('--set', 'settings', callback=typed_pairs, help='A parameter of all runs.', **KEY_VALUE)
 
 
 def _grid_options(command: Callable) -> Callable:
     """What every command takes that works on a grid."""
     options = (
         click.argument('name', metavar='GRID'),
-        click.option('--only', '--where', 'only', help='Only these runs.', **KEY_VALUE),
-        click.option('--set', 'settings', help='A parameter of all runs.', **KEY_VALUE),
+        click.option('--only', '--where', 'only', callback=pairs, help='Only these runs.', **KEY_VALUE),
+        settings_option,
         click.option('--profile', default='', help='Another name for the study than the grid file gives.'),
         RESULTS,
     )
@@ -53,7 +59,8 @@ def _grid_options(command: Callable) -> Callable:
     return command
 
 
-def _run_options(command: Callable) -> Callable:
+def run_options(command: Callable) -> Callable:
+    """What every command takes that executes runs."""
     options = (
         click.option('--jobs', default=1, show_default=True, type=click.IntRange(1), help='Runs at a time.'),
         click.option('--threads', default=0, type=click.IntRange(0), help='Threads of a run  [default: cores / jobs].'),
@@ -68,8 +75,7 @@ def _run_options(command: Callable) -> Callable:
 
 
 def _open(name: str, only: dict, settings: dict, profile: str, results: Path) -> tuple[Grid, list[Run], StudyFolder]:
-    values = {key: yaml.safe_load(value) if value else '' for key, value in settings.items()}
-    grid = load_grid(find_grid(name, results), values, profile)
+    grid = load_grid(find_grid(name, results), settings, profile)
     folder = StudyFolder(results / grid.profile)
     runs = identified(grid.runs, known(folder))
     return grid, selected(runs, only) if only else runs, folder
@@ -77,7 +83,7 @@ def _open(name: str, only: dict, settings: dict, profile: str, results: Path) ->
 
 @click.command()
 @_grid_options
-@_run_options
+@run_options
 @click.option('--dry-run', is_flag=True, help='Check the grid and list its runs.')
 def run(name: str, only: dict, settings: dict, profile: str, results: Path, dry_run: bool, **options: Any) -> None:
     """Execute the runs of GRID (a name as demo, or a file). What is done is skipped."""
@@ -88,12 +94,12 @@ def run(name: str, only: dict, settings: dict, profile: str, results: Path, dry_
         check(grid, runs)
         click.echo('\n'.join(f'{run.hash}  {run.label}' for run in runs))
     else:
-        _execute(grid, runs, folder, retry=False, **options)
+        execute(grid, runs, folder, retry=False, **options)
 
 
 @click.command()
 @_grid_options
-@_run_options
+@run_options
 @click.option('--failed', is_flag=True, help='Runs that failed or died; what retry is for at present.')
 def retry(name: str, only: dict, settings: dict, profile: str, results: Path, failed: bool, **options: Any) -> None:
     """Execute again what failed or died in GRID, and nothing else."""
@@ -104,12 +110,12 @@ def retry(name: str, only: dict, settings: dict, profile: str, results: Path, fa
     grid, runs, folder = _open(name, only, settings, profile, results)
     runs = [state.run for state in states(runs, folder) if state.state in ('failed', 'died')]
     if runs:
-        _execute(grid, runs, folder, retry=True, **options)
+        execute(grid, runs, folder, retry=True, **options)
     else:
         click.echo('nothing failed')
 
 
-def _execute(grid: Grid, runs: list[Run], folder: StudyFolder, plain_kernels: bool, **options: Any) -> None:
+def execute(grid: Grid, runs: list[Run], folder: StudyFolder, plain_kernels: bool, **options: Any) -> None:
     """Check, make the data ready, run, and tell what came of it by words and by the exit code."""
     from medpeft_utils.study.check import check
     from medpeft_utils.study.progress import Progress

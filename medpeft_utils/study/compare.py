@@ -52,7 +52,7 @@ def profile_of(dataset: str) -> str:
 
 
 def table(frame: pd.DataFrame) -> pd.DataFrame:
-    """A row a method, best macro F1 first: trainable parameters and test scores, mean ± standard deviation over seeds."""
+    """A row a method, best macro F1 first: trained parameters and test scores, mean ± standard deviation over seeds."""
     rows = []
     for (label, count), runs in frame.groupby(['method_label', 'trainable_parameters']):
         scores = {words: _spread(runs[column]) for column, words in SHOWN.items()}

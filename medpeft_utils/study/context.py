@@ -128,7 +128,7 @@ def _planned(plan: dict[str, Any], parameters: dict[str, Any], folder: Path) -> 
 
 def _by_hand(parameters: dict[str, Any], experiment: str, folder: str) -> RunContext:
     notebook = experiments_folder() / f'{experiment}.ipynb'
-    version = code_version(notebook if notebook.is_file() else None)
+    version = code_version(notebook if notebook.is_file() else None, parameters)
     run = run_hash(experiment, parameters, version)
     root = project_root() / 'results' / 'by_hand'
     return RunContext(

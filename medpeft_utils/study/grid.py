@@ -173,13 +173,12 @@ def _read_experiment(grid: Grid, entry: Any, number: int) -> None:
             grid.faults.append(f'{name}: axis {axis!r} is {values!r}; give a list of values')
             return
     notebook = _notebook(grid, name)
-    version = code_version(notebook.path) if notebook else 'none'
     defaults = grid.content.get('defaults') or {}
     if notebook:  # a grid serves several notebooks; what only one of them knows is no fault in the others
         defaults = {key: value for key, value in defaults.items() if key in notebook.parameters}
     seen = set()
     for given in combinations(entry):
-        run = _run(entry, {**defaults, **given}, notebook, version)
+        run = _run(entry, {**defaults, **given}, notebook)
         if run.hash not in seen:
             seen.add(run.hash)
             grid.runs.append(run)
@@ -210,12 +209,13 @@ def combinations(entry: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield {**base, **extra}
 
 
-def _run(entry: dict[str, Any], given: dict[str, Any], notebook: ExperimentNotebook | None, version: str) -> Run:
+def _run(entry: dict[str, Any], given: dict[str, Any], notebook: ExperimentNotebook | None) -> Run:
     known = notebook.parameters if notebook else {}
     parameters = {name: known[name].default for name in known if known[name].default is not NO_DEFAULT}
     parameters |= {name: known[name].cast(value) if name in known else value for name, value in given.items()}
     parameters.pop('record_folder', None)
     experiment = entry['notebook']
+    version = code_version(notebook.path, parameters) if notebook else 'none'
     return Run(
         hash=run_hash(experiment, parameters, version),
         experiment=experiment,

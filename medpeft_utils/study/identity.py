@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import medpeft_utils
@@ -16,6 +16,14 @@ from medpeft_utils.study.notebook import read_notebook
 
 # The parts of the package that decide a result. The runner, the report and the command line do not.
 DECIDING = 'backbones', 'methods', 'data', 'training', 'metrics.py'
+# Folders of which a run takes one file, by a parameter: another method, dataset or backbone decides nothing for it, and
+# a new one leaves the records of all others as they are. The files named here are shared by all.
+CHOICES = {
+    'methods': ('method', {'__init__', 'base', 'adapted'}),
+    'data/sources': ('dataset', {'__init__'}),
+    'backbones/weights': ('backbone', set()),
+}
+SYNTHETIC = 'data/synthetic', 'synthetic_'  # this folder decides for datasets whose name begins so
 NO_CODE = {'.md', '.pyc', '.txt', '.png'}
 COMMANDS = {'commands.py', 'counts.py'}
 # Where a run's files lie says nothing about its result; the data themselves are identified by their split.
@@ -63,13 +71,24 @@ def _content(file: Path, changed: int, size: int) -> bytes:
     return essence(content.decode()).encode() if file.suffix == '.py' else hashlib.sha256(content).digest()
 
 
-def package_version(package: Path | None = None) -> str:
-    """Hash of the package's deciding files: 12 hex digits."""
+def _concerns(place: PurePath, parameters: dict[str, Any]) -> bool:
+    """Whether a run with these parameters can use a file of the package."""
+    folder, prefix = SYNTHETIC
+    if place.parent.as_posix() == folder:
+        return str(parameters.get('dataset', prefix)).startswith(prefix)
+    parameter, shared = CHOICES.get(place.parent.as_posix(), ('', set()))
+    return parameter not in parameters or place.stem in shared or place.stem == parameters[parameter]
+
+
+def package_version(parameters: dict[str, Any] | None = None, package: Path | None = None) -> str:
+    """Hash of the package's deciding files, 12 hex digits; of those alone that concern a run's `parameters`."""
     package = package or Path(medpeft_utils.__file__).parent
     parts = []
     for file in deciding_files(package):
-        stat = file.stat()
-        parts += [file.relative_to(package).as_posix().encode(), _content(file, stat.st_mtime_ns, stat.st_size)]
+        place = file.relative_to(package)
+        if _concerns(place, parameters or {}):
+            stat = file.stat()
+            parts += [place.as_posix().encode(), _content(file, stat.st_mtime_ns, stat.st_size)]
     return _digest(*parts, length=12)
 
 
@@ -79,9 +98,10 @@ def notebook_version(path: Path) -> str:
     return _digest(essence(code).encode(), length=8)
 
 
-def code_version(notebook: Path | None, package: Path | None = None) -> str:
+def code_version(notebook: Path | None, parameters: dict[str, Any] | None = None, package: Path | None = None) -> str:
     """'<package>.<notebook>' for a record's `code_version`; 'none' stands for a notebook that is not here."""
-    return f'{package_version(package)}.{notebook_version(notebook) if notebook else "none"}'
+    version = package_version(parameters, package)
+    return f'{version}.{notebook_version(notebook) if notebook else "none"}'
 
 
 def same_code(one: str, other: str) -> bool:
@@ -91,6 +111,7 @@ def same_code(one: str, other: str) -> bool:
 
 
 def without_places(parameters: dict[str, Any]) -> dict[str, Any]:
+    """The parameters but for those that only say where files lie."""
     return {name: value for name, value in parameters.items() if name not in PLACES}
 
 

@@ -18,6 +18,7 @@ def project_root(start: Path | None = None) -> Path:
 
 
 def experiments_folder(start: Path | None = None) -> Path:
+    """The folder of the experiment notebooks."""
     return project_root(start) / 'notebooks' / 'experiments'
 
 

@@ -104,7 +104,8 @@ def read_all(source: Path | str) -> Iterator[dict[str, Any]]:
 def is_stale(record: dict[str, Any]) -> bool:
     """Whether the code that decides a result has changed since; only what is here can be compared."""
     notebook = experiments_folder() / f'{record["experiment"]}.ipynb'
-    return not same_code(record['code_version'], code_version(notebook if notebook.is_file() else None))
+    version = code_version(notebook if notebook.is_file() else None, record['parameters'])
+    return not same_code(record['code_version'], version)
 
 
 def current(folder: Path | str) -> Callable[[dict[str, Any]], bool]:

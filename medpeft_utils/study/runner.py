@@ -27,7 +27,7 @@ from medpeft_utils.study.pool import Event, open_pool
 from medpeft_utils.study.processes import cores, graphics_cards
 from medpeft_utils.study.progress import Counts, Progress, Times
 from medpeft_utils.study.splits import with_data_root
-from medpeft_utils.study.worker import OUTCOME, STORAGE_EXIT
+from medpeft_utils.study.worker import OUTCOME, STORAGE_EXIT, remove_left_sockets
 
 LOOK_AGAIN = 2.0  # seconds until a run that another runner has claimed is looked at again
 
@@ -126,6 +126,7 @@ class Runner:
         self._event('study', runs=len(self.waiting), settled=vars(self.counts), jobs=self.options.jobs)
         if not self.waiting:
             return self._now()
+        remove_left_sockets()
         self.pool = open_pool(self.threads, self.grid.preload, self.options.plain)
         try:
             with stop_signals(self._stop):
@@ -203,7 +204,7 @@ class Runner:
             self._tally(run, record)
             claim.release(settled=True)
             return False
-        if run.code != code_version(run.notebook):
+        if run.code != code_version(run.notebook, run.parameters):
             self._give_up(f'{run.experiment}: the code has changed since this study was started; start it again')
             claim.release(settled=False)
             return False

@@ -12,14 +12,17 @@ import re
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from medpeft_utils.study.claims import process_mark
 from medpeft_utils.study.files import STORAGE_ERRORS, StorageFault, storage, write_json
 from medpeft_utils.study.processes import adopt_orphans, die_with
 
 OUTCOME, LOG, NOTEBOOK = 'outcome.json', 'kernel.log', 'notebook.ipynb'
+SOCKETS = 'medpeft-'
 STORAGE_EXIT = 74  # sysexits.h: an error in input or output
 LAST_LINES = 12
 COLOURS = re.compile(r'\x1b\[[0-9;]*m')
@@ -87,7 +90,7 @@ def _quick_sockets() -> Iterator[Any]:
     """Unix sockets in a folder of this run's own: no port that two kernels could both take, nothing left behind."""
     from traitlets.config import Config
 
-    config, folder = Config(), tempfile.mkdtemp(prefix='mp')
+    config, folder = Config(), tempfile.mkdtemp(prefix=f'{SOCKETS}{os.getpid()}-')
     os.environ['JUPYTER_RUNTIME_DIR'] = folder
     config.KernelManager.connection_file = str(Path(folder) / 'connection.json')
     if os.name == 'posix':
@@ -97,6 +100,15 @@ def _quick_sockets() -> Iterator[Any]:
         yield config
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_left_sockets(older_than: float = 86400.0) -> None:
+    """Remove the socket folders of runs that were killed, once they are a day old."""
+    for folder in Path(tempfile.gettempdir()).glob(f'{SOCKETS}[0-9]*-*'):
+        pid = int(folder.name.removeprefix(SOCKETS).partition('-')[0])
+        with contextlib.suppress(FileNotFoundError):  # another runner removes it, too
+            if time.time() - folder.stat().st_mtime > older_than and process_mark(pid) is None:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _ended(kind: str, error_type: str, message: str, lines: list[str] | None = None) -> dict[str, Any]:

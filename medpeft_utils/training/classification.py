@@ -244,7 +244,11 @@ class Classification:
         parameters = {k: v for k, v in asdict(self.settings).items() if k not in left_out}
         parameters['fraction'] = self.settings.search_fraction or self.settings.fraction
         weights = 'random' if self.settings.weights == 'random' else self.backbone.hash  # random ones have the seed's
-        described = {'backbone_hash': weights, 'data': self.data.split_hash, 'code': package_version()}
+        described = {
+            'backbone_hash': weights,
+            'data': self.data.split_hash,
+            'code': package_version(asdict(self.settings)),
+        }
         return _digest(parameters | described | {'search_fraction': 0, 'precision': str(self.precision)})
 
     def _search(self, quiet: bool) -> dict:
