@@ -70,7 +70,7 @@ def class_counts(data, used_rows: np.ndarray) -> Figure:
     axis.set_xscale('symlog', linthresh=10)
     axis.set(xlabel='images (log scale)', ylabel='')
     axis.set_yticks(range(len(classes)), [_shorten(name, 32) for name in classes])
-    axis.legend(frameon=False, fontsize=8)
+    axis.legend(frameon=False, fontsize=8, loc='upper left', bbox_to_anchor=(1, 1))
     sns.despine(figure)
     figure.tight_layout()
     return _finish(figure, data.synthetic)
@@ -160,6 +160,7 @@ def confusion(labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[s
     )
     axis.set(xlabel='predicted', ylabel='true')
     axis.tick_params(axis='x', rotation=45)
+    axis.tick_params(axis='y', rotation=0)
     for tick in axis.get_xticklabels():
         tick.set_ha('right')
     figure.tight_layout()
