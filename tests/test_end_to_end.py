@@ -1,0 +1,80 @@
+"""From a grid file to figures by the command line alone: the smoke grid, and a comparison on a folder of images."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from medpeft_utils.study import records
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def medpeft(*arguments: object) -> str:
+    """Standard output of a command that must succeed."""
+    command = [sys.executable, '-m', 'medpeft_utils.cli', *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope='module')
+def smoke(tmp_path_factory) -> Path:
+    """The folder in which the smoke grid was run and reported."""
+    folder = tmp_path_factory.mktemp('smoke')
+    medpeft('run', 'smoke', '--results', folder / 'results')
+    medpeft('report', 'smoke', '--results', folder / 'results', '--figures', folder / 'figures')
+    return folder
+
+
+def test_every_run_of_the_grid_has_a_record_with_metrics(smoke):
+    frame = records.load(smoke / 'results' / 'smoke')
+    assert len(frame) == 7
+    assert frame['synthetic'].all()
+    assert frame['f1_macro'].between(0, 1).all()
+    assert '7 ' in medpeft('status', 'smoke', '--results', smoke / 'results')
+
+
+def test_what_is_done_is_not_done_again(smoke):
+    before = {path: path.stat().st_mtime_ns for path in smoke.rglob('record.json')}
+    assert '0 to do' in medpeft('run', 'smoke', '--results', smoke / 'results')
+    assert {path: path.stat().st_mtime_ns for path in smoke.rglob('record.json')} == before
+
+
+@pytest.mark.parametrize('name', ['figure1', 'figure3', 'table1', 'table2', 'table3', 'table5', 'table6'])
+@pytest.mark.parametrize('suffix', ['png', 'pdf', 'csv', 'md', 'tex'])
+def test_every_figure_and_table_is_there_in_every_format(smoke, name, suffix):
+    path = smoke / 'figures' / 'smoke' / f'{name}.{suffix}'
+    assert path.stat().st_size > 100
+
+
+def test_results_on_synthetic_images_say_so(smoke):
+    for name in ('table2', 'table3', 'figure1'):
+        assert 'synthetic' in (smoke / 'figures' / 'smoke' / f'{name}.md').read_text().lower()
+
+
+def test_the_notebook_of_a_run_shows_its_pictures(smoke):
+    for path in (smoke / 'results').rglob('notebook.ipynb'):
+        cells = json.loads(path.read_text())['cells']
+        outputs = [output for cell in cells for output in cell.get('outputs', [])]
+        assert sum('image/png' in output.get('data', {}) for output in outputs) == 5
+
+
+def test_a_folder_of_ones_own_images_is_compared_in_one_command(tmp_path):
+    generator, images = np.random.default_rng(0), tmp_path / 'my images é'
+    for name, level in (('with finding', 90), ('no finding', 160)):
+        (images / name).mkdir(parents=True)
+        for i in range(15):
+            pixels = np.clip(generator.normal(level, 30, (70, 90)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(images / name / f'{i}.png')  # grey, not square
+    settings = ['--set', 'min_steps=2', '--set', 'max_steps=2', '--set', 'checks=1', '--set', 'batch_size=8']
+    command = ['compare', images, '--methods', 'linear_probing,lora,ssf', *settings, '--results', tmp_path / 'results']
+    table = medpeft(*command)
+    assert all(label in table for label in ('Linear Probing', 'LoRA', 'SSF', 'macro F1', '22 training images'))
+    assert len(list((tmp_path / 'results').rglob('adapter.safetensors'))) == 3
