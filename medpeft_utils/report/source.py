@@ -30,10 +30,26 @@ def load(profile: str, results: Path | str, figures: Path | str) -> pd.DataFrame
         if place.is_file() or (place / 'runs').is_dir():
             table = records.load(place, status=None)
             weights = {one['run']: one['parameters'].get('weights', '') for one in records.read_all(place)}
-            return table.assign(weights=table['run'].map(weights))
+            return in_order(table.assign(weights=table['run'].map(weights)))
     if profile == 'paper':
         return paper.records()
     raise BadInput(f'no records of {profile!r}: neither {results} nor {kept}; `medpeft run {profile}` makes them')
+
+
+def in_order(records: pd.DataFrame) -> pd.DataFrame:
+    """Records in the order of the paper's tables: by encoder, data set, method and share, so that figures are too."""
+    place = {name: number for number, name in enumerate(paper.ENCODERS)}
+    set_place = {name: number for number, name in enumerate(paper.DATASETS)}
+    keys = pd.DataFrame(
+        {
+            'encoder': records['encoder_role'].map(place).fillna(len(place)),
+            'dataset': records['dataset_label'].str.replace(' (synthetic)', '', regex=False).map(set_place),
+            'method': records['method_label'],
+            'fraction': records['fraction'],
+            'seed': records['seed'],
+        }
+    )
+    return records.loc[keys.sort_values(list(keys)).index].reset_index(drop=True)
 
 
 def summary(records: pd.DataFrame) -> pd.DataFrame:

@@ -206,7 +206,8 @@ def _rank_figure(
         figure = style.new_figure(4.6, height)
         axes = figure.subplots()
         figure.subplots_adjust(1.15 / 4.6, (beneath + 0.45) / height, 0.97, 1 - 0.38 / height)
-        axes.set_title(f'{", ".join(dict.fromkeys(chosen["backbone_label"])) or "no run of this study"}')
+        labels = list(dict.fromkeys(chosen['backbone_label'])) or ['no run of this study']
+        axes.set_title(labels[0] if len(labels) == 1 else f'{len(labels)} encoders, {len(blocks)} blocks')
         if len(ranked):
             _ladder(axes, ranked, ranks.critical_difference(len(ranked), len(blocks)) if tested else None)
         if provenance.is_synthetic(chosen):
