@@ -23,8 +23,7 @@ PARTS = {
     'learning_rate': {'value', 'how'},
     'metrics': {'test', 'validation', 'per_class'},
     'time': {'total_seconds', 'step_seconds', 'train_images_per_second'},
-    'environment': {'versions', 'platform', 'commit'},
-    'device': {'name', 'precision', 'threads'},
+    'environment': {'versions', 'platform', 'commit', 'device', 'precision', 'threads'},
 }
 WHOLE = {
     *('schema', 'run', 'status', 'experiment', 'parameters', 'code_version', 'curve', 'best_epoch', 'peak_memory_mb'),

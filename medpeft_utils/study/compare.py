@@ -56,7 +56,7 @@ def table(frame: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for (label, count), runs in frame.groupby(['method_label', 'trainable_parameters']):
         scores = {words: _spread(runs[column]) for column, words in SHOWN.items()}
-        rows.append({'method': label, 'trained parameters': f'{count:,}', 'seeds': len(runs), **scores})
+        rows.append({'method': label, 'parameters beside the head': f'{count:,}', 'seeds': len(runs), **scores})
         rows[-1]['order'] = runs['f1_macro'].mean()
     return pd.DataFrame(rows).sort_values('order', ascending=False).drop(columns='order').reset_index(drop=True)
 
