@@ -54,10 +54,12 @@ def publish(
     name = recipe['backbone']
     path = weights_folder / f'{name}.safetensors'
     weights_folder.mkdir(parents=True, exist_ok=True)
-    save_file(encoder_state(saved['objective']), path, metadata={'name': name, 'recipe': saved['recipe']})
+    card = _card(recipe, curve)
+    told = json.dumps(card['recipe'], sort_keys=True)
+    save_file(encoder_state(saved['objective']), path, metadata={'name': name, 'recipe': told})
     path.chmod(0o644)  # safetensors makes it readable by its owner alone
-    told = {'data': data, 'data_licence': data_licence, 'command': command, 'device': device}
-    card = _card(recipe, curve) | told | {'hours': saved['seconds'] / 3600}
+    card |= {'data': data, 'data_licence': data_licence, 'command': command, 'device': device}
+    card['hours'] = saved['seconds'] / 3600
     card |= {'sha256': file_hash(path), 'bytes': path.stat().st_size}
     (weights_folder / f'{name}.json').write_text(json.dumps(card, indent=1) + '\n')
     write_page(weights_folder)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from medpeft_utils.errors import BadInput
 from medpeft_utils.study.context import RunContext, start
 from medpeft_utils.study.files import plain, read_json, write_bytes, write_json
-from medpeft_utils.study.identity import code_version, same_code
+from medpeft_utils.study.identity import code_version, same_code, without_places
 from medpeft_utils.study.places import StudyFolder, experiments_folder
 
 if TYPE_CHECKING:
@@ -183,7 +183,8 @@ def row(record: dict[str, Any]) -> dict[str, Any]:
 def collect(folder: Path | str, path: Path | str | None = None) -> Path:
     """Write all records of a study that count (`current`) into one file, a line each.
 
-    A profile whose records.jsonl is kept can be rendered again without its results.
+    A profile whose records.jsonl is kept can be rendered again without its results. Where data lay on this machine is
+    left out, since the file is meant to be shared.
 
     Args:
         folder: results/<profile>.
@@ -191,6 +192,9 @@ def collect(folder: Path | str, path: Path | str | None = None) -> Path:
     """
     path = Path(path or Path(folder) / 'records.jsonl')
     counts = current(folder)
-    lines = [json.dumps(record, ensure_ascii=False) for record in read_all(folder) if counts(record)]
+    kept = [
+        record | {'parameters': without_places(record['parameters'])} for record in read_all(folder) if counts(record)
+    ]
+    lines = [json.dumps(record, ensure_ascii=False) for record in kept]
     write_bytes(path, '\n'.join([*lines, '']).encode() if lines else b'')
     return path
