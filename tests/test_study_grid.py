@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from pathlib import Path
 
 import pytest
@@ -12,8 +11,9 @@ from study_project import FINISH, START, Project, write_notebook
 import medpeft_utils
 from medpeft_utils.errors import BadInput, UnknownName
 from medpeft_utils.study.check import check
+from medpeft_utils.study.code import Code, essence, imported
 from medpeft_utils.study.grid import dump, load_grid, selected
-from medpeft_utils.study.identity import CHOICES, code_version, essence, package_version, run_hash, same_code
+from medpeft_utils.study.identity import code_version, notebook_code, run_hash, same_code
 from medpeft_utils.study.notebook import NO_DEFAULT, read_parameters
 from medpeft_utils.study.places import StudyFolder, find_grid
 from medpeft_utils.study.runner import in_order
@@ -152,54 +152,87 @@ def test_the_code_version_follows_code_and_not_its_comments(project, tmp_path):
     assert code_version(project.notebook) == before
     write_notebook(project.notebook, START, *_cells(project)[1:], 'more = 1')
     assert not same_code(code_version(project.notebook), before)
-    assert same_code(before, before.split('.')[0] + '.none')
+    assert same_code(before, code_version(None))
+
+
+FILES = {
+    '__init__.py': '',
+    'metrics.py': 'y = 1\n',
+    'training/loop.py': 'from medpeft_utils import data\ndef f():\n    from medpeft_utils.methods import get\n',
+    'training/other.py': 'from medpeft_utils.training import loop\n',
+    'study/runner.py': 'from medpeft_utils import metrics\n',
+    'backbones/__init__.py': '',
+    'backbones/weights/vit.safetensors': 'a',
+    'backbones/weights/vit.json': 'a',
+    'backbones/weights/other.safetensors': 'a',
+    'data/__init__.py': 'from medpeft_utils.data import sources, synthetic\nfrom medpeft_utils import backbones\n',
+    'data/sources/__init__.py': '',
+    'data/sources/ham.py': 'TABLE = "ham.csv"\n',
+    'data/sources/ham.csv': 'a',
+    'data/sources/other.py': '',
+    'data/synthetic/__init__.py': '',
+    'methods/__init__.py': 'from medpeft_utils.methods.base import Method\n',
+    'methods/base.py': '',
+    'methods/lora.py': 'from medpeft_utils.methods.base import Method\n',
+    'methods/ssf.py': '',
+    'methods/twice.py': 'from medpeft_utils.methods import lora\n',
+}
+CHOSEN = {'method': 'lora', 'dataset': 'ham', 'backbone': 'vit'}
 
 
 def _package(folder: Path) -> Path:
     """A package of a few files, as far as its version goes."""
-    for name in ('methods/base.py', 'methods/lora.py', 'methods/ssf.py', 'data/sources/ham.py', 'training/loop.py'):
+    for name, text in FILES.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text('"""Words."""\nx = 1  # why\n')
-    (folder / 'study').mkdir()
-    (folder / 'study' / 'runner.py').write_text('y = 1\n')
+        (folder / name).write_text(text)
     return folder
 
 
-def test_the_package_version_follows_what_decides_a_result(tmp_path):
-    package = _package(tmp_path / 'package')
-    first = package_version(package=package)
-    (package / 'study' / 'runner.py').write_text('y = 2\n')
-    (package / 'methods' / 'lora.py').write_text('"""Other words."""\n\nx = 1\n')
-    assert package_version(package=package) == first
-    (package / 'methods' / 'lora.py').write_text('x = 2\n')
-    second = package_version(package=package)
-    (package / 'methods' / 'weights.safetensors').write_bytes(b'12')
-    assert len({first, second, package_version(package=package)}) == 3
+def test_a_run_is_decided_by_what_its_notebook_imports_and_what_its_parameters_choose(tmp_path):
+    code = Code.now(_package(tmp_path / 'medpeft_utils'))
+    shared = {name for name in FILES if name.endswith('__init__.py')} - {'data/synthetic/__init__.py'}
+    found = code.deciding(CHOSEN, ['medpeft_utils.training.loop'])
+    assert set(found) == shared | {
+        *('training/loop.py', 'methods/base.py', 'methods/lora.py'),
+        *('data/sources/ham.py', 'data/sources/ham.csv', 'backbones/weights/vit.safetensors'),
+    }
+    drawn = code.deciding({**CHOSEN, 'dataset': 'synthetic_ham'}, ['medpeft_utils.training.loop'])
+    assert {*drawn} - {*found} == {'data/synthetic/__init__.py'}
+    assert 'methods/lora.py' in code.deciding({**CHOSEN, 'method': 'twice'}, ['medpeft_utils.training.loop'])
+    everything = code.deciding()
+    assert not {*FILES} - {*everything} - {'study/runner.py', 'backbones/weights/vit.json'}
 
 
-def test_another_method_or_dataset_leaves_a_run_as_it_is(tmp_path):
-    package = _package(tmp_path / 'package')
-    parameters = {'method': 'lora', 'dataset': 'ham', 'backbone': 'vit'}
-    first = package_version(parameters, package)
-    (package / 'methods' / 'new.py').write_text('x = 1\n')
-    (package / 'methods' / 'ssf.py').write_text('x = 2\n')
-    (package / 'data' / 'sources' / 'other.py').write_text('x = 1\n')
-    assert package_version(parameters, package) == first
-    for name in ('methods/base.py', 'methods/lora.py', 'data/sources/ham.py', 'training/loop.py'):
-        (package / name).write_text('x = 3\n')
-        assert package_version(parameters, package) != first, name
-        first = package_version(parameters, package)
+def test_the_version_follows_the_files_that_decide_and_no_others(tmp_path):
+    package = _package(tmp_path / 'medpeft_utils')
+
+    def version() -> str:
+        return Code.now(package).version(CHOSEN, ['medpeft_utils.training.loop'])
+
+    first = version()
+    for name in ('training/other.py', 'methods/ssf.py', 'methods/new.py', 'data/sources/new.py', 'metrics.py'):
+        (package / name).write_text('x = 2\n')
+        assert version() == first, name
+    (package / 'methods' / 'lora.py').write_text('"""Words."""\nfrom medpeft_utils.methods.base import Method  # why\n')
+    (package / 'backbones' / 'weights' / 'vit.json').write_text('another card')
+    assert version() == first
+    versions = {first}
+    for name in ('methods/base.py', 'methods/lora.py', 'data/sources/ham.csv', 'backbones/weights/vit.safetensors'):
+        (package / name).write_text('x = 3333\n')
+        versions.add(version())
+    assert len(versions) == 5
 
 
-def test_files_of_which_a_run_takes_one_use_only_what_all_share():
-    """Else a change in one of them would go unnoticed in the runs of another."""
-    package = Path(medpeft_utils.__file__).parent
-    for folder, (_, shared) in CHOICES.items():
-        module = f'medpeft_utils.{folder.replace("/", ".")}'
-        for file in (package / folder).glob('*.py'):
-            if file.stem not in shared:
-                used = re.findall(rf'from {re.escape(module)}(?:\.(\w+))? import', file.read_text())
-                assert set(used) <= shared | {''}, file.name
+def test_the_notebooks_here_are_decided_by_their_training_method_and_weights():
+    folder = Path(medpeft_utils.__file__).parent.parent / 'notebooks' / 'experiments'
+    parameters = {'method': 'lora', 'dataset': 'ham10000', 'backbone': 'vit_base_mini'}
+    for notebook in ('vit', 'low_data_regime'):
+        imports = imported(notebook_code(folder / f'{notebook}.ipynb'))
+        found = Code.now().deciding(parameters, imports)
+        assert {'training/loop.py', 'methods/lora.py', 'methods/adapted.py', 'metrics.py'} <= {*found}
+        assert {'data/sources/ham10000.py', 'backbones/weights/vit_base_mini.safetensors'} <= {*found}
+        assert not {name for name in found if name.startswith(('study', 'report', 'data/synthetic'))}
+        assert {'methods/ssf.py', 'data/sources/breastus.py'}.isdisjoint(found)
 
 
 def _cells(project: Project) -> list[str]:

@@ -112,7 +112,7 @@ def test_plain_knows_numbers_of_numpy_and_paths():
 def test_records_become_a_table_and_one_file(tmp_path):
     records.write(whole(), tmp_path / 'runs' / 'a')
     records.write(whole(run='b' * 16, status='failed', error={'type': 'X', 'message': ''}), tmp_path / 'runs' / 'b')
-    records.write(whole(run='c' * 16, code_version='older.none'), tmp_path / 'runs' / 'c')
+    records.write(whole(run='c' * 16, experiment='vit', code_version='older.none'), tmp_path / 'runs' / 'c')
     (tmp_path / 'runs' / 'half').mkdir()
     (tmp_path / 'runs' / 'half' / 'record.json').write_text('{"schema": 1')
     table = records.load(tmp_path)
@@ -129,6 +129,19 @@ def test_records_become_a_table_and_one_file(tmp_path):
     assert list(records.load(tmp_path / 'runs').columns) == [*records.COLUMNS, 'stale']
     with pytest.raises(BadInput, match='neither a study'):
         list(records.read_all(tmp_path / 'nowhere'))
+
+
+def test_kept_records_of_planned_runs_are_taken_as_done_and_no_others(tmp_path):
+    kept = tmp_path / 'records.jsonl'
+    found = [whole(run='a' * 16), whole(run='b' * 16), whole(run='c' * 16)]
+    found.append(whole(run='d' * 16, status='failed', error={'type': 'X', 'message': ''}))
+    kept.write_text(''.join(json.dumps({'schema': 1} | record) + '\n' for record in found))
+    records.write(whole(run='b' * 16, seed='here'), tmp_path / 'runs' / ('b' * 16))
+    assert records.adopt(kept, ['a' * 16, 'b' * 16, 'd' * 16, 'e' * 16], tmp_path) == 1
+    assert sorted(path.name for path in (tmp_path / 'runs').iterdir()) == ['a' * 16, 'b' * 16]
+    assert records.read(tmp_path / 'runs' / ('b' * 16))['seed'] == 'here'
+    with pytest.raises(BadInput, match='no such file of records'):
+        records.adopt(tmp_path / 'nothing.jsonl', [], tmp_path)
 
 
 def test_a_notebook_run_by_hand_records_into_results_by_hand(tmp_path, monkeypatch):

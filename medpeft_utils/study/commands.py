@@ -67,6 +67,9 @@ def run_options(command: Callable) -> Callable:
         click.option('--data-root', type=click.Path(path_type=Path), help='Folder of the published downloads.'),
         click.option('--limit', type=click.IntRange(1), help='Start at most so many runs.'),
         click.option('--time-limit', type=click.FloatRange(1), help='Seconds after which a run is ended.'),
+        click.option(
+            '--kept', type=click.Path(path_type=Path), help='records.jsonl of an earlier machine; its runs are done.'
+        ),
         click.option('--plain-kernels', is_flag=True, help='Start every kernel anew; slower, works everywhere.'),
     )
     for option in reversed(options):
@@ -115,14 +118,19 @@ def retry(name: str, only: dict, settings: dict, profile: str, results: Path, fa
         click.echo('nothing failed')
 
 
-def execute(grid: Grid, runs: list[Run], folder: StudyFolder, plain_kernels: bool, **options: Any) -> None:
+def execute(
+    grid: Grid, runs: list[Run], folder: StudyFolder, plain_kernels: bool, kept: Path | None = None, **options: Any
+) -> None:
     """Check, make the data ready, run, and tell what came of it by words and by the exit code."""
+    from medpeft_utils.study import records
     from medpeft_utils.study.check import check
     from medpeft_utils.study.progress import Progress
     from medpeft_utils.study.runner import Options, Runner
 
     check(grid, runs)
     runs = identified(runs, prepare(runs, folder, options['data_root'], click.echo))
+    if kept:
+        click.echo(f'{kept}: {records.adopt(kept, [run.hash for run in runs], folder.root)} runs taken as done')
     runner = Runner(grid, runs, folder, Options(plain=plain_kernels, **options), Progress(grid.profile))
     click.echo(f'{grid.title}: {len(runs)} runs, {len(runner.waiting)} to do, in {folder.root}')
     counts = runner.execute()

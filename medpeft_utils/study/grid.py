@@ -37,6 +37,7 @@ from typing import Any
 import yaml
 
 from medpeft_utils.errors import BadInput
+from medpeft_utils.study.code import Code
 from medpeft_utils.study.identity import code_version, run_hash, without_places
 from medpeft_utils.study.notebook import NO_DEFAULT, ExperimentNotebook, read_notebook
 from medpeft_utils.study.places import experiments_folder
@@ -110,6 +111,7 @@ class Grid:
     runs: list[Run] = field(default_factory=list)
     notebooks: dict[str, ExperimentNotebook] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
+    code: Code = field(default_factory=Code.now, repr=False)
 
     @property
     def profile(self) -> str:
@@ -178,7 +180,7 @@ def _read_experiment(grid: Grid, entry: Any, number: int) -> None:
         defaults = {key: value for key, value in defaults.items() if key in notebook.parameters}
     seen = set()
     for given in combinations(entry):
-        run = _run(entry, {**defaults, **given}, notebook)
+        run = _run(entry, {**defaults, **given}, notebook, grid.code)
         if run.hash not in seen:
             seen.add(run.hash)
             grid.runs.append(run)
@@ -209,13 +211,13 @@ def combinations(entry: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield {**base, **extra}
 
 
-def _run(entry: dict[str, Any], given: dict[str, Any], notebook: ExperimentNotebook | None) -> Run:
+def _run(entry: dict[str, Any], given: dict[str, Any], notebook: ExperimentNotebook | None, code: Code) -> Run:
     known = notebook.parameters if notebook else {}
     parameters = {name: known[name].default for name in known if known[name].default is not NO_DEFAULT}
     parameters |= {name: known[name].cast(value) if name in known else value for name, value in given.items()}
     parameters.pop('record_folder', None)
     experiment = entry['notebook']
-    version = code_version(notebook.path, parameters) if notebook else 'none'
+    version = code_version(notebook.path, parameters, code) if notebook else 'none'
     return Run(
         hash=run_hash(experiment, parameters, version),
         experiment=experiment,

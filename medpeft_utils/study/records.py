@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import logging
 import numbers
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,10 @@ from medpeft_utils.study.places import StudyFolder, experiments_folder
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ['COLUMNS', 'RunContext', 'collect', 'current', 'faults', 'load', 'read', 'read_all', 'start', 'write']
+__all__ = [
+    *('COLUMNS', 'RunContext', 'adopt', 'collect', 'current', 'faults'),
+    *('load', 'read', 'read_all', 'start', 'write'),
+]
 
 log = logging.getLogger(__name__)
 SCHEMA = 1
@@ -198,3 +201,25 @@ def collect(folder: Path | str, path: Path | str | None = None) -> Path:
     lines = [json.dumps(record, ensure_ascii=False) for record in kept]
     write_bytes(path, '\n'.join([*lines, '']).encode() if lines else b'')
     return path
+
+
+def adopt(source: Path | str, runs: Iterable[str], folder: Path | str) -> int:
+    """Take finished runs of a kept records.jsonl into a study's folder, so that they are not done again.
+
+    Args:
+        source: a file as `collect` writes it.
+        runs: identities of the study's runs; a record of any other run (older code, other data) is left out.
+        folder: results/<profile>; a record that is there already stays.
+    Returns:
+        How many were taken.
+    Raises:
+        BadInput: no such file.
+    """
+    if not Path(source).is_file():
+        raise BadInput(f'{source}: no such file of records; `medpeft report` writes figures/PROFILE/records.jsonl')
+    study, planned, taken = StudyFolder(Path(folder)), set(runs), 0
+    for record in read_all(source):
+        if record['status'] == 'done' and record['run'] in planned and read(study.record(record['run'])) is None:
+            write(record, study.run(record['run']))
+            taken += 1
+    return taken

@@ -238,7 +238,7 @@ class Classification:
         return self.learning_rate
 
     def _search_key(self) -> str:
-        from medpeft_utils.study.identity import package_version
+        from medpeft_utils.study.code import Code
 
         left_out = ('seed', 'record_folder', 'data_folder', 'learning_rate', 'save_adapter')
         parameters = {k: v for k, v in asdict(self.settings).items() if k not in left_out}
@@ -247,7 +247,7 @@ class Classification:
         described = {
             'backbone_hash': weights,
             'data': self.data.split_hash,
-            'code': package_version(asdict(self.settings)),
+            'code': Code.now().version(asdict(self.settings), [type(self).__module__]),
         }
         return _digest(parameters | described | {'search_fraction': 0, 'precision': str(self.precision)})
 

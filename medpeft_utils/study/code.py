@@ -1,0 +1,170 @@
+"""The code that decides a run's result: what the experiment's notebook imports, and what that imports in turn.
+
+Read from the source, without importing anything. So a new dataset, method, backbone, figure or experiment leaves the
+records of all other runs as they are, and a change in what a run does use makes its records stale.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import medpeft_utils
+
+# These run, show and measure a study; nothing in them changes what a run finds.
+NOT_DECIDING = {'study', 'report', 'bench', 'pretraining', 'cli', 'plots', 'errors', 'registry', 'commands'}
+# Folders of which a run takes the file that a parameter names; the other files are found by a registry, not imported.
+CHOICES = {'methods': 'method', 'data/sources': 'dataset', 'backbones/weights': 'backbone'}
+SYNTHETIC = 'data/synthetic', 'synthetic_'  # this folder decides for datasets whose name begins so
+
+
+def essence(source: str) -> str:
+    """Python source without what cannot change a result: comments, layout, docstrings.
+
+    So that a better comment does not make the records of days stale.
+    """
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        body = getattr(node, 'body', None)
+        if not isinstance(body, list) or isinstance(node, ast.If):
+            continue
+        first = body[0] if body else None
+        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+            node.body = body[1:] or [ast.Pass()]
+    return ast.unparse(tree)
+
+
+def imported(source: str, package: str = 'medpeft_utils') -> set[str]:
+    """Dotted names that Python source imports from a package, anywhere in it: modules, and names in them."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            found |= {node.module, *(f'{node.module}.{alias.name}' for alias in node.names)}
+    return {name for name in found if name == package or name.startswith(f'{package}.')}
+
+
+def _listed(package: Path) -> Iterator[tuple[Path, int, int]]:
+    """Every file that may decide, with its time of change in ns and its size."""
+    for folder, folders, names in os.walk(package):
+        folders[:] = sorted({*folders} - NOT_DECIDING - {'__pycache__'})
+        for name in sorted(names):
+            if name.partition('.')[0] not in NOT_DECIDING:
+                stat = os.stat(os.path.join(folder, name))
+                yield Path(folder, name), stat.st_mtime_ns, stat.st_size
+
+
+@lru_cache(maxsize=8)
+def _snapshot(package: Path, listed: tuple) -> Code:
+    return Code(package)
+
+
+@lru_cache(maxsize=4096)
+def _read(file: Path, changed: int, size: int) -> tuple[bytes, frozenset[str], str]:
+    """Of a file: what counts of its content, what it imports, and its source ('' where it is no Python)."""
+    content = file.read_bytes()
+    if file.suffix != '.py':
+        return hashlib.sha256(content).digest(), frozenset(), ''
+    source = essence(content.decode())
+    return source.encode(), frozenset(imported(source)), source
+
+
+class Code:
+    """The package's files as they are now.
+
+    Args:
+        package: its folder.
+    """
+
+    def __init__(self, package: Path):
+        self.package = package
+        found = {file.relative_to(package).as_posix(): _read(file, *state) for file, *state in _listed(package)}
+        self._files: dict[str, tuple[bytes, frozenset[str], str]] = found
+        self._imports = {place: self._imports_of(place) for place in found}
+        self._offers = {place: self._offers_of(place) for place in found}
+        self._versions: dict[tuple, str] = {}
+
+    @classmethod
+    def now(cls, package: Path | None = None) -> Code:
+        """The files as they are on the disk at this moment; read again only where one has changed."""
+        package = package or Path(medpeft_utils.__file__).parent
+        return _snapshot(package, tuple(_listed(package)))
+
+    def version(self, parameters: dict[str, Any] | None = None, imports: Iterable[str] | None = None) -> str:
+        """Hash of the files that decide, 12 hex digits.
+
+        Args:
+            parameters: a run's; of the folders in `CHOICES` it takes the files that they name, all where None.
+            imports: dotted names where the search begins, such as a notebook's imports; every module where None.
+        """
+        chosen = tuple((parameters or {}).get(name) for name in CHOICES.values())
+        key = chosen, None if imports is None else frozenset(imports)
+        if key not in self._versions:
+            digest = hashlib.sha256()
+            for place in self.deciding(parameters, imports):
+                digest.update(place.encode() + b'\0' + self._files[place][0] + b'\0')
+            self._versions[key] = digest.hexdigest()[:12]
+        return self._versions[key]
+
+    def deciding(self, parameters: dict[str, Any] | None = None, imports: Iterable[str] | None = None) -> list[str]:
+        """The files of the package that decide, as paths below it, in order; arguments as for `version`."""
+        parameters, found = parameters or {}, set()
+        if imports is None:
+            waiting = [place for place in self._files if place.endswith('.py') and _fits(place, parameters)]
+        else:
+            waiting = [place for name in imports for place in self._modules(name)]
+        while waiting:
+            place = waiting.pop()
+            if place not in found and not _is_drawn_in_vain(place, parameters):
+                found.add(place)
+                waiting += self._imports[place]
+                waiting += [other for other in self._offers[place] if _fits(other, parameters)]
+        return sorted(found)
+
+    def _imports_of(self, place: str) -> set[str]:
+        """The files that a file imports, or reads by name from its own folder."""
+        _, imports, source = self._files[place]
+        folder = PurePosixPath(place).parent
+        beside = [other for other in self._files if PurePosixPath(other).parent == folder]
+        read = {other for other in beside if not other.endswith('.py') and repr(PurePosixPath(other).name) in source}
+        return read.union(*(self._modules(name) for name in imports))
+
+    def _offers_of(self, place: str) -> list[str]:
+        """The files of `CHOICES` that a registry finds, or a loader opens, by a name that it is given."""
+        folder, offers = PurePosixPath(place).parent, []
+        for other in map(PurePosixPath, self._files):
+            if other.parent.as_posix() not in CHOICES:
+                continue
+            registry = other.suffix == '.py' and other.parent == folder and place.endswith('/__init__.py')
+            if registry or (other.suffix == '.safetensors' and other.parent.parent == folder):
+                offers.append(other.as_posix())
+        return offers
+
+    def _modules(self, name: str) -> list[str]:
+        """The files behind a dotted name: its module, and the packages above it."""
+        parts, tried = name.split('.')[1:], ['__init__.py']
+        for end in range(1, len(parts) + 1):
+            stem = '/'.join(parts[:end])
+            tried += [f'{stem}/__init__.py', f'{stem}.py']
+        return [place for place in tried if place in self._files]
+
+
+def _fits(place: str, parameters: dict[str, Any]) -> bool:
+    """Whether a run with these parameters takes a file of `CHOICES`: its name is the value, or what it begins with."""
+    path = PurePosixPath(place)
+    parameter = CHOICES.get(path.parent.as_posix())
+    if parameter not in parameters or path.name == '__init__.py':
+        return True
+    return str(parameters[parameter]).removeprefix(SYNTHETIC[1]).startswith(path.stem)
+
+
+def _is_drawn_in_vain(place: str, parameters: dict[str, Any]) -> bool:
+    """Whether a file only draws synthetic images, and the run takes others."""
+    folder, prefix = SYNTHETIC
+    return place.startswith(f'{folder}/') and not str(parameters.get('dataset', prefix)).startswith(prefix)
