@@ -158,6 +158,26 @@ def test_a_deepened_network_computes_what_the_shallow_one_does(shallow, deep):
         assert torch.allclose(first(x), second(x), atol=1e-5)
 
 
+def test_a_grown_network_begins_where_the_other_ended_head_and_all(images, tmp_path):
+    first = Pretraining(recipe(), images, tmp_path / 'base')
+    first.train()
+    start = str(tmp_path / 'base' / 'checkpoint.pt')
+    grown = Pretraining(recipe(backbone='vit_large_mini', grown_from=start), images, tmp_path / 'large')
+    grown.objective.eval()
+    first.objective.eval()
+    x = torch.randn(2, 3, 48, 48)
+    with torch.no_grad():
+        assert torch.allclose(first.objective.encoder(x), grown.objective.encoder(x), atol=1e-5)
+    assert publishing.lineage(start)[0]['name'] == 'vit_base_mini'
+    path = publishing.publish(tmp_path / 'base', 'images', 'none', 'command', 'cpu', tmp_path / 'weights')
+    again = Pretraining(recipe(grown_from=str(path)), images, tmp_path / 'again')
+    again.train()
+    publishing.publish(tmp_path / 'again', 'images', 'none', 'command', 'cpu', tmp_path / 'weights')
+    card = json.loads((tmp_path / 'weights' / 'vit_base_mini.json').read_text())
+    assert [before['recipe']['passes'] for before in card['begun_from']] == [recipe().passes]
+    assert publishing.lineage(str(path))[1:] == card['begun_from']
+
+
 def test_masked_loss_by_hand(images):
     """A decoder that always predicts zero explains nothing: normalised patches have mean square 1."""
     torch.manual_seed(0)

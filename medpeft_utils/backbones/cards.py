@@ -23,6 +23,13 @@ def read_card(name: str) -> dict[str, Any] | None:
     return json.loads(path.read_text()) if path.exists() else None
 
 
+def _begun_from(card: dict[str, Any]) -> str:
+    """The pre-trainings before the last one, in words."""
+    return ', which began from '.join(
+        f'{before["name"]} after {before["recipe"].get("passes", "?")} passes' for before in card.get('begun_from', ())
+    )
+
+
 def _section(name: str, card: dict[str, Any]) -> list[str]:
     small = SMALL_BACKBONES[name]
     recipe = ', '.join(f'{key} {value}' for key, value in card['recipe'].items() if value not in ('', None))
@@ -39,6 +46,7 @@ def _section(name: str, card: dict[str, Any]) -> list[str]:
         f'| licence of the data | {card["data_licence"]} |',
         f'| command | `{card["command"]}` |',
         f'| recipe | {recipe} |',
+        *([f'| begun from | {_begun_from(card)} |'] if card.get('begun_from') else []),
         f'| time | {card["hours"]:.2f} h on {card["device"]} |',
         f'| SHA-256 | `{card["sha256"]}` ({card["bytes"] / 1e6:.1f} MB, half precision) |',
         '',

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from medpeft_utils.backbones.cards import file_hash, write_page
@@ -55,8 +56,8 @@ def publish(
     path = weights_folder / f'{name}.safetensors'
     weights_folder.mkdir(parents=True, exist_ok=True)
     card = _card(recipe, curve)
-    told = json.dumps(card['recipe'], sort_keys=True)
-    save_file(encoder_state(saved['objective']), path, metadata={'name': name, 'recipe': told})
+    told = {'name': name} | {key: json.dumps(card[key], sort_keys=True) for key in ('recipe', 'begun_from')}
+    save_file(encoder_state(saved['objective']), path, metadata=told)
     path.chmod(0o644)  # safetensors makes it readable by its owner alone
     card |= {'data': data, 'data_licence': data_licence, 'command': command, 'device': device}
     card['hours'] = saved['seconds'] / 3600
@@ -66,20 +67,41 @@ def publish(
     return path
 
 
+def lineage(start: str) -> list[dict]:
+    """The pre-trainings that a file stands at the end of, the last one first: {name, recipe} each.
+
+    Args:
+        start: a recipe's `grown_from`: published weights, another pre-training's `checkpoint.pt`, or ''.
+    """
+    if not start:
+        return []
+    if start.endswith('.safetensors'):
+        with safe_open(start, framework='pt') as file:
+            told = file.metadata() or {}
+        this = {'name': told.get('name', Path(start).stem), 'recipe': json.loads(told.get('recipe', '{}'))}
+        return [this, *json.loads(told.get('begun_from', '[]'))]
+    recipe = json.loads(torch.load(start, map_location='cpu', weights_only=True)['recipe'])
+    return [{'name': recipe['backbone'], 'recipe': shown_recipe(recipe)}, *lineage(recipe['grown_from'])]
+
+
+def shown_recipe(recipe: dict) -> dict:
+    """What of a recipe belongs on a card; of the file that it begins from the name of the backbone alone."""
+    left_out = ('report_every', 'checkpoint_seconds', 'backbone', 'grown_from')
+    return {key: value for key, value in recipe.items() if key not in left_out}
+
+
 def _card(recipe: dict, curve: list[dict]) -> dict:
     """What recipe and curve say of a backbone."""
     from medpeft_utils.pretraining.objectives import OBJECTIVES
 
     name, objective = recipe['backbone'], recipe['objective']
-    left_out = ('report_every', 'checkpoint_seconds', 'backbone')
-    shown = {key: value for key, value in recipe.items() if key not in left_out}
-    shown['grown_from'] = Path(shown['grown_from']).name
     return {
         'name': name,
         'summary': SUMMARIES[objective],
         'score_name': OBJECTIVES[objective].score_name,
         'score': [row['score'] for row in curve if 'score' in row][-1],
         'parameters': sum(p.numel() for p in SMALL_BACKBONES[name].build().parameters()),
-        'recipe': shown,
+        'recipe': shown_recipe(recipe),
+        'begun_from': lineage(recipe['grown_from']),
         'curve': curve,
     }

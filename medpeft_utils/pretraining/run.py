@@ -43,7 +43,8 @@ class Recipe:
         weight_decay: on matrices and kernels only.
         warmup_share: share of the steps in which the learning rate rises linearly.
         smallest_crop: smallest share of an image that a training crop keeps.
-        grown_from: weights file of a shallower ViT of the same width to begin from (`grow.py`), or ''.
+        grown_from: file of a ViT of the same width and of the same depth or less to begin from (`grow.py`), or '':
+            published weights, or another pre-training's `checkpoint.pt`, which has the head too.
         seed: of initialisation, order, augmentation and masks.
         held_out_share: share of every class that is never trained on.
     """
@@ -75,15 +76,25 @@ def _build(recipe: Recipe, captions: list[str]) -> nn.Module:
     torch.manual_seed(recipe.seed)
     objective = OBJECTIVES[recipe.objective](recipe.backbone, captions)
     if recipe.grown_from:
-        state = {name: tensor.float() for name, tensor in load_file(recipe.grown_from).items()}
+        state = _encoder_of(Path(recipe.grown_from))
         shallow = 1 + max(int(name.split('.')[1]) for name in state if name.startswith('blocks.'))
         deep = SMALL_BACKBONES[recipe.backbone].architecture['depth']
         missing, unknown = objective.encoder.load_state_dict(deepen(state, shallow, deep), strict=False)
-        if unknown or any(not name.startswith('head.') for name in missing):  # the published file has no head
+        if unknown or any(not name.startswith('head.') for name in missing):  # a published file has no head
             raise DoesNotFit(f'{recipe.grown_from} cannot become {recipe.backbone}: {unknown or missing} do not fit')
     for block in getattr(objective.encoder, 'blocks', []):
         block.attn.fused_attn = torch.cuda.is_available()  # the CPU's fused backward is twice as slow
     return objective
+
+
+def _encoder_of(path: Path) -> dict[str, torch.Tensor]:
+    """An encoder's tensors in float32: from published weights, or with its head from a pre-training's checkpoint."""
+    if path.suffix == '.safetensors':
+        state = load_file(path)
+    else:
+        objective = torch.load(path, map_location='cpu', weights_only=True)['objective']
+        state = {name.removeprefix('encoder.'): t for name, t in objective.items() if name.startswith('encoder.')}
+    return {name: tensor.float() for name, tensor in state.items()}
 
 
 def _optimizer(recipe: Recipe, objective: nn.Module) -> torch.optim.AdamW:

@@ -26,8 +26,17 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
-    *('COLUMNS', 'RunContext', 'adopt', 'collect', 'current', 'faults'),
-    *('load', 'read', 'read_all', 'start', 'write'),
+    'COLUMNS',
+    'RunContext',
+    'adopt',
+    'collect',
+    'current',
+    'faults',
+    'load',
+    'read',
+    'read_all',
+    'start',
+    'write',
 ]
 
 log = logging.getLogger(__name__)
