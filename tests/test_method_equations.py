@@ -44,7 +44,7 @@ def test_lora_is_w0_plus_ba(parts: str):
     torch.testing.assert_close(output(adapted.model), output(base), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize('name', FAMILIES)
+@pytest.mark.parametrize('name', [name for name, family in FAMILIES.items() if family != 'unet'])
 @pytest.mark.parametrize('training', [False, True])
 def test_ssf_is_scale_times_output_plus_shift(name: str, training: bool):
     """Lian et al. 2022, Eq. 2: y = gamma * x + beta after an operation, in either mode of BatchNorm."""

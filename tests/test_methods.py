@@ -14,15 +14,12 @@ from safetensors.torch import load_file, save_file
 from tiny_backbones import (
     CASES,
     CLASSES,
-    CNN_COUNTS,
     DEFAULTS,
     DEPTH,
     FAMILIES,
-    VIT_COUNTS,
-    WIDTH,
     Case,
     backbone,
-    features,
+    count,
     images,
     output,
     over,
@@ -44,7 +41,7 @@ HASH = '0123456789abcdef'
 def test_starts_at_the_base_model(case: Case):
     base = output(backbone(case.backbone))
     adapted = output(case.apply().eval().model)
-    assert adapted.shape == (4, CLASSES)
+    assert adapted.shape == base.shape == ((4, 4, 8, 8) if case.family == 'unet' else (4, CLASSES))
     if METHODS[case.key].identity_at_start:
         assert torch.equal(adapted, base)
     else:
@@ -54,11 +51,11 @@ def test_starts_at_the_base_model(case: Case):
 @over(CASES)
 def test_count_is_that_of_the_formula(case: Case):
     adapted = case.apply()
-    formula = CNN_COUNTS if case.family == 'cnn' else VIT_COUNTS
-    assert adapted.count() == formula[case.key](case.backbone, adapted.config)
-    head = (WIDTH if case.family == 'vit' else features(case.backbone)) * CLASSES + CLASSES
-    assert adapted.count(head=True) == (adapted.count() + head)
+    trained, head = count(case, adapted.config)
+    assert adapted.count() == trained
+    assert adapted.count(head=True) == trained + head
     assert set(adapted.head_names) <= set(adapted.trainable())
+    assert bool(adapted.head_names) == bool(head)
 
 
 @over(CASES)
@@ -70,7 +67,7 @@ def test_trains_what_it_declares_and_nothing_else(case: Case):
     assert {name for name, p in adapted.model.named_parameters() if p.grad is not None} == trained
     after = adapted.model.state_dict()
     changed = {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
-    buffers = {name for name, _ in adapted.model.named_buffers()}
+    buffers = {name for name, _ in adapted.model.named_buffers()} & before.keys()
     assert changed - buffers == trained
     assert changed & buffers == (buffers if METHODS[case.key].updates_batchnorm else set())
 
@@ -80,7 +77,7 @@ def test_save_and_load_give_the_same_outputs(case: Case, tmp_path: Path):
     adapted = train(case.apply())
     path = adapted.save(tmp_path / 'deep' / 'adapter.safetensors', HASH)
     saved = load_file(path)
-    bn_buffers = {name for name, _ in adapted.model.named_buffers()}
+    bn_buffers = {name for name, _ in adapted.model.named_buffers()} & adapted.model.state_dict().keys()
     assert set(saved) == set(adapted.trainable()) | bn_buffers
     assert [file.name for file in path.parent.iterdir()] == ['adapter.safetensors']
 
@@ -266,10 +263,14 @@ def _vit_with_classes(classes: int) -> nn.Module:
 
 
 def test_names_and_labels_are_the_columns_of_the_paper():
-    columns = {family: [methods.label(key, family) for key in methods.names(family)] for family in ('cnn', 'vit')}
+    columns = {
+        family: [methods.label(key, family) for key in methods.names(family)] for family in ('cnn', 'vit', 'unet')
+    }
     assert columns['cnn'] == ['Full FT', 'Linear Probing', 'TSA', 'BN Tuning', 'Bias Tuning', 'SSF']
     paper = 'Full FT,Linear Probing,Attention Tuning,BitFit,LoRA,SSF,AdaptFormer,LayerNorm Tuning'  # Table 3
     assert columns['vit'] == paper.split(',')
+    table4 = 'Full FT,Attention,Bias,Norm,Bias+Norm+Attention,LoRA,SV-Diff,DiffFit'
+    assert columns['unet'] == table4.split(',')
     with pytest.raises(UnknownName, match="unknown family 'vti'; did you mean 'vit'"):
         methods.names('vti')
     with pytest.raises(DoesNotFit, match="method 'lora' is not for family 'cnn'"):
@@ -282,7 +283,8 @@ def test_table1_has_a_row_for_each_method_of_the_paper():
     assert 'TinyTL' in rows['Bias Tuning']['paper']
     assert 'BitFit' in rows['BitFit']['paper']
     additive = {label for label, row in rows.items() if row['kind'] == 'additive'}
-    assert additive == {'TSA', 'SSF', 'LoRA', 'AdaptFormer'}
+    assert additive == {'TSA', 'SSF', 'LoRA', 'AdaptFormer', 'SV-Diff', 'DiffFit'}
+    assert rows['LoRA']['families'] == ['vit', 'unet']
 
 
 def test_a_second_method_of_one_key_is_refused():
@@ -296,14 +298,14 @@ def test_a_new_method_is_one_class(monkeypatch: pytest.MonkeyPatch):
 
     @methods.register
     class Gains(methods.SelectiveMethod):
-        key, labels, order = 'gains', {'unet': 'Gains'}, 5
+        key, labels, order = 'gains', {'other': 'Gains'}, 5
 
         def targets(self, model: nn.Module, family: str, config: Any) -> list[str]:
             return [name for name, _ in model.named_parameters() if name.endswith('weight')]
 
-    assert methods.names('unet') == ['gains']
+    assert methods.names('other') == ['gains']
     network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.GroupNorm(2, 4))
     before = copy.deepcopy(network)
-    adapted = methods.apply(network, 'gains', 'unet')
+    adapted = methods.apply(network, 'gains', 'other')
     assert (adapted.count(), adapted.head_names) == (3 * 4 + 4, [])
     assert torch.equal(output(adapted.merge()), output(before))

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
+from pathlib import Path
+from typing import Any
 
 import pytest
+from tiny_unets import unet_counts
 
+from medpeft_utils import methods, report
 from medpeft_utils.methods import counts
+from medpeft_utils.methods.unet import STABLE_DIFFUSION_V1_5
 
 Rows = dict[tuple[str, str], int]
 
@@ -22,8 +27,13 @@ TSA_EVERY = 'TSA (matrix; every direct convolution of a block)'
 
 
 @pytest.fixture(scope='module')
-def counted() -> Rows:
-    return {(row['backbone'], row['method']): row['trainable_parameters'] for row in counts.count_table()}
+def table() -> list[dict[str, Any]]:
+    return counts.verdict_table()
+
+
+@pytest.fixture(scope='module')
+def counted(table: list[dict[str, Any]]) -> Rows:
+    return {(row['backbone'], row['method']): row['trainable_parameters'] for row in table}
 
 
 def resnet50() -> dict[str, int]:
@@ -64,11 +74,25 @@ def vit(width: int, depth: int, tokens: int, patch: int) -> dict[str, int]:
     }
 
 
+def unet() -> dict[str, int]:
+    """Rombach et al. 2022, from the layers; LoRA of rank 4 on all four projections of every attention."""
+    options = methods.METHODS['lora'].configure({}, 'unet')
+    return {methods.label(key, 'unet'): n for key, n in unet_counts(STABLE_DIFFUSION_V1_5, options).items()}
+
+
 def test_counts_are_those_of_the_formulas(counted: Rows):
     expected = {('resnet50', method): count for method, count in resnet50().items()}
     for name, shape in VITS.items():
         expected |= {(name, method): count for method, count in vit(*shape).items()}
+    expected |= {(counts.UNET, method): count for method, count in unet().items()}
     assert counted == expected
+
+
+def test_counts_are_those_of_the_exact_table(counted: Rows):
+    """`parameter_counts.csv` was computed by other code, on the published architectures."""
+    with (Path(report.__file__).with_name('paper') / 'parameter_counts.csv').open(newline='') as file:
+        exact = {(row['backbone'], row['method']): int(row['trainable_parameters']) for row in csv.DictReader(file)}
+    assert counted == exact
 
 
 @pytest.mark.parametrize(
@@ -82,6 +106,7 @@ def test_counts_are_those_of_the_formulas(counted: Rows):
         ('resnet50', TSA_3X3, 1_257_472),
         ('vit_base_patch16_224', 'LoRA', 589_824),
         ('vit_base_patch16_224', 'AdaptFormer', 119_880),
+        (counts.UNET, 'Full FT', 859_520_964),  # the published weights file
     ],
 )
 def test_counts_known_from_elsewhere(counted: Rows, backbone: str, method: str, count: int):
@@ -105,15 +130,25 @@ def test_verdict_follows_its_rule(count: int, printed: str, features: int, said:
     assert counts.verdict(count, printed, features) == said
 
 
-def test_every_count_that_the_paper_prints_gets_a_verdict():
-    rows = counts.verdict_table(('resnet50',))
-    assert {row['method'] for row in rows} == set(resnet50())
-    assert all(row['paper'] and row['where'] == 'Table 2' and row['verdict'] for row in rows)
+def test_every_count_that_the_paper_prints_gets_a_verdict(table: list[dict[str, Any]]):
+    where = {'cnn': 'Table 2', 'vit': 'Table 6', 'unet': 'Table 4'}
+    assert all(row['paper'] and row['where'] == where[row['family']] and row['verdict'] for row in table)
     with counts.PAPER_COUNTS.open() as file:
-        assert len(list(csv.DictReader(file))) == 5 + 3 * 7
+        assert len(list(csv.DictReader(file))) == 5 + 3 * 7 + 8
+
+
+def test_a_contradiction_of_the_paper_is_noted_with_the_way_to_recompute_it(table: list[dict[str, Any]]):
+    verdicts = {row['method']: row['verdict'] for row in table if row['backbone'] == counts.UNET}
+    tenths = [method for method, said in verdicts.items() if said != 'agrees']
+    assert tenths == ['Full FT', 'Attention', 'Bias+Norm+Attention']  # Table 4: 85.9M, 26.7M, 26.7M
+    note, rest = counts.notes(table)
+    assert 'a tenth of ours gives what the paper prints for Full FT 85,952,096, Attention 26,723,936' in note
+    assert '5 of the other 5 counts agree as they are' in rest
+    assert counts.notes([row for row in table if row['backbone'] != counts.UNET]) == []
 
 
 def test_csv_has_the_columns(monkeypatch: pytest.MonkeyPatch):
+    assert all(tuple(row) == counts.COLUMNS for row in counts.count_table(('resnet50',)))
     monkeypatch.setattr(
         counts, 'count_table', lambda: [dict(zip(counts.COLUMNS, ('vit', 'b', 'LoRA', 3), strict=True))]
     )

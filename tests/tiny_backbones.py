@@ -1,4 +1,7 @@
-"""Tiny random networks for the methods' tests, the cases to go through, and every method's count as a formula."""
+"""Tiny random networks for the methods' tests, the cases to go through, and every method's count as a formula.
+
+The U-Nets are in `tiny_unets.py`.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import pytest
 import torch
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from timm.models.vision_transformer import VisionTransformer
+from tiny_unets import UNETS, is_unet, predict, unet, unet_counts
 from torch import nn
 from torch.nn import functional as F
 
@@ -54,17 +58,27 @@ BUILDERS = {
     'vit': _vit,
     # what CLIP, DINOv2 and MAE-style networks have and the plain one has not
     'vit_other': partial(_vit, pre_norm=True, init_values=0.5, global_pool='avg', qkv_bias=False, qk_norm=True),
+    **{name: partial(unet, name) for name in UNETS},
 }
-FAMILIES = {'bottleneck': 'cnn', 'basic': 'cnn', 'vit': 'vit', 'vit_other': 'vit'}
+FAMILIES = {'bottleneck': 'cnn', 'basic': 'cnn', 'vit': 'vit', 'vit_other': 'vit'} | dict.fromkeys(UNETS, 'unet')
 VARIANTS = [
     Case('bottleneck', 'tsa', (('convolutions', '3x3'), ('initial_scale', 0.0))),
     Case('basic', 'ssf', (('start', 'normal'),)),
     Case('vit', 'ssf', (('start', 'normal'),)),
     Case('vit', 'lora', (('rank', 3), ('alpha', 8), ('parts', 'qv'), ('train_final_norm', True))),
     Case('vit_other', 'lora', (('parts', 'qv'), ('train_final_norm', True))),
+    Case('vit', 'lora', (('parts', 'qkvo'),)),
+    Case('unet', 'lora', (('rank', 8), ('parts', 'qv'), ('train_final_norm', True))),
     Case('vit', 'adaptformer', (('layer_norm', True), ('bottleneck', 9), ('scale', 1))),
 ]
-DEFAULTS = [Case(name, key) for name, family in FAMILIES.items() for key in methods.names(family)]
+# a second U-Net for the methods alone whose rule depends on its structure
+STRUCTURAL = {'bias_norm_attention_tuning', 'lora', 'sv_diff', 'difffit'}
+DEFAULTS = [
+    Case(name, key)
+    for name, family in FAMILIES.items()
+    for key in methods.names(family)
+    if name != 'unet_xl' or key in STRUCTURAL
+]
 CASES = DEFAULTS + VARIANTS
 over = partial(pytest.mark.parametrize, 'case', ids=str)
 
@@ -101,14 +115,23 @@ def train(adapted: methods.Adapted, steps: int = 3) -> methods.Adapted:
     adapted.train()
     for step in range(steps):
         optimizer.zero_grad()
-        F.cross_entropy(adapted.model(images(seed=step)), torch.tensor([0, 1, 2, 0])).backward()
+        loss(adapted.model, step).backward()
         optimizer.step()
     return adapted.eval()
 
 
+def loss(model: nn.Module, seed: int) -> torch.Tensor:
+    out = run(model, seed)
+    return F.mse_loss(out, torch.ones_like(out)) if is_unet(model) else F.cross_entropy(out, torch.tensor([0, 1, 2, 0]))
+
+
+def run(model: nn.Module, seed: int = 1) -> torch.Tensor:
+    return predict(model, seed) if is_unet(model) else model(images(seed=seed))
+
+
 def output(model: nn.Module) -> torch.Tensor:
     with torch.inference_mode():
-        return model(images())
+        return run(model)
 
 
 EXPANSION = {'bottleneck': 4, 'basic': 1}
@@ -193,8 +216,19 @@ VIT_COUNTS = {
     'linear_probing': lambda name, config: 0,
     'attention_tuning': vit_attention,
     'bias_tuning': lambda name, config: vit_linears(name)[1] + vit_norms(name) + patch_bias(name),
-    'lora': lambda name, config: DEPTH * 4 * WIDTH * config.rank + (2 * WIDTH if config.train_final_norm else 0),
+    'lora': lambda name, config: (
+        DEPTH * (6 if 'o' in config.parts else 4) * WIDTH * config.rank + (2 * WIDTH if config.train_final_norm else 0)
+    ),
     'ssf': lambda name, config: 2 * (DEPTH * (5 + RATIO) * WIDTH + vit_norms(name) + WIDTH),
     'adaptformer': adaptformer,
     'layernorm_tuning': lambda name, config: 2 * vit_norms(name),
 }
+
+
+def count(case: Case, config: Any) -> tuple[int, int]:
+    """Trained parameters of a case by its formula, and those of the head."""
+    if case.family == 'unet':
+        return unet_counts(UNETS[case.backbone], config)[case.key], 0
+    formula = CNN_COUNTS if case.family == 'cnn' else VIT_COUNTS
+    width = WIDTH if case.family == 'vit' else features(case.backbone)
+    return formula[case.key](case.backbone, config), width * CLASSES + CLASSES

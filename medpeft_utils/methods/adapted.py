@@ -26,11 +26,11 @@ class Adapted:
     """A backbone with a method applied to it.
 
     Args:
-        model: [B, C, H, W] images to [B, K] logits, as before.
+        model: takes and gives what it did before: images and logits, or the arguments and output of a U-Net.
         method: the method.
         config: its config.
         family: of the backbone.
-        head_names: the parameters of the head.
+        head_names: the parameters of the head; none on a U-Net.
     """
 
     def __init__(self, model: nn.Module, method: Method, config: Any, family: str, head_names: list[str]):
@@ -96,22 +96,31 @@ class Adapted:
         return merged.requires_grad_(True)
 
 
-def apply(model: nn.Module, key: str, family: str, config: dict[str, Any] | None = None, seed: int = 0) -> Adapted:
+def apply(
+    model: nn.Module,
+    key: str,
+    family: str,
+    config: dict[str, Any] | None = None,
+    seed: int = 0,
+    cache: str | Path | None = None,
+) -> Adapted:
     """Apply a method to a backbone, in place: only what the method trains, and the head, stay trainable.
 
     Args:
-        model: the backbone with its head.
+        model: the backbone, with its head where it has one.
         key: of the method in `METHODS`.
-        family: of the backbone: 'cnn' or 'vit'.
-        config: options of the method; the defaults of its `Config` for what is not given.
+        family: of the backbone: 'cnn', 'vit' or 'unet'.
+        config: options of the method; the family's defaults for what is not given.
         seed: of the random initialisation of adapters.
+        cache: a folder for what a method computes once for a backbone (the decomposition of SV-Diff); several
+            processes may share it. Computed at every call where None.
     Raises:
         UnknownName: no such method.
         BadInput: an option is unknown or unusable, or the model has a method already.
         DoesNotFit: the backbone has not what the method works on.
     """
     method = METHODS[key]
-    config = method.configure(config)
+    config = method.configure(config, family)
     if hasattr(model, 'medpeft_method'):
         raise BadInput(
             f'{name_of(model)} has method {model.medpeft_method!r} already; load the backbone anew to apply {key!r}'
@@ -122,14 +131,21 @@ def apply(model: nn.Module, key: str, family: str, config: dict[str, Any] | None
     head = head_names(model)
     model.requires_grad_(False)
     with seeded(seed):
-        trained = {*method.attach(model, targets, family, config), *head}
+        kept = {'cache': cache} if method.uses_cache else {}
+        trained = {*method.attach(model, targets, family, config, **kept), *head}
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in trained)
     model.medpeft_method = key
     return Adapted(model, method, config, family, head)
 
 
-def load(base_model: nn.Module, path: str | Path, family: str, base_hash: str | None = None) -> Adapted:
+def load(
+    base_model: nn.Module,
+    path: str | Path,
+    family: str,
+    base_hash: str | None = None,
+    cache: str | Path | None = None,
+) -> Adapted:
     """Apply a saved method to a fresh copy of the backbone that it was trained on.
 
     Args:
@@ -137,6 +153,7 @@ def load(base_model: nn.Module, path: str | Path, family: str, base_hash: str | 
         path: a file that `Adapted.save` wrote.
         family: of the backbone.
         base_hash: of the backbone (`Backbone.hash`); not compared where None.
+        cache: as for `apply`.
     Raises:
         BadInput: no such file, or not one of ours.
         DoesNotFit: saved over another backbone, or for another number of classes.
@@ -146,7 +163,7 @@ def load(base_model: nn.Module, path: str | Path, family: str, base_hash: str | 
         raise DoesNotFit(f'{path} was trained over backbone {about["base_hash"]}, this one is {base_hash}')
     if about['family'] != family:
         raise DoesNotFit(f'{path} was trained on family {about["family"]!r}, this backbone is of family {family!r}')
-    adapted = apply(base_model, about['method'], family, json.loads(about['config']))
+    adapted = apply(base_model, about['method'], family, json.loads(about['config']), cache=cache)
     _check_tensors(path, tensors, adapted)
     base_model.load_state_dict(tensors, strict=False)
     return adapted
@@ -171,7 +188,7 @@ def _why_not(model: nn.Module, method: Method, family: str) -> str:
     fitting = [
         key
         for key, other in METHODS.items()
-        if family in other.families and other.targets(model, family, other.Config())
+        if family in other.families and other.targets(model, family, other.configure({}, family))
     ]
     if family not in method.families:
         why = f'it is for {" and ".join(method.families)} backbones, this is of family {family!r}'

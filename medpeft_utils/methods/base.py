@@ -16,6 +16,11 @@ from medpeft_utils.registry import Registry
 
 BATCH_NORM = nn.modules.batchnorm._BatchNorm  # 1d, 2d and 3d, and timm's BatchNormAct2d
 
+PEFT_RATE = (
+    'Dutt et al. 2024, Appendix B: PEFT prefers rates about a magnitude above those of full fine-tuning (here 1e-4, on '
+    'a U-Net 1e-5)'
+)
+
 
 def option(
     default: Any, description: str, source: str, choices: tuple = (), minimum: float | None = None
@@ -59,6 +64,8 @@ class Method:
         identity_at_start: with the default config the adapted model computes what the base model computes.
         updates_batchnorm: BatchNorm takes the statistics of each training batch and updates its running ones, as
             under `model.train()` in the listings of Dutt et al. 2024; where False it stays in evaluation mode.
+        family_defaults: family -> options whose default there is not that of `Config`.
+        uses_cache: `attach` takes a folder `cache` (or None) for what it computes once for a backbone.
         count_variants: label in the table of counts -> config, where the paper's text allows several readings.
         needs: what a backbone must have, in words, for the message where it has not.
     """
@@ -71,12 +78,12 @@ class Method:
     summary: ClassVar[str]
     by_family: ClassVar[dict[str, dict[str, str]]] = {}
     learning_rate: ClassVar[dict[str, float]]
-    learning_rate_source: ClassVar[str] = (
-        'Dutt et al. 2024, Appendix B: PEFT prefers rates about a magnitude above those of full fine-tuning (1e-4 here)'
-    )
+    learning_rate_source: ClassVar[str] = PEFT_RATE
     mergeable: ClassVar[bool] = True
     identity_at_start: ClassVar[bool] = True
     updates_batchnorm: ClassVar[bool] = True
+    family_defaults: ClassVar[dict[str, dict[str, Any]]] = {}
+    uses_cache: ClassVar[bool] = False
     count_variants: ClassVar[dict[str, dict[str, Any]]] = {}
     needs: ClassVar[str]
     Config: ClassVar[type] = NoOptions
@@ -99,14 +106,17 @@ class Method:
     def merge(self, model: nn.Module, config: Any) -> None:
         """Fold what was added into the weights, in place; nothing to do where nothing was added."""
 
-    def configure(self, given: dict[str, Any] | None = None) -> Any:
-        """The config with the given options. Raises BadInput for an unknown option or an unusable value."""
+    def configure(self, given: dict[str, Any] | None = None, family: str | None = None) -> Any:
+        """The config with the given options, and the family's defaults for the rest.
+
+        Raises BadInput for an unknown option or an unusable value.
+        """
         known = {field.name: field for field in dataclasses.fields(self.Config)}
         for name, value in (given or {}).items():
             if name not in known:
                 raise BadInput(self._unknown_option(name, known))
             self._check_option(known[name], value)
-        return self.Config(**(given or {}))
+        return self.Config(**(self.family_defaults.get(family, {}) | (given or {})))
 
     def _unknown_option(self, name: str, known: Iterable[str]) -> str:
         close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)

@@ -1,4 +1,4 @@
-"""LoRA: a low-rank update of the attention's input projection, through the peft library."""
+"""LoRA: a low-rank update of the attention's projections, through the peft library."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from medpeft_utils.methods.base import (
+    PEFT_RATE,
     Method,
     modules_of_type,
     option,
@@ -15,6 +16,9 @@ from medpeft_utils.methods.base import (
     replace_module,
     transformer_blocks,
 )
+from medpeft_utils.methods.unet import attention_linears
+
+FINAL_NORMS = 'norm.', 'fc_norm.', 'conv_norm_out.'  # of timm's ViTs and of diffusers' U-Nets
 
 
 @dataclass(frozen=True)
@@ -22,11 +26,14 @@ class LoRAConfig:
     """Hyper-parameters of LoRA."""
 
     rank: int = option(
-        16, 'r, the rank of the update', 'the rank that gives the counts of Dutt et al. 2024, Table 6', minimum=1
+        16,
+        'r, the rank of the update; 4 on a U-Net',
+        'the rank that gives the counts of Dutt et al. 2024, Table 6 (U-Net: Table 4; it is that of diffusers too)',
+        minimum=1,
     )
     alpha: float = option(
         16.0,
-        'the update is scaled by alpha / rank',
+        'the update is scaled by alpha / rank; 4 on a U-Net',
         'Hu et al. 2022, Sec. 4.1: alpha is set to the first rank tried; Lian et al. 2024 use 32',
     )
     dropout: float = option(
@@ -34,12 +41,16 @@ class LoRAConfig:
     )
     parts: str = option(
         'qkv',
-        "what is updated: the fused qkv as one matrix, or 'qv': its q and v as two (as many parameters)",
-        "qkv: timm's layer as it is; qv: Hu et al. 2022, Sec. 7.1, and Lian et al. 2024, arXiv:2401.12215",
-        choices=('qkv', 'qv'),
+        "what is updated: on a ViT the fused qkv as one matrix, or 'qv': its q and v as two (as many parameters); on a "
+        "U-Net each matrix apart. 'qkvo', the U-Net's default: the output projection too",
+        "qkv: timm's layer as it is; qv: Hu et al. 2022, Sec. 7.1, and Lian et al. 2024, arXiv:2401.12215; qkvo: the "
+        'training scripts of diffusers, and the count of Dutt et al. 2024, Table 4',
+        choices=('qkv', 'qv', 'qkvo'),
     )
     train_final_norm: bool = option(
-        False, 'train the norm before the head too', 'Lian et al. 2024, arXiv:2401.12215, train fc_norm'
+        False,
+        "train the norm before the head (on a U-Net before the output's convolution) too",
+        'Lian et al. 2024, arXiv:2401.12215, train fc_norm',
     )
 
 
@@ -80,33 +91,41 @@ class SplitQKV(nn.Module):
 class LoRA(Method):
     """W0 + alpha / r * B A in every block's attention (Hu et al. 2022, arXiv:2106.09685; Dutt et al. 2024, Eq. 1).
 
+    On a U-Net in every attention, self and cross. Of rank 8 on q and v alone the count would be the same as that of the
+    default there, rank 4 on q, k, v and the output.
+
     A starts at Kaiming uniform, B at zero (peft's defaults and those of Hu et al.'s code). `inference_mode` stays off:
     with it peft freezes the adapters. The forward of peft makes two passes over [B, N, 3 D] that a fused one would
     not; on a CPU they cost 2 to 5 % of a training step.
     """
 
     key = 'lora'
-    labels = {'vit': 'LoRA'}
+    labels = {'vit': 'LoRA', 'unet': 'LoRA'}
     order = 70
     kind = 'additive'
     paper = 'Hu et al. 2022, LoRA, arXiv:2106.09685'
     summary = 'Training injected rank decomposition matrices in transformers, on par with or above full fine-tuning.'
-    learning_rate = {'vit': 1e-3}
-    needs = 'the blocks of a VisionTransformer with a Linear as attn.qkv'
+    learning_rate = {'vit': 1e-3, 'unet': 1e-4}
+    learning_rate_source = f'{PEFT_RATE}; U-Net: also that of the LoRA example of diffusers'
+    needs = 'the blocks of a VisionTransformer with a Linear as attn.qkv, or to_q, to_k, to_v, to_out of a U-Net'
+    family_defaults = {'unet': {'rank': 4, 'alpha': 4.0, 'parts': 'qkvo'}}
     Config = LoRAConfig
 
     def targets(self, model: nn.Module, family: str, config: LoRAConfig) -> list[str]:
-        blocks = [(name, getattr(block.attn, 'qkv', None)) for name, block in transformer_blocks(model)]
-        return [f'{name}.attn.qkv' for name, qkv in blocks if type(qkv) is nn.Linear]
+        if family == 'unet':
+            return attention_linears(model, config.parts)
+        blocks = [(name, block) for name, block in transformer_blocks(model) if _has_fused_qkv(block)]
+        layers = ('qkv', 'proj') if config.parts == 'qkvo' else ('qkv',)
+        return [f'{name}.attn.{layer}' for name, _ in blocks for layer in layers]
 
     def attach(self, model: nn.Module, targets: list[str], family: str, config: LoRAConfig) -> list[str]:
-        if config.parts == 'qv':
+        if family == 'vit' and config.parts == 'qv':
             for name in targets:
                 replace_module(model, name, SplitQKV(model.get_submodule(name)))
             targets = [f'{name}.{part}' for name in targets for part in 'qv']
         trained = inject(model, targets, config)
         if config.train_final_norm:
-            trained += [name for name, _ in model.named_parameters() if name.startswith(('norm.', 'fc_norm.'))]
+            trained += [name for name, _ in model.named_parameters() if name.startswith(FINAL_NORMS)]
         return trained
 
     def merge(self, model: nn.Module, config: LoRAConfig) -> None:
@@ -117,6 +136,10 @@ class LoRA(Method):
             replace_module(model, name, layer.get_base_layer())
         for name, split in modules_of_type(model, SplitQKV):
             replace_module(model, name, split.merged())
+
+
+def _has_fused_qkv(block: nn.Module) -> bool:
+    return type(getattr(block.attn, 'qkv', None)) is nn.Linear
 
 
 def inject(model: nn.Module, targets: list[str], config: LoRAConfig) -> list[str]:

@@ -16,10 +16,11 @@ TITLE6 = 'Table 6: trainable parameters of each method on vision transformers (h
 TITLE_CROSSOVER = 'Crossover of Figure 1: the data size above which full fine-tuning stays better'
 VITS = ('ViT-Base', 'ViT-Large', 'ViT-Huge')
 BOOTSTRAP_SEED = 0
+FAMILIES = {'cnn': 'CNNs', 'vit': 'ViTs', 'unet': 'U-Nets'}
 
 
-def _ticks(row: pd.Series, families: tuple[str, ...] = ('cnn', 'vit')) -> list[str]:
-    return ['✓' if row[family] == 'yes' else MISSING for family in families]
+def _ticks(row: pd.Series) -> list[str]:
+    return ['✓' if row[family] == 'yes' else MISSING for family in FAMILIES]
 
 
 def _registered() -> pd.DataFrame:
@@ -30,7 +31,7 @@ def _registered() -> pd.DataFrame:
     for row in methods.table1():
         if row['kind'] == 'baseline':
             continue
-        served = {family: 'yes' if family in row['families'] else 'no' for family in ('cnn', 'vit')}
+        served = {family: 'yes' if family in row['families'] else 'no' for family in FAMILIES}
         kind = {'selective': 'Selective', 'additive': 'Additive'}.get(row['kind'], row['kind'])
         rows.append({'method': row['label'], 'paper': row['paper'], 'summary': row['summary'], **served, 'type': kind})
     return pd.DataFrame(rows)
@@ -39,7 +40,7 @@ def _registered() -> pd.DataFrame:
 def _compared(own: pd.Series, theirs: pd.DataFrame) -> str:
     """How a method of the registry stands to the paper's Table 1: as there, not in it, or what differs."""
     if own['method'] not in theirs.index:
-        return 'not in the paper'
+        return "not in the paper's table"
     other = theirs.loc[own['method']]
     differs = [f'{field}: {other[field]}' for field in ('cnn', 'vit', 'type') if own[field] != other[field]]
     return 'paper has ' + ', '.join(differs) if differs else 'as in the paper'
@@ -56,7 +57,7 @@ def table1(records: pd.DataFrame, f1: str = 'weighted') -> Table:
         checked.append('' if published else _compared(row, theirs.set_index('method')))
         cells = [_wrapped(row['summary'], 58), *_ticks(row), row['type'], *([] if published else [checked[-1]])]
         rows.append(Row((row['method'], _wrapped(row['paper'], 34)), cells))
-    columns = ['Method', 'Paper', 'Summary', 'CNNs', 'ViTs', 'Type', *([] if published else ['Beside the paper'])]
+    columns = ['Method', 'Paper', 'Summary', *FAMILIES.values(), 'Type', *([] if published else ['Beside the paper'])]
     source = 'As printed' if published else 'From the registry of methods; nothing here was measured'
     return Table(
         name='table1',
