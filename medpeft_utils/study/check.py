@@ -56,7 +56,8 @@ def _names(run: Run) -> list[str]:
             faults += _fault(look, parameters[name])
     if not faults and {'backbone', 'method'} <= parameters.keys():
         faults += _fault(_fit, parameters['method'], parameters['backbone'])
-        faults += _fault(_config, parameters['method'], parameters.get('method_config', '{}'))
+        config = parameters.get('method_config', '{}')
+        faults += _fault(_config, parameters['method'], config, _family(parameters['backbone']))
     return faults
 
 
@@ -71,17 +72,19 @@ def _fault(look: Callable[..., None], *arguments: str) -> list[str]:
 @cache
 def _dataset(name: str) -> None:
     """A name with a card, or a folder or CSV file of one's own."""
+    from medpeft_utils import text_image
     from medpeft_utils.data import CARDS
 
-    if not Path(name).expanduser().exists():
+    if not Path(name).expanduser().exists() and name not in text_image.CARDS:
         CARDS[name]
 
 
 @cache
 def _family(name: str) -> str:
     from medpeft_utils import backbones
+    from medpeft_utils.text_image import pipeline
 
-    return backbones.family_of(name)
+    return 'unet' if pipeline.is_pipeline(name) else backbones.family_of(name)
 
 
 @cache
@@ -102,10 +105,10 @@ def _fit(method: str, backbone: str) -> None:
 
 
 @cache
-def _config(method: str, config: str) -> None:
+def _config(method: str, config: str, family: str) -> None:
     from medpeft_utils import methods
 
     try:
-        methods.METHODS[method].configure(json.loads(config))
+        methods.METHODS[method].configure(json.loads(config), family)
     except ValueError as error:
         raise BadInput(f'method_config {config!r} of {method!r}: {error}') from error

@@ -19,11 +19,12 @@ from medpeft_utils.study.places import StudyFolder
 
 
 def key_of(parameters: dict[str, Any]) -> str | None:
-    """Names a split: dataset and split seed; None where the code alone decides the data."""
+    """Names a split: dataset, split seed, number of image-text pairs; None where the code alone decides the data."""
     dataset = parameters.get('dataset')
     if not dataset or 'split_seed' not in parameters or str(dataset).startswith('synthetic_'):
         return None
-    return json.dumps([dataset, parameters['split_seed']])
+    pairs = [parameters['training_pairs']] if 'training_pairs' in parameters else []
+    return json.dumps([dataset, parameters['split_seed'], *pairs])
 
 
 def known(folder: StudyFolder) -> dict[str, str]:
@@ -69,13 +70,19 @@ def prepare(
     return splits
 
 
-def _arguments(parameters: dict[str, Any], data_root: Path | None) -> tuple[str, str, int, str, int]:
+def _arguments(parameters: dict[str, Any], data_root: Path | None) -> tuple[str, str, int, str, int, int | None]:
     folder = with_data_root(parameters, data_root).get('data_folder', '')
-    backbone, size = parameters.get('backbone', ''), parameters.get('image_size', 0)
-    return parameters['dataset'], folder, parameters['split_seed'], '' if size else backbone, size
+    backbone, size, pairs = (parameters.get(name) for name in ('backbone', 'image_size', 'training_pairs'))
+    return parameters['dataset'], folder, parameters['split_seed'], '' if size else backbone or '', size or 0, pairs
 
 
-def _split_of(dataset: str, folder: str, split_seed: int, backbone: str, size: int) -> str:
+def _split_of(dataset: str, folder: str, split_seed: int, backbone: str, size: int, pairs: int | None) -> str:
+    if pairs is not None:
+        from medpeft_utils.text_image import load_pairs, pipeline
+
+        side = size or pipeline.image_size_of(backbone)
+        given = {'folder': folder or None, 'image_size': side, 'split_seed': split_seed}
+        return load_pairs(dataset, train_pairs=pairs or None, **given).split_hash
     from medpeft_utils import backbones, data
     from medpeft_utils.training.classification import stored_size
 
