@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -239,6 +240,21 @@ def test_every_mode_becomes_the_same_picture(tmp_path, mode, suffix):
     picture = decode.read_image(path, 32)
     assert picture.shape == (32, 32, 3) and picture.dtype == np.uint8
     assert np.abs(picture.astype(float) - RAMP[..., None]).mean() < 4
+
+
+def test_every_mode_in_one_dataset_is_read_and_counted(tmp_path):
+    kinds = {'I;16': '.png', 'P': '.png', 'CMYK': '.jpg', 'RGBA': '.png', 'L': '.png', 'RGB': '.png'}
+    for label in 'ab':
+        (tmp_path / label).mkdir()
+        for i, (mode, suffix) in enumerate(kinds.items()):
+            turned = image_of(mode).transpose(Image.Transpose.ROTATE_90) if label == 'b' else image_of(mode)
+            turned.crop((0, 0, 32, 32 - i)).save(tmp_path / label / f'{i}{suffix}')
+    loaded = data.load(tmp_path, image_size=16)
+    assert loaded.images.shape == (12, 16, 16, 3) and loaded.images.std(axis=(1, 2, 3)).min() > 30
+    checked = CliRunner().invoke(data_command, ['check', str(tmp_path), '--json'])
+    report = json.loads(checked.output)
+    assert checked.exit_code == 0 and report['modes'] == dict.fromkeys(report['modes'], 2) and len(report['modes']) == 6
+    assert any('images of several modes' in remark for remark in report['remarks'])
 
 
 def test_bilevel_image(tmp_path):

@@ -3,8 +3,9 @@
 <root>/<dataset>-<hash of its folder>/   manifest_<source>.parquet   images_<size>_<source>.npy   lock
 
 <source> is the hash of the list, sizes and times of the source's files with their labels: a source that changed has
-another, so that a stale pack is never read. A file is written under a partial name and renamed when it is whole;
-writers hold a lock of the operating system, which ends with the process, and readers need none.
+another, so that a stale pack is never read. A file is written under a partial name and renamed when it is whole; a pack
+that was stopped is gone on with (`packing.py`). Writers hold a lock of the operating system, which ends with the
+process, and readers need none.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +23,9 @@ import pandas as pd
 from filelock import FileLock
 from tqdm import tqdm
 
+from medpeft_utils.data import arrays
 from medpeft_utils.data.decode import read_image
+from medpeft_utils.data.packing import WAY_OUT, Blocks, pack
 from medpeft_utils.errors import BadInput
 
 log = logging.getLogger(__name__)
@@ -56,6 +60,8 @@ def decoded(paths: list[Path], size: int, words: str) -> Iterator[np.ndarray]:
 
 def file_digest(path: Path) -> str:
     """SHA-256 of a file, in hex. Raises BadInput where it cannot be read."""
+    if arrays.is_row(path):
+        return hashlib.sha256(arrays.bytes_of(path)).hexdigest()
     try:
         with path.open('rb') as file:
             return hashlib.file_digest(file, 'sha256').hexdigest()
@@ -77,27 +83,9 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
         write(partial)
         os.replace(partial, path)
     except OSError as error:
-        raise BadInput(
-            f'{path}: the cache cannot be written ({error.strerror or error}); free space there, or name another '
-            'folder in MEDPEFT_CACHE'
-        ) from error
+        raise BadInput(f'{path}: the cache cannot be written ({error.strerror or error}); {WAY_OUT}') from error
     finally:
         partial.unlink(missing_ok=True)
-
-
-def _write_blocks(path: Path, shape: tuple[int, ...], blocks: Iterable[np.ndarray]) -> None:
-    """A .npy file block by block. Plain writes, since a full disk kills a process that writes through a memory map."""
-    rows = 0
-    with path.open('wb') as file:
-        header = {'descr': '|u1', 'fortran_order': False, 'shape': shape}
-        np.lib.format.write_array_header_2_0(file, header)
-        for block in blocks:
-            file.write(np.ascontiguousarray(block, dtype=np.uint8).data)
-            rows += len(block)
-        file.flush()
-        os.fsync(file.fileno())
-    if rows != shape[0]:
-        raise RuntimeError(f'{path}: {rows} images were written, {shape[0]} were announced')
 
 
 def _open_pack(path: Path, shape: tuple[int, ...]) -> np.memmap | None:
@@ -115,12 +103,13 @@ def _open_pack(path: Path, shape: tuple[int, ...]) -> np.memmap | None:
     return images
 
 
-def _open_manifest(path: Path) -> pd.DataFrame | None:
-    """The stored manifest, or None where there is no whole one."""
+def _open_manifest(path: Path, needed: tuple[str, ...] = ()) -> pd.DataFrame | None:
+    """The stored manifest, or None where there is no whole one with the columns needed."""
     if not path.exists():
         return None
     try:
-        return pd.read_parquet(path)
+        frame = pd.read_parquet(path)
+        return frame if set(needed) <= set(frame) else None
     except (ValueError, OSError) as error:  # pyarrow's own errors are of these
         log.warning('%s: cut short or damaged (%s); it is made again', path, error)
         return None
@@ -138,15 +127,20 @@ class Store:
     def __init__(self, root: Path, key: str, source: str):
         self.folder, self.key, self.source = root / key, key, source
 
-    def _locked(self) -> FileLock:
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        lock = FileLock(self.folder / 'lock')
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
         except OSError as error:
             raise BadInput(
-                f'{self.folder}: the cache folder cannot be made ({error.strerror or error}); name another in '
-                'MEDPEFT_CACHE'
+                f'{self.folder}: the cache folder cannot be made or written ({error.strerror or error}); {WAY_OUT}'
             ) from error
-        return FileLock(self.folder / 'lock')
+        try:
+            yield
+        finally:
+            lock.release()
 
     def manifest_path(self) -> Path:
         return self.folder / f'manifest_{self.source}.parquet'
@@ -154,24 +148,24 @@ class Store:
     def pack_path(self, size: int) -> Path:
         return self.folder / f'images_{size}_{self.source}.npy'
 
-    def manifest(self, make: Callable[[], pd.DataFrame] | None = None) -> pd.DataFrame | None:
-        """The stored manifest; made and stored where there is none and `make` is given."""
+    def manifest(
+        self, make: Callable[[], pd.DataFrame] | None = None, needed: tuple[str, ...] = ()
+    ) -> pd.DataFrame | None:
+        """The stored manifest; made and stored where there is none with the columns `needed` and `make` is given."""
         path = self.manifest_path()
-        frame = _open_manifest(path)
+        frame = _open_manifest(path, needed)
         if frame is None and make is not None:
             with self._locked():
-                frame = _open_manifest(path)  # another process may have made it meanwhile
+                frame = _open_manifest(path, needed)  # another process may have made it meanwhile
                 if frame is None:
                     if any(other != path for other in self.folder.glob('manifest_*.parquet')):
                         log.warning('%s: the source has changed since it was packed; it is packed again', self.key)
                     write_whole(path, make().to_parquet)
-                    self._remove_others('manifest_*.parquet')
+                    self._remove_others('manifest_*.parquet', 'images_*.partial', 'images_*.progress')
                     frame = _open_manifest(path)
         return frame
 
-    def images(
-        self, size: int, count: int, blocks: Callable[[], Iterable[np.ndarray]] | None = None
-    ) -> np.memmap | None:
+    def images(self, size: int, count: int, blocks: Blocks | None = None) -> np.memmap | None:
         """The packed images [count, size, size, 3]; made and stored where there are none and `blocks` is given."""
         path, shape = self.pack_path(size), (count, size, size, 3)
         images = _open_pack(path, shape)
@@ -179,7 +173,7 @@ class Store:
             with self._locked():
                 images = _open_pack(path, shape)  # another process may have made it meanwhile
                 if images is None:
-                    write_whole(path, lambda partial: _write_blocks(partial, shape, blocks()))
+                    pack(path, shape, blocks)
                     self._remove_others(f'images_{size}_*.npy')
                     images = _open_pack(path, shape)
         return images
@@ -188,8 +182,8 @@ class Store:
         """Sizes in pixels at which this source is packed."""
         return sorted(int(path.name.split('_')[1]) for path in self.folder.glob(f'images_*_{self.source}.npy'))
 
-    def _remove_others(self, pattern: str) -> None:
+    def _remove_others(self, *patterns: str) -> None:
         """Remove what was made of an earlier state of the source; a process that has it open keeps it."""
-        for path in self.folder.glob(pattern):
-            if not path.stem.endswith(self.source):
+        for path in (path for pattern in patterns for path in self.folder.glob(pattern)):
+            if self.source not in path.name:
                 path.unlink(missing_ok=True)

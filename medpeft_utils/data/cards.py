@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from medpeft_utils.data.splits import SHARES
 from medpeft_utils.registry import Registry
 
 
@@ -21,7 +22,7 @@ class DataCard:
         label: its name in tables and figures, the paper's where the paper has it.
         task: what is told apart.
         modality: how the images were taken.
-        classes: names of the classes in label order.
+        classes: names of the classes in label order; of the findings where an image can have several.
         counts: images of each class as published; empty where the images themselves decide (own data).
         group: what must stay in one split: 'lesion', 'patient', or None where the publication tells of nothing.
         source: the publication.
@@ -31,6 +32,12 @@ class DataCard:
         paper_train_images: training images in Dutt et al. 2024 (Tables 2 and 3); None outside the paper.
         synthetic: whether the images are drawn, not taken.
         stands_for: the dataset that a synthetic one stands in for.
+        multi_label: whether an image can have several of the classes, or none; `counts` are then positives, and labels
+            are [M, L] of 0 and 1 (`multi_label.py`).
+        published_images: number of images as published, where `counts` do not sum to it.
+        shares: of the images in train, validation and test, where the publication gives no splits.
+        near_duplicates_together: whether near duplicates (`duplicates.py`) stay in one split where splits are made.
+            Exact ones always do. Off, where splits are compared with those of others.
     """
 
     name: str
@@ -47,11 +54,15 @@ class DataCard:
     paper_train_images: int | None = None
     synthetic: bool = False
     stands_for: str | None = None
+    multi_label: bool = False
+    published_images: int | None = None
+    shares: tuple[float, float, float] = SHARES
+    near_duplicates_together: bool = False
 
     @property
     def images(self) -> int | None:
         """Number of images as published, None where it is not fixed."""
-        return sum(self.counts.values()) or None
+        return self.published_images or (not self.multi_label and sum(self.counts.values())) or None
 
 
 CARDS: Registry[DataCard] = Registry('dataset', 'medpeft data list')
@@ -65,6 +76,9 @@ def stand_in(card: DataCard) -> DataCard:
         label=f'{card.label} (synthetic)',
         modality=f'synthetic, drawn to look like {card.modality}',
         counts={},
+        published_images=None,
+        shares=SHARES,
+        near_duplicates_together=False,
         source=f'drawn from a seed by medpeft_utils.data.synthetic, with the class shares of {card.label}',
         how_to_obtain='nothing to obtain: it is generated where it is used',
         licence='Apache-2.0, as the code that draws it',

@@ -7,22 +7,32 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
-from medpeft_utils.data import manifest
+from medpeft_utils.data import arrays, duplicates, manifest, multi_label
 from medpeft_utils.data.cache import file_digest, mapped
-from medpeft_utils.data.decode import inspect_image
-from medpeft_utils.data.loading import Source, open_source, with_splits
+from medpeft_utils.data.cards import DataCard
+from medpeft_utils.data.decode import examine_image
+from medpeft_utils.data.loading import Source, near_sets, open_source, with_splits
 from medpeft_utils.data.splits import SPLITS
 from medpeft_utils.errors import BadInput
 
 MOSTLY = 0.99  # a mode that fewer images than this have is worth a remark
 ELONGATED = 3.0  # an aspect ratio beyond which the resize to a square is worth a remark
+SMALL = 32  # a side in pixels below which an image is worth a remark
 
 
 @dataclass
 class Report:
-    """What a check found; `faults` forbid its use, `remarks` do not."""
+    """What a check found; `faults` and `unreadable` forbid its use, `remarks` do not.
+
+    `duplicates` are sets of images that are the same file, `near_duplicates` sets of images that show the same
+    (`duplicates.py`), each with its images, labels and splits, those across splits first. Both are counted by what they
+    span: splits (given ones; of near duplicates, else those of split seed 0), classes, and groups. `notes` is what the
+    reader left out or put together, with how many. `splits` and `classes` count images, or positives where an image can
+    have several findings.
+    """
 
     dataset: str
     folder: str
@@ -31,6 +41,7 @@ class Report:
     largest_group: int = 0
     classes: dict[str, int] = field(default_factory=dict)
     splits: dict[str, dict[str, int]] = field(default_factory=dict)
+    split_images: dict[str, int] = field(default_factory=dict)
     splits_given: bool = False
     modes: dict[str, int] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
@@ -38,6 +49,14 @@ class Report:
     duplicates: list[list[str]] = field(default_factory=list)
     duplicates_across_splits: int = 0
     duplicates_across_classes: int = 0
+    duplicates_across_groups: int = 0
+    near_duplicates: list[dict[str, list[str]]] = field(default_factory=list)
+    near_duplicate_pairs: int = 0
+    near_duplicates_across_splits: int = 0
+    near_duplicates_across_classes: int = 0
+    near_duplicates_across_groups: int = 0
+    test_images_with_near_duplicate_in_train: int = 0
+    notes: dict[str, int] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
 
@@ -52,43 +71,66 @@ class Report:
         return 'usable, with remarks' if self.remarks else 'in order'
 
 
-def _opened(path: Path) -> tuple[str, str, tuple[int, int], str]:
-    """SHA-256, mode, (width, height) and '' of a file; or what is wrong with it in the last place."""
+@dataclass(frozen=True)
+class _Seen:
+    """What opening one file showed; `fault` where it does not open."""
+
+    sha256: str = ''
+    mode: str = ''
+    size: tuple[int, int] = (0, 0)
+    grey: np.ndarray | None = None
+    fault: str = ''
+
+
+def _opened(path: Path) -> _Seen:
     try:
-        return file_digest(path), *inspect_image(path), ''
+        return _Seen(file_digest(path), *examine_image(path, duplicates.SIDE))
     except BadInput as error:
-        return '', '', (0, 0), str(error)
+        return _Seen(fault=str(error))
 
 
-def _look_at_images(report: Report, source: Source, frame: pd.DataFrame) -> pd.DataFrame:
-    """Open every file; returns the rows of those that open, with their `sha256`."""
-    results = [row for block in mapped(source.paths(frame), _opened, f'opening {source.card.label}') for row in block]
-    report.unreadable = [fault for *_, fault in results if fault]
-    opened = [row for row in results if not row[-1]]
-    report.modes = dict(Counter(mode for _, mode, _, _ in opened).most_common())
-    report.sizes = dict(Counter(f'{width}x{height}' for _, _, (width, height), _ in opened).most_common())
-    odd = sum(max(size) > ELONGATED * min(size) for _, _, size, _ in opened)
+def _look_at_images(report: Report, source: Source, frame: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray]:
+    """Open every file; returns the rows of those that open, with their `sha256`, and their [N, 32, 32] greys."""
+    seen = [one for block in mapped(source.paths(frame), _opened, f'opening {source.card.label}') for one in block]
+    report.unreadable = [one.fault for one in seen if one.fault]
+    opened = [one for one in seen if not one.fault]
+    report.modes = dict(Counter(one.mode for one in opened).most_common())
+    report.sizes = dict(Counter(f'{one.size[0]}x{one.size[1]}' for one in opened).most_common())
+    odd = sum(max(one.size) > ELONGATED * min(one.size) for one in opened)
     if odd:
         report.remarks.append(f'{odd} image(s) are more than {ELONGATED:g} times as long as wide; resized to a square')
+    small = sum(min(one.size) < SMALL for one in opened)
+    if small:
+        report.remarks.append(f'{small} image(s) have a side of less than {SMALL} pixels')
     common = next(iter(report.modes.values()), 0)
     if common < MOSTLY * len(opened):
         modes = ', '.join(f'{count} {mode}' for mode, count in report.modes.items())
         report.remarks.append(f'images of several modes ({modes}); all become 8-bit RGB, but a mode can tell the class')
-    intact = [not fault for *_, fault in results]
-    return frame[intact].assign(sha256=[digest for digest, *_ in opened])
+    intact = frame[np.array([not one.fault for one in seen], dtype=bool)].reset_index(drop=True)
+    greys = np.stack([one.grey for one in opened]) if opened else np.zeros((0, duplicates.SIDE, duplicates.SIDE))
+    return intact.assign(sha256=[one.sha256 for one in opened]), greys
+
+
+def _spanning(sets: list[pd.DataFrame], column: str) -> int:
+    """How many of the sets hold several values of a column, blank ones apart."""
+    return sum(rows[column][rows[column] != ''].nunique() > 1 for rows in sets)
 
 
 def _look_at_duplicates(report: Report, frame: pd.DataFrame) -> None:
+    """Sets of images that are the same file."""
     sets = manifest.duplicate_sets(frame)
     report.duplicates = [rows['image'].tolist() for rows in sets]
-    report.duplicates_across_classes = sum(rows['label'].nunique() > 1 for rows in sets)
-    report.duplicates_across_splits = sum(rows['split'].nunique() > 1 for rows in sets)
+    report.duplicates_across_classes = _spanning(sets, 'label')
+    report.duplicates_across_groups = _spanning(sets, 'group')
+    report.duplicates_across_splits = _spanning(sets, 'split')
     if sets:
         report.remarks.append(
             f'{len(sets)} set(s) of images that are the same file; kept in one split where splits are made'
         )
     if report.duplicates_across_classes:
         report.remarks.append(f'{report.duplicates_across_classes} of these sets stand under several labels')
+    if report.duplicates_across_groups:
+        report.remarks.append(f'{report.duplicates_across_groups} of these sets are in several groups')
     if report.duplicates_across_splits:
         report.remarks.append(
             f'{report.duplicates_across_splits} of these sets span the given splits, so that images known from '
@@ -96,10 +138,55 @@ def _look_at_duplicates(report: Report, frame: pd.DataFrame) -> None:
         )
 
 
-def _look_at_counts(report: Report, source: Source, frame: pd.DataFrame) -> None:
+def _described(rows: pd.DataFrame) -> dict[str, list[str]]:
+    return {
+        'images': rows['image'].tolist(),
+        'labels': sorted(set(rows['label'].tolist())),
+        'splits': [name for name in SPLITS if name in set(rows['split'].tolist())],
+    }
+
+
+def _look_at_near_duplicates(report: Report, frame: pd.DataFrame, pairs: np.ndarray) -> None:
+    """Sets of images that show the same. The `split` of `frame` may be one that was made here."""
+    number = duplicates.sets_of(pairs, len(frame))
+    sets = [rows for _, rows in frame[number >= 0].groupby(number[number >= 0], sort=False)]
+    sets.sort(key=lambda rows: (rows['split'].nunique(), rows['label'].nunique()), reverse=True)
+    report.near_duplicate_pairs, report.near_duplicates = len(pairs), [_described(rows) for rows in sets]
+    report.near_duplicates_across_classes = _spanning(sets, 'label')
+    report.near_duplicates_across_groups = _spanning(sets, 'group')
+    report.near_duplicates_across_splits = _spanning(sets, 'split')
+    first, second = frame['split'].to_numpy(dtype=str)[pairs].T
+    tested = [pairs[(one == 'test') & (other == 'train')] for one, other in ((first, second), (second, first))]
+    report.test_images_with_near_duplicate_in_train = len({*tested[0][:, 0].tolist(), *tested[1][:, 1].tolist()})
+    if not sets:
+        return
+    spans = (
+        ('under several labels', report.near_duplicates_across_classes),
+        ('in several groups', report.near_duplicates_across_groups),
+    )
+    said = ''.join(f', {count} of them {words}' for words, count in spans if count)
+    report.remarks.append(f'{len(sets)} set(s) of near duplicates ({len(pairs)} pairs){said}')
+    if report.near_duplicates_across_splits:
+        which = 'given splits' if report.splits_given else 'splits (seed 0)'
+        report.remarks.append(
+            f'{report.near_duplicates_across_splits} of the sets of near duplicates span the {which}: '
+            f'{report.test_images_with_near_duplicate_in_train} test image(s) are near duplicates of training images'
+        )
+
+
+def _counts(frame: pd.DataFrame, card: DataCard) -> dict[str, int]:
+    """Images of each class; positives of each where an image can have several."""
+    if card.multi_label:
+        readable = not frame.empty and not multi_label.faults(frame, card.classes)
+        sums = multi_label.matrix(frame, card.classes).sum(axis=0, dtype=int) if readable else [0] * len(card.classes)
+        return dict(zip(card.classes, map(int, sums), strict=True))
     found = Counter(frame['label'].tolist())
-    report.images = len(frame)
-    report.classes = {name: found[name] for name in source.card.classes}
+    return {name: found[name] for name in card.classes}
+
+
+def _look_at_counts(report: Report, source: Source, frame: pd.DataFrame) -> None:
+    report.images, report.classes = len(frame), _counts(frame, source.card)
+    report.notes = {str(words): int(count) for words, count in source.frame.attrs.get('notes', {}).items()}
     groups = Counter(group for group in frame['group'].tolist() if group)
     report.groups, report.largest_group = len(groups), max(groups.values(), default=0)
     differing = {
@@ -110,6 +197,21 @@ def _look_at_counts(report: Report, source: Source, frame: pd.DataFrame) -> None
     if differing:
         said = ', '.join(f'{name}: {counts}' for name, counts in differing.items())
         report.remarks.append(f'not as many images as published ({said})')
+
+
+def _look_at_splits(report: Report, source: Source, frame: pd.DataFrame, pairs: np.ndarray) -> pd.DataFrame:
+    """Given splits, or those that would be made; the table with them where there is nothing wrong."""
+    if not report.usable:
+        return frame
+    try:
+        split = with_splits(near_sets(frame, source.card, pairs), source.card, 0, str(source.where))
+    except BadInput as error:
+        report.faults.append(str(error))
+        return frame
+    of_split = {name: split[split['split'] == name] for name in SPLITS}
+    report.splits = {name: _counts(rows, source.card) for name, rows in of_split.items()}
+    report.split_images = {name: len(rows) for name, rows in of_split.items()}
+    return frame.assign(split=split['split'].to_numpy())
 
 
 def check(dataset: str | os.PathLike, folder: str | os.PathLike | None = None) -> Report:
@@ -128,17 +230,15 @@ def check(dataset: str | os.PathLike, folder: str | os.PathLike | None = None) -
         return report
     report.dataset, report.folder = source.card.name, str(source.root)
     frame = source.frame
-    report.faults = manifest.faults(frame, source.root, source.card.classes, str(source.where))
+    report.faults = manifest.faults(frame, source.root, source.card, str(source.where))
     _look_at_counts(report, source, frame)
-    there = [os.path.isfile(source.root / image) for image in frame['image'].tolist()]
-    frame = _look_at_images(report, source, frame[there])
-    _look_at_duplicates(report, frame)
+    images = frame['image'].tolist()
+    there = [not manifest.is_outside(image) and arrays.is_there(source.root / image) for image in images]
+    frame, greys = _look_at_images(report, source, frame[there])
     report.splits_given = bool((frame['split'] != '').any())
-    if report.usable:
-        try:
-            split = with_splits(frame, 0, str(source.where))
-            table = pd.crosstab(split['split'], split['label'])
-            report.splits = {name: table.loc[name].to_dict() for name in SPLITS}
-        except BadInput as error:
-            report.faults.append(str(error))
+    _look_at_duplicates(report, frame)
+    pairs = duplicates.near_pairs(greys)
+    sha256 = frame['sha256'].to_numpy(dtype=str)
+    pairs = pairs[sha256[pairs[:, 0]] != sha256[pairs[:, 1]]]
+    _look_at_near_duplicates(report, _look_at_splits(report, source, frame, pairs), pairs)
     return report

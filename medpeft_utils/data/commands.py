@@ -31,7 +31,9 @@ def list_(cache: str | None) -> None:
             folder = prepared_folder(name, cache)
             state = f'prepared from {folder}' if folder else 'not prepared'
         images = synthetic.default_size(name) if card.synthetic else card.images
-        click.echo(f'{name:26} {len(card.classes)} classes  {images:6,} images  {state}')
+        kind = 'findings' if card.multi_label else 'classes'
+        count = f'{images:,}' if images else 'some'  # a part of a set has as many as there are
+        click.echo(f'{name:32} {len(card.classes):3} {kind:8} {count:>7} images  {state}')
     click.echo('Your own: a folder with a folder per class, or a CSV with columns image,label[,group][,split].')
 
 
@@ -40,7 +42,7 @@ def list_(cache: str | None) -> None:
 @click.option('--json', 'as_json', is_flag=True, help='Print the card as JSON.')
 def show(name: str, as_json: bool) -> None:
     """Show the data card of NAME."""
-    from medpeft_utils.data import CARDS
+    from medpeft_utils.data import CARDS, SPLITS
 
     card = CARDS[name]
     if as_json:
@@ -48,12 +50,16 @@ def show(name: str, as_json: bool) -> None:
         return
     click.echo(f'{card.label} ({card.name})')
     classes = ', '.join(f'{name} {card.counts[name]:,}' if card.counts else name for name in card.classes)
+    together = [f'images of one {card.group}'] if card.group else []
+    together += ['exact duplicates'] + ['near duplicates'] * card.near_duplicates_together
+    shares = ', '.join(f'{share:.1%} {split}' for share, split in zip(card.shares, SPLITS, strict=True))
     rows = {
         'task': card.task,
         'modality': card.modality,
-        'classes': classes,
+        'findings' if card.multi_label else 'classes': classes,
         'images': f'{card.images:,}' if card.images else '',
-        'kept together': card.group or 'exact duplicates only; the publication tells of no groups',
+        'kept together': ', '.join(together) + ('' if card.group else '; the publication tells of no groups'),
+        'splits': f'those that the publication gives, else {shares}',
         'source': card.source,
         'obtain': card.how_to_obtain,
         'licence': card.licence,
@@ -95,23 +101,44 @@ def summary(dataset) -> str:
     )
 
 
-def script(name: str) -> click.Command:
-    """The command of `data_prep/<name>.py`: --source FOLDER [--out CACHE] [--image-size S]."""
+def script(name: str, *others: str) -> click.Command:
+    """The command of `data_prep/<name>.py`: --source FOLDER [--out CACHE] [--image-size S].
+
+    Where several datasets are read from one download, `others` beside `name`, [--dataset NAME] says which.
+    """
 
     @click.command(help=f'Check the published download of {name} and pack it.')
+    @click.option('--dataset', type=click.Choice([name, *others]), default=name, show_default=True, hidden=not others)
     @click.option('--source', required=True, type=click.Path(), help='Folder of the published download.')
     @click.option('--out', default=None, type=click.Path(), help='Folder of the packed cache ($MEDPEFT_CACHE).')
     @click.option('--image-size', 'sizes', type=int, multiple=True, default=(64,), show_default=True)
-    def run(source: str, out: str | None, sizes: tuple[int, ...]) -> None:
+    def run(dataset: str, source: str, out: str | None, sizes: tuple[int, ...]) -> None:
         from medpeft_utils.data import prepare as prepare_dataset
         from medpeft_utils.errors import MedpeftError
 
         try:
-            click.echo(summary(prepare_dataset(name, source, sizes, out)))
+            click.echo(summary(prepare_dataset(dataset, source, sizes, out)))
         except MedpeftError as error:
             raise click.ClickException(str(error)) from error
 
     return run
+
+
+@data.command()
+@click.option('--folder', type=click.Path(file_okay=False), default='docs/data', show_default=True)
+@click.option('--check', 'only_check', is_flag=True, help='Only say which pages are stale; exit status 1 if any is.')
+@click.option('--cache', type=click.Path(), default=None, help='Folder of the packed cache ($MEDPEFT_CACHE).')
+@click.pass_context
+def pages(context: click.Context, folder: str, only_check: bool, cache: str | None) -> None:
+    """Write the page of every dataset, from its card and its synthetic stand-in, where it is stale."""
+    from medpeft_utils.data import pages as data_pages
+
+    if only_check:
+        old = data_pages.stale(Path(folder))
+        click.echo('\n'.join([f'stale: {name}' for name in old] or ['every page is as its card']))
+        context.exit(1 if old else 0)
+    written = data_pages.write(Path(folder), cache=cache)
+    click.echo('\n'.join([str(path) for path in written] or ['every page was as its card']))
 
 
 @data.command()
@@ -135,25 +162,30 @@ def check(context: click.Context, name: str, path: str | None, as_json: bool, ou
     context.exit(0 if report.usable else 1)
 
 
+def _near_as_text(found: dict[str, list[str]]) -> str:
+    """A set of near duplicates, with what it spans."""
+    spans = [', '.join(found[kind]) for kind in ('splits', 'labels') if len(found[kind]) > 1]
+    return ' ~ '.join(found['images']) + (f' ({"; ".join(spans)})' if spans else '')
+
+
 def _as_text(report) -> str:
     """The report for reading: at most ten of each kind of finding, the rest counted."""
     lines = [f'{report.dataset}: {report.images:,} images in {report.folder or "?"}']
     lines += [f'  {name:24} {count:,}' for name, count in report.classes.items()]
     if report.groups:
         lines.append(f'  {report.groups:,} groups, the largest of {report.largest_group} images')
-    for split, row in report.splits.items():
-        lines.append(
-            f'  {split:12} {sum(row.values()):,} images {"as given" if report.splits_given else "(split seed 0)"}'
-        )
+    how = 'as given' if report.splits_given else '(split seed 0)'
+    lines += [f'  {split:12} {count:,} images {how}' for split, count in report.split_images.items()]
     for words, counts in (('modes', report.modes), ('sizes', report.sizes)):
         common = ', '.join(f'{name}: {count:,}' for name, count in list(counts.items())[:5])
         if counts:
             lines.append(f'  {words}: {common}' + (f' and {len(counts) - 5} more' if len(counts) > 5 else ''))
-    duplicates = [f'same file: {" = ".join(images)}' for images in report.duplicates]
+    lines += [f'  note: {words}: {count:,}' for words, count in report.notes.items()]
     for words, found in (
         ('FAULT', report.faults),
         ('UNREADABLE', report.unreadable),
-        ('duplicate', duplicates),
+        ('duplicate', [f'same file: {" = ".join(images)}' for images in report.duplicates]),
+        ('near duplicates', [_near_as_text(found) for found in report.near_duplicates]),
         ('remark', report.remarks),
     ):
         lines += [f'  {words}: {text}' for text in found[:10]]

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from medpeft_utils.data import multi_label
 from medpeft_utils.data.cards import DataCard
 from medpeft_utils.data.manifest import split_hash
 from medpeft_utils.data.splits import SPLITS
@@ -23,6 +24,8 @@ class Dataset:
         images: [N, S, S, 3] uint8, mapped from the packed cache.
         manifest: columns image, label, group, split and the dataset's own, in the rows' order.
         folder: where the images come from; None for synthetic ones.
+
+    `labels` is [N] int64, or [N, L] uint8 of 0 and 1 where the card says `multi_label`; `groups` is [N] names.
     """
 
     card: DataCard
@@ -34,8 +37,11 @@ class Dataset:
     split_hash: str = field(init=False)
 
     def __post_init__(self):
-        number = {name: i for i, name in enumerate(self.card.classes)}
-        self.labels = np.array([number[label] for label in self.manifest['label'].tolist()], dtype=np.int64)
+        if self.card.multi_label:
+            self.labels = multi_label.matrix(self.manifest, self.card.classes)
+        else:
+            number = {name: i for i, name in enumerate(self.card.classes)}
+            self.labels = np.array([number[label] for label in self.manifest['label'].tolist()], dtype=np.int64)
         self.groups = self.manifest['group'].to_numpy(dtype=str)
         self.split_hash = split_hash(self.manifest)
         self._splits = self.manifest['split'].to_numpy(dtype=str)
@@ -70,10 +76,13 @@ class Dataset:
         return np.flatnonzero(self._splits == split)
 
     def train_rows(self, fraction: float = 1.0, seed: int = 0) -> np.ndarray:
-        """A stratified share of the training images; with one seed, a smaller share is a subset of a larger one.
+        """A share of the training images; with one seed, a smaller share is a subset of a larger one.
 
-        Images are put into one order, every class spread evenly over it, and the first round(fraction * n) are taken;
-        the first of each class come before all others, so that no class is ever missing.
+        Where the publication gives lists (a column `share` with the percentages of all lists that an image is in, such
+        as '1', '10' or '1 10': published lists need not be nested), these are what their fractions mean, whatever the
+        seed. Else images are put into one order, every class spread evenly over it, and the first round(fraction * n)
+        are taken; the first of each class come before all others, so that no class is ever missing. Images with several
+        labels are drawn by whole groups.
 
         Args:
             fraction: share of the training images, above 0 and up to 1.
@@ -86,6 +95,11 @@ class Dataset:
         if not 0 < fraction <= 1:
             raise BadInput(f'fraction={fraction} of the training images: give a number above 0 and up to 1')
         rows = self.rows('train')
+        listed = self._listed(rows, fraction)
+        if fraction < 1 and listed.any():
+            return rows[listed]
+        if self.card.multi_label:
+            return rows[multi_label.whole_groups(self.groups[rows], fraction, seed)]
         position = np.empty(len(rows))
         present = np.unique(self.labels[rows])
         for label in present:
@@ -95,7 +109,17 @@ class Dataset:
         count = max(round(fraction * len(rows)), len(present))
         return np.sort(rows[np.argsort(position, kind='stable')[:count]])
 
+    def _listed(self, rows: np.ndarray, fraction: float) -> np.ndarray:
+        """[M] whether each row is in the published list of a share; nowhere true where there is no such list."""
+        if 'share' not in self.manifest:
+            return np.zeros(len(rows), dtype=bool)
+        percentage = f'{100 * fraction:.6g}'
+        return np.array([percentage in share.split() for share in self.manifest['share'].iloc[rows].astype(str)])
+
     def counts(self) -> pd.DataFrame:
-        """Images of each class (rows, in label order) in each split (columns)."""
+        """Images of each class (rows, in label order) in each split (columns); positives where multi-label."""
+        if self.card.multi_label:
+            positives = {split: self.labels[self.rows(split)].sum(axis=0, dtype=int) for split in SPLITS}
+            return pd.DataFrame(positives, index=self.classes)
         table = pd.crosstab(self.manifest['label'], self.manifest['split'])
         return table.reindex(index=self.classes, columns=list(SPLITS), fill_value=0).rename_axis(None, axis=1)

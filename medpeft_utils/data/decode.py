@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from medpeft_utils.data import arrays, dicom
 from medpeft_utils.errors import BadInput
 
 DEEP_MODES = ('I', 'F', 'I;16', 'I;16L', 'I;16B', 'I;16N')
@@ -82,30 +83,44 @@ def read_image(path: Path, size: int) -> np.ndarray:
     JPEG files are decoded at the smallest of 1, 1/2, 1/4, 1/8 that still has twice the asked size (draft mode).
 
     Args:
-        path: an image file of any format and mode that Pillow knows.
+        path: an image file of any format and mode that Pillow knows, a DICOM file (`dicom.py`), or a row of a NumPy
+            archive (`arrays.py`).
         size: side of the square in pixels.
     Returns:
         [size, size, 3] uint8.
     Raises:
         BadInput: not an image, cut off or damaged; the message names the file.
     """
+    _, _, picture = _decoded(path, 2 * size)
+    if picture.size != (size, size):
+        picture = picture.resize((size, size), Image.Resampling.BICUBIC)
+    return np.asarray(picture.convert('RGB'))
+
+
+def _decoded(path: Path, least: int | None = None) -> tuple[str, tuple[int, int], Image.Image]:
+    """Mode and (width, height) as stored, and the picture upright, grey or in RGB.
+
+    With `least`, a JPEG file at a fraction of its size that is still so long and wide.
+    """
+    if dicom.is_dicom(path) or arrays.is_row(path):
+        picture = dicom.read_dicom(path) if dicom.is_dicom(path) else arrays.read_row(path)
+        return picture.info.get('dicom', picture.mode), picture.size, picture
     try:
         with Image.open(path) as image:
-            image.draft(None, (2 * size, 2 * size))
-            upright = ImageOps.exif_transpose(image)
-            rgb = to_rgb(upright, path)
+            mode, size = image.mode, image.size
+            if least:
+                image.draft(None, (least, least))
+            return mode, size, to_rgb(ImageOps.exif_transpose(image), path)
     except BadInput:
         raise
     except DAMAGED as error:
         raise _damage(path, error) from error
-    return np.asarray(rgb.resize((size, size), Image.Resampling.BICUBIC))
 
 
-def inspect_image(path: Path) -> tuple[str, tuple[int, int]]:
-    """Decode a file in full and return its mode and (width, height). Raises BadInput as `read_image` does."""
-    try:
-        with Image.open(path) as image:
-            image.load()
-            return image.mode, image.size
-    except DAMAGED as error:
-        raise _damage(path, error) from error
+def examine_image(path: Path, side: int) -> tuple[str, tuple[int, int], np.ndarray]:
+    """Decode a file in full, once: its mode, its (width, height), and a small grey picture [side, side] uint8.
+
+    Raises BadInput as `read_image` does.
+    """
+    mode, size, picture = _decoded(path)
+    return mode, size, np.asarray(picture.convert('L').resize((side, side), Image.Resampling.BOX))

@@ -11,7 +11,7 @@ import pandas as pd
 
 from medpeft_utils.errors import BadInput
 
-IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp', '.gif', '.pgm', '.ppm')
+IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp', '.gif', '.pgm', '.ppm', '.dcm', '.dicom')
 
 
 def images_below(folder: Path) -> list[str]:

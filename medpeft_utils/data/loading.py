@@ -7,17 +7,18 @@ import json
 import logging
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from medpeft_utils.data import manifest, own, sources, splits
-from medpeft_utils.data.cache import BLOCK, Store, cache_root, decoded, digests, write_whole
+from medpeft_utils.data import duplicates, manifest, multi_label, own, sources, splits
+from medpeft_utils.data.cache import BLOCK, Store, cache_root, decoded, digests, mapped, write_whole
 from medpeft_utils.data.cards import CARDS, DataCard
 from medpeft_utils.data.dataset import Dataset
+from medpeft_utils.data.decode import examine_image
 from medpeft_utils.errors import BadInput, UnknownName
 
 log = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ class Source:
 
     def checked(self) -> pd.DataFrame:
         """The manifest. Raises BadInput with what is wrong with it."""
-        return manifest.checked(self.frame, self.root, self.card.classes, str(self.where))
+        return manifest.checked(self.frame, self.root, self.card, str(self.where))
 
     def paths(self, frame: pd.DataFrame) -> list[Path]:
         return [self.root / image for image in frame['image'].tolist()]
@@ -69,7 +70,10 @@ def open_source(dataset: str | os.PathLike, folder: str | os.PathLike | None = N
         if folder is None:
             raise BadInput(f'dataset {card.name!r}: name the folder of the download; {card.how_to_obtain}')
         root = root_of(folder)
-        return Source(card, root, manifest.normalised(read(root), root), root)
+        frame = read(root)
+        if card.multi_label:
+            frame = multi_label.with_label(frame, card.classes)
+        return Source(card, root, manifest.normalised(frame, root), root)
     path = Path(dataset).expanduser()
     if path.suffix.lower() == '.csv':
         root, name = folder or path.parent, path.stem
@@ -83,12 +87,22 @@ def open_source(dataset: str | os.PathLike, folder: str | os.PathLike | None = N
     return Source(own.card_of(name, path, frame['label']), root, frame, path)
 
 
-def with_splits(frame: pd.DataFrame, seed: int, where: str) -> pd.DataFrame:
+def _made_splits(frame: pd.DataFrame, card: DataCard, seed: int) -> np.ndarray:
+    """[M] splits by group, stratified by class, or by the positives of every finding where multi-label."""
+    groups = frame['group'].to_numpy(dtype=str)
+    if card.multi_label:
+        return multi_label.assign(multi_label.matrix(frame, card.classes), groups, seed, card.shares)
+    return splits.assign(frame['label'].to_numpy(dtype=str), groups, seed, card.shares)
+
+
+def with_splits(frame: pd.DataFrame, card: DataCard, seed: int, where: str) -> pd.DataFrame:
     """Given splits as they are, else splits made; files that are the same under two names kept in one group."""
     if (frame['split'] == '').all():
-        frame = manifest.grouped(frame)
-        made = splits.assign(frame['label'].to_numpy(dtype=str), frame['group'].to_numpy(dtype=str), seed)
-        return frame.assign(split=made)
+        frame = manifest.grouped(
+            frame if card.near_duplicates_together else frame.drop(columns='near', errors='ignore')
+        )
+        return frame.assign(split=_made_splits(frame, card, seed))
+    frame = frame.drop(columns='near', errors='ignore')
     spanning = sum(rows['split'].nunique() > 1 for rows in manifest.duplicate_sets(frame))
     if spanning:
         log.warning(
@@ -97,14 +111,29 @@ def with_splits(frame: pd.DataFrame, seed: int, where: str) -> pd.DataFrame:
     return frame.assign(group=np.where(frame['group'] == '', frame['image'], frame['group']))
 
 
+def _complete(frame: pd.DataFrame, source: Source) -> pd.DataFrame:
+    """The manifest with what the files themselves say: `sha256`, and `near` where the card asks for it."""
+    paths, words = source.paths(frame), source.card.label
+    frame = frame.assign(sha256=digests(paths, words))
+    if not source.card.near_duplicates_together:
+        return frame
+    looked = mapped(paths, lambda path: examine_image(path, duplicates.SIDE)[2], f'looking at {words}')
+    return near_sets(frame, source.card, duplicates.near_pairs(np.stack([grey for block in looked for grey in block])))
+
+
+def near_sets(frame: pd.DataFrame, card: DataCard, pairs: np.ndarray) -> pd.DataFrame:
+    """The manifest with the set of near duplicates of each image as `near` (-1: none), where the card asks for it."""
+    return frame.assign(near=duplicates.sets_of(pairs, len(frame))) if card.near_duplicates_together else frame
+
+
 def _load_listed(source: Source, image_size: int, split_seed: int, root: Path) -> tuple[Dataset, Store]:
     frame = source.checked()
     store = Store(root, source.key, manifest.source_hash(frame, source.root))
-    words = source.card.label
-    full = store.manifest(lambda: frame.assign(sha256=digests(source.paths(frame), words)))
-    split = with_splits(full, split_seed, str(source.where))
-    words = f'{words} at {image_size} px'
-    images = store.images(image_size, len(full), lambda: decoded(source.paths(frame), image_size, words))
+    needed = ('sha256', 'near') if source.card.near_duplicates_together else ('sha256',)
+    full = store.manifest(lambda: _complete(frame, source), needed)
+    split = with_splits(full, source.card, split_seed, str(source.where))
+    paths, words = source.paths(frame), f'{source.card.label} at {image_size} px'
+    images = store.images(image_size, len(full), lambda start: decoded(paths[start:], image_size, words))
     return Dataset(source.card, images, split, source.root), store
 
 
@@ -128,10 +157,11 @@ def _load_prepared(card: DataCard, image_size: int, split_seed: int, root: Path)
             f'`medpeft data prepare {card.name} FOLDER` once; {card.how_to_obtain}'
         )
     known = json.loads(pointer.read_text())
-    if Path(known['folder']).is_dir():
-        return _load_listed(open_source(card.name, known['folder']), image_size, split_seed, root)[0]
+    if Path(known['folder']).exists():
+        source = replace(open_source(card.name, known['folder']), card=card)
+        return _load_listed(source, image_size, split_seed, root)[0]
     store = Store(root, known['key'], known['source'])
-    full = store.manifest()
+    full = store.manifest(needed=('near',) if card.near_duplicates_together else ())
     images = store.images(image_size, len(full)) if full is not None else None
     if images is None:
         packed = ', '.join(f'{size} px' for size in store.sizes()) or 'none'
@@ -139,10 +169,10 @@ def _load_prepared(card: DataCard, image_size: int, split_seed: int, root: Path)
             f'dataset {card.name!r} was prepared from {known["folder"]}, which is gone, and is not packed at '
             f'{image_size} px (packed: {packed}); run `medpeft data prepare {card.name} FOLDER` again'
         )
-    return Dataset(card, images, with_splits(full, split_seed, card.name), None)
+    return Dataset(card, images, with_splits(full, card, split_seed, card.name), None)
 
 
-def _generator_hash() -> str:
+def generator_hash() -> str:
     """Hash of the code that draws the synthetic images: another code draws others."""
     from medpeft_utils.data import synthetic
 
@@ -157,21 +187,26 @@ def _drawn(name: str, image_size: int, rows: range) -> tuple[np.ndarray, np.ndar
 
 
 def _synthetic_manifest(card: DataCard, count: int) -> pd.DataFrame:
-    """Labels and groups of all synthetic images; they are drawn at the smallest size to be read off."""
+    """Labels, groups and given splits of all synthetic images; they are drawn at the smallest size to be read off."""
     _, labels, extra = _drawn(card.name, 16, range(count))
-    frame = pd.DataFrame(
-        {
-            'image': [f'{card.name}/{row:06d}' for row in range(count)],
-            'label': np.asarray(card.classes)[labels],
-            'group': extra['group'].astype(str),
-            'split': '',
-        }
+    frame = extra.reset_index(drop=True).assign(
+        image=[f'{card.name}/{row:06d}' for row in range(count)], group=extra['group'].astype(str).to_numpy()
     )
-    return pd.concat([frame, extra.drop(columns='group').reset_index(drop=True)], axis=1)
+    if 'split' not in frame:
+        frame['split'] = ''
+    if card.multi_label:
+        frame['labels'] = [' '.join(map(str, row)) for row in labels.tolist()]
+        frame = multi_label.with_label(frame, card.classes)
+    else:
+        frame['label'] = np.asarray(card.classes)[labels]
+    own_columns = [column for column in frame if column not in manifest.COLUMNS]
+    return frame[[*manifest.COLUMNS, *own_columns]]
 
 
-def _drawn_blocks(card: DataCard, image_size: int, count: int) -> Iterator[np.ndarray]:
-    for start in tqdm(range(0, count, BLOCK), desc=f'drawing {card.label} at {image_size} px', unit=f'x{BLOCK} images'):
+def _drawn_blocks(card: DataCard, image_size: int, count: int, first: int) -> Iterator[np.ndarray]:
+    for start in tqdm(
+        range(first, count, BLOCK), desc=f'drawing {card.label} at {image_size} px', unit=f'x{BLOCK} images'
+    ):
         yield _drawn(card.name, image_size, range(start, min(start + BLOCK, count)))[0]
 
 
@@ -179,11 +214,12 @@ def _load_synthetic(card: DataCard, image_size: int, split_seed: int, root: Path
     from medpeft_utils.data import synthetic
 
     count = synthetic.default_size(card.name)
-    store = Store(root, card.name, _generator_hash())
+    store = Store(root, card.name, generator_hash())
     full = store.manifest(lambda: _synthetic_manifest(card, count))
-    images = store.images(image_size, count, lambda: _drawn_blocks(card, image_size, count))
-    made = splits.assign(full['label'].to_numpy(dtype=str), full['group'].to_numpy(dtype=str), split_seed)
-    return Dataset(card, images, full.assign(split=made))
+    images = store.images(image_size, count, lambda start: _drawn_blocks(card, image_size, count, start))
+    if (full['split'] == '').all():
+        full = full.assign(split=_made_splits(full, card, split_seed))
+    return Dataset(card, images, full)
 
 
 def _require_size(image_size: int) -> None:
@@ -197,6 +233,7 @@ def load(
     image_size: int = 64,
     split_seed: int = 0,
     cache: str | os.PathLike | None = None,
+    near_duplicates_together: bool | None = None,
 ) -> Dataset:
     """Load a dataset: checked, split, and decoded into the packed cache where it is not there yet.
 
@@ -207,6 +244,8 @@ def load(
         image_size: side in pixels to which every image is resized whole.
         split_seed: which of the stratified splits that keep groups together; without effect where splits are given.
         cache: folder of the packed cache; else $MEDPEFT_CACHE, else ~/.cache/medpeft.
+        near_duplicates_together: whether images that show the same stay in one split where splits are made, even if
+            their files differ (`duplicates.py`); as the dataset's card says where None.
     Raises:
         UnknownName: no such dataset.
         BadInput: what is wrong with the download, the table or an image, with its name.
@@ -215,8 +254,19 @@ def load(
     root = cache_root(cache)
     if str(dataset) in CARDS and not folder:
         card = CARDS[str(dataset)]
-        return (_load_synthetic if card.synthetic else _load_prepared)(card, image_size, split_seed, root)
-    return _load_listed(open_source(dataset, folder), image_size, split_seed, root)[0]
+        if card.synthetic:
+            return _load_synthetic(card, image_size, split_seed, root)
+        return _load_prepared(_keeping(card, near_duplicates_together), image_size, split_seed, root)
+    source = open_source(dataset, folder)
+    source = replace(source, card=_keeping(source.card, near_duplicates_together))
+    return _load_listed(source, image_size, split_seed, root)[0]
+
+
+def _keeping(card: DataCard, near_duplicates_together: bool | None) -> DataCard:
+    """The card with what a caller asks for in place of what it says itself."""
+    return (
+        card if near_duplicates_together is None else replace(card, near_duplicates_together=near_duplicates_together)
+    )
 
 
 def prepare(
@@ -237,7 +287,7 @@ def prepare(
     source = open_source(dataset, folder)
     for size in image_sizes:
         loaded, store = _load_listed(source, size, 0, root)
-    loaded.manifest.to_csv(store.folder / 'manifest.csv', index=False)
+    write_whole(store.folder / 'manifest.csv', lambda partial: loaded.manifest.to_csv(partial, index=False))
     if loaded.name in CARDS:
         known = {'folder': str(source.root.resolve()), 'key': source.key, 'source': store.source}
         write_whole(_pointer(loaded.name, root), lambda partial: partial.write_text(json.dumps(known)))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import os
 import posixpath
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,6 +15,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from medpeft_utils.data import arrays, multi_label
+from medpeft_utils.data.cards import DataCard
 from medpeft_utils.data.splits import SPLITS, require_everywhere
 from medpeft_utils.errors import BadInput
 
@@ -43,11 +44,16 @@ def _such(images: Iterable[str]) -> str:
     return repr(images[0]) + (f' and {len(images) - 1:,} more' if len(images) > 1 else '')
 
 
-def _row_faults(frame: pd.DataFrame, root: Path, classes: tuple[str, ...]) -> list[str]:
-    """What is wrong with single rows: label, path, listed twice."""
-    faults, image = [], frame['image']
-    if (image == '').any():
-        faults.append(f'{(image == "").sum()} row(s) have no image; fill it in or leave the row out')
+def is_outside(image: str) -> bool:
+    """Whether a normalised path leads out of the dataset's folder."""
+    return image.startswith(('/', '../')) or image == '..' or image[1:2] == ':'
+
+
+def _label_faults(frame: pd.DataFrame, card: DataCard) -> list[str]:
+    """What is wrong with the labels of single rows: none, or not one of the card's classes."""
+    if card.multi_label:
+        return multi_label.faults(frame, card.classes)
+    faults, image, classes = [], frame['image'], card.classes
     empty = frame['label'] == ''
     if empty.any():
         faults.append(f'no label for {_such(image[empty])}; fill it in or leave the row out')
@@ -55,22 +61,30 @@ def _row_faults(frame: pd.DataFrame, root: Path, classes: tuple[str, ...]) -> li
         close = difflib.get_close_matches(label, classes, n=1, cutoff=0.5)
         hint = f'did you mean {close[0]!r}?' if close else f'known: {", ".join(classes)}'
         faults.append(f'unknown class {label!r} of {_such(image[frame["label"] == label])}; {hint}')
+    return faults
+
+
+def _row_faults(frame: pd.DataFrame, root: Path) -> list[str]:
+    """What is wrong with the paths of single rows: none, listed twice, outside the folder, no file."""
+    faults, image = [], frame['image']
+    if (image == '').any():
+        faults.append(f'{(image == "").sum()} row(s) have no image; fill it in or leave the row out')
     twice = frame[image.duplicated(keep=False) & (image != '')]
     if len(twice):
         labels = twice.groupby('image')['label'].nunique()
         several = labels[labels > 1].index
         said = f'two labels for {_such(several)}' if len(several) else f'{_such(labels.index)} is listed twice'
         faults.append(f'{said}; leave one row for each image')
-    outside = [path for path in image.tolist() if path.startswith(('/', '../')) or path == '..' or path[1:2] == ':']
+    outside = [path for path in image.tolist() if is_outside(path)]
     if outside:
         faults.append(f'{_such(outside)} lies outside {root}; paths start from that folder and stay in it')
-    missing = [path for path in set(image.tolist()) - {'', *outside} if not os.path.isfile(f'{root}/{path}')]
+    missing = [path for path in set(image.tolist()) - {'', *outside} if not arrays.is_there(f'{root}/{path}')]
     if missing:
         faults.append(f'no file {_such(sorted(missing))} below {root}; paths start from that folder')
     return faults
 
 
-def _split_faults(frame: pd.DataFrame, where: str) -> list[str]:
+def _split_faults(frame: pd.DataFrame, card: DataCard, where: str) -> list[str]:
     """What is wrong with given splits: names, gaps, groups that span them, classes missing from one."""
     faults, split = [], frame['split']
     if (split == '').all():
@@ -92,7 +106,10 @@ def _split_faults(frame: pd.DataFrame, where: str) -> list[str]:
             f'group {_such(spanning)} spans several splits, so that test images would be known from training; put each '
             'group into one split, or leave the split column out to have splits made'
         )
-    if not faults:
+    empty = [name for name in SPLITS if not (split == name).any()]
+    if card.multi_label and empty:
+        faults.append(f'no image in {" and ".join(empty)}; leave the split column out to have splits made')
+    if not faults and not card.multi_label:
         try:
             require_everywhere(frame['label'].to_numpy(dtype=str), split.to_numpy(dtype=str), where)
         except BadInput as error:
@@ -100,11 +117,9 @@ def _split_faults(frame: pd.DataFrame, where: str) -> list[str]:
     return faults
 
 
-def faults(frame: pd.DataFrame, root: Path, classes: tuple[str, ...], where: str) -> list[str]:
-    """Everything that is wrong with a normalised manifest, one message a kind of fault; empty where nothing is."""
-    if frame.empty:
-        return ['holds no image']
-    found = _row_faults(frame, root, classes)
+def _class_faults(frame: pd.DataFrame, classes: tuple[str, ...]) -> list[str]:
+    """What is wrong with the classes: too few of them, or of their images."""
+    found = []
     if len(classes) < 2:
         found.append(f'has one class only ({", ".join(classes)}); a classification needs two or more')
     elif len(frame) < len(classes):
@@ -113,12 +128,22 @@ def faults(frame: pd.DataFrame, root: Path, classes: tuple[str, ...], where: str
     absent = [name for name in classes if name not in present]
     if absent:
         found.append(f'no image of class {_such(absent)}; the download is not whole')
-    return found or _split_faults(frame, where)
+    return found
 
 
-def checked(frame: pd.DataFrame, root: Path, classes: tuple[str, ...], where: str) -> pd.DataFrame:
+def faults(frame: pd.DataFrame, root: Path, card: DataCard, where: str) -> list[str]:
+    """Everything that is wrong with a normalised manifest, one message a kind of fault; empty where nothing is."""
+    if frame.empty:
+        return ['holds no image']
+    found = _label_faults(frame, card) + _row_faults(frame, root)
+    if not card.multi_label:  # a finding that nobody has, and one finding only, can still be worked with
+        found += _class_faults(frame, card.classes)
+    return found or _split_faults(frame, card, where)
+
+
+def checked(frame: pd.DataFrame, root: Path, card: DataCard, where: str) -> pd.DataFrame:
     """The manifest, where nothing is wrong with it. Raises BadInput with the first fault."""
-    found = faults(frame, root, classes, where)
+    found = faults(frame, root, card, where)
     if found:
         more = f' ({len(found) - 1} more kind(s) of fault: medpeft data check)' if len(found) > 1 else ''
         raise BadInput(f'{where}: {found[0]}{more}')
@@ -129,8 +154,7 @@ def source_hash(frame: pd.DataFrame, root: Path) -> str:
     """16 hex digits of the manifest with every file's size and time: another wherever the source has changed."""
     digest = hashlib.sha256(frame.to_csv(index=False).encode())
     for path in frame['image'].tolist():
-        state = os.stat(f'{root}/{path}')
-        digest.update(b'%d %d\n' % (state.st_size, state.st_mtime_ns))
+        digest.update(b'%d %d\n' % arrays.state_of(f'{root}/{path}'))
     return digest.hexdigest()[:16]
 
 
@@ -149,7 +173,8 @@ def duplicate_sets(frame: pd.DataFrame) -> list[pd.DataFrame]:
 def grouped(frame: pd.DataFrame) -> pd.DataFrame:
     """Every image in a group: its own where none is given, and groups that share a file made one.
 
-    Files that are the same under two names would otherwise be trained on and tested on.
+    Files that are the same under two names would otherwise be trained on and tested on. Where there is a column `near`
+    with the number of a set of near duplicates (-1: none), groups that share a set are made one too.
     """
     groups = np.where(frame['group'] == '', frame['image'], frame['group']).astype(object)
     parent: dict[str, str] = {}
@@ -159,7 +184,10 @@ def grouped(frame: pd.DataFrame) -> pd.DataFrame:
             group = parent[group]
         return group
 
-    for rows in duplicate_sets(frame):
+    sets = duplicate_sets(frame)
+    if 'near' in frame:
+        sets += [rows for _, rows in frame[frame['near'] >= 0].groupby('near')]
+    for rows in sets:
         first, *others = sorted({root_of(groups[row]) for row in rows.index})
         parent.update(dict.fromkeys(others, first))
     return frame.assign(group=[root_of(group) for group in groups.tolist()] if parent else groups)

@@ -2,8 +2,10 @@
 
 A reader takes the folder of the published download and returns a table with a row an image: `image` (path below the
 folder, with forward slashes), `label` (one of the card's classes), `group` (what must stay in one split; '' where there
-is nothing), `split` ('' unless the publication gives splits), and columns of its own. `root_of` finds the folder that
-the paths start from.
+is nothing), `split` ('' unless the publication gives splits), and columns of its own; in place of `label`, `labels`
+where an image can have several (`multi_label.py`). What a reader left out or put together it counts in the table's
+`attrs['notes']`, a dict of sentence to number, which `medpeft data check` prints. `root_of` finds the folder that the
+paths start from.
 """
 
 from __future__ import annotations
@@ -52,6 +54,11 @@ def reader(card: DataCard) -> tuple[Callable[[Path], Path], Reader]:
             'image,label[,group][,split]'
         )
     return _READERS[card.name]
+
+
+def script_of(name: str) -> str:
+    """The script below `data_prep/` that prepares a dataset: named as the module that reads it."""
+    return f'{_READERS[name][1].__module__.rpartition(".")[2]}.py'
 
 
 def has_reader(name: str) -> bool:

@@ -1,5 +1,7 @@
-"""Synthetic stand-ins for the five data sets of the classification study, drawn from a seed. No real image is used.
+"""Synthetic stand-ins for the data sets of the classification studies, drawn from a seed. No real image is used.
 
+`MODALITIES` are those with one class an image (Dutt et al. 2024), `SETS` those with several findings (Lian et al.
+2024).
 They look like their modality and keep the real class shares, so that a study can be run and tested with no download.
 What is measured on them says nothing about patients: every output that shows them must say "synthetic".
 """
@@ -12,7 +14,8 @@ import numpy as np
 import pandas as pd
 
 from medpeft_utils.data.synthetic import dermatoscopy, fundus, radiograph, skin, ultrasound
-from medpeft_utils.data.synthetic.canvas import to_bytes
+from medpeft_utils.data.synthetic.canvas import generator, to_bytes
+from medpeft_utils.data.synthetic.findings import SETS, Findings, labels_of
 from medpeft_utils.data.synthetic.layout import Layout, Modality, grain
 from medpeft_utils.errors import BadInput
 from medpeft_utils.registry import Registry
@@ -25,13 +28,14 @@ PREFIX = 'synthetic_'
 
 
 def names() -> list[str]:
-    """Names of the synthetic data sets, each that of the data set it stands in for."""
+    """Names of the synthetic data sets with one class an image, each that of the data set it stands in for."""
     return list(MODALITIES)
 
 
-def modality(name: str) -> Modality:
+def modality(name: str) -> Modality | Findings:
     """A synthetic data set by name, with or without the prefix `synthetic_`. Raises UnknownName."""
-    return MODALITIES[name.removeprefix(PREFIX)]
+    name = name.removeprefix(PREFIX)
+    return SETS[name] if name in SETS else MODALITIES[name]
 
 
 def default_size(name: str) -> int:
@@ -51,6 +55,20 @@ def _render(layout: Layout, row: int, image_size: int) -> tuple[np.ndarray, dict
     return to_bytes(picture + (noise if picture.ndim == 2 else noise[..., None])), extra
 
 
+def _generate_findings(
+    kind: Findings, image_size: int, seed: int, rows: list[int]
+) -> tuple[np.ndarray, np.ndarray, pd.DataFrame]:
+    images, labels, extra = np.empty((len(rows), image_size, image_size, 3), dtype=np.uint8), [], []
+    for i, row in enumerate(rows):
+        shown, patient = labels_of(kind, seed, row)
+        picture, columns = kind.picture(shown, patient, seed, row, image_size)
+        noise = grain(generator(kind.name, 'grain', seed, row), image_size, kind.grain)
+        images[i] = to_bytes(picture + noise)
+        labels.append(shown)
+        extra.append({'group': f'{kind.group}_{patient:06d}', **columns})
+    return images, np.stack(labels), pd.DataFrame(extra)
+
+
 def generate(
     name: str, image_size: int = 64, seed: int = 0, n: int | None = None, indices: Iterable[int] | None = None
 ) -> tuple[np.ndarray, np.ndarray, pd.DataFrame]:
@@ -63,7 +81,8 @@ def generate(
         n: number of images, from the first; the default size when None.
         indices: the images to draw in place of the first `n`, so that a set can be drawn in parts.
     Returns:
-        images uint8 [n, S, S, 3], labels int64 [n], and a table with column `group` and the modality's own columns.
+        images uint8 [n, S, S, 3], labels int64 [n] (uint8 [n, L] of 0 and 1 where an image can have several findings),
+        and a table with column `group` and the modality's own columns.
     Raises:
         UnknownName: no such data set.
         BadInput: a size, seed or number out of range.
@@ -79,6 +98,8 @@ def generate(
     ):
         if value < least:
             raise BadInput(f'{what} of synthetic dataset {name!r} is {value}; give {least} or more')
+    if isinstance(kind, Findings):
+        return _generate_findings(kind, image_size, seed, rows)
     layout = Layout(kind, seed)
     images = np.empty((len(rows), image_size, image_size, 3), dtype=np.uint8)
     labels, extra = np.empty(len(rows), dtype=np.int64), []
