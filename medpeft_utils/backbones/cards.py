@@ -30,6 +30,10 @@ def _begun_from(card: dict[str, Any]) -> str:
     )
 
 
+def _note(card: dict[str, Any]) -> str:
+    return f' ({card["score_note"]})' if card.get('score_note') else ''
+
+
 def _section(name: str, card: dict[str, Any]) -> list[str]:
     small = SMALL_BACKBONES[name]
     recipe = ', '.join(f'{key} {value}' for key, value in card['recipe'].items() if value not in ('', None))
@@ -41,7 +45,7 @@ def _section(name: str, card: dict[str, Any]) -> list[str]:
         '',
         '| | |',
         '| --- | --- |',
-        f'| {card["score_name"]} | {card["score"]:.3f} |',
+        f'| {card["score_name"]} | {card["score"]:.3f}{_note(card)} |',
         f'| data | {card["data"]} |',
         f'| licence of the data | {card["data_licence"]} |',
         f'| command | `{card["command"]}` |',

@@ -17,6 +17,7 @@ HEADS = ('head.', 'fc.')
 SUMMARIES = {
     'supervised': 'Learned to name the class of natural images.',
     'masked': 'Learned without labels to reconstruct masked patches (MAE).',
+    'masked_record': 'Learned to reconstruct masked patches and masked words of reports (MRM).',
     'image_text': 'Learned to match natural images with the words of their class (CLIP).',
 }
 
@@ -38,13 +39,20 @@ def read_curve(folder: Path) -> list[dict]:
 
 
 def publish(
-    folder: Path, data: str, data_licence: str, command: str, device: str, weights_folder: Path = WEIGHTS_FOLDER
+    folder: Path,
+    data: str,
+    data_licence: str,
+    command: str,
+    device: str,
+    weights_folder: Path = WEIGHTS_FOLDER,
+    score_note: str = '',
 ) -> Path:
     """Write weights, card and the page of cards; the weights' path.
 
     Args:
         folder: of a `Pretraining` that ran to its last step.
         data, data_licence, command, device: for the card, in words.
+        score_note: what a reader of the held-out score must know, in words.
     Raises:
         BadInput: the pre-training has not reached its last step.
     """
@@ -60,6 +68,7 @@ def publish(
     save_file(encoder_state(saved['objective']), path, metadata=told)
     path.chmod(0o644)  # safetensors makes it readable by its owner alone
     card |= {'data': data, 'data_licence': data_licence, 'command': command, 'device': device}
+    card |= {'score_note': score_note} if score_note else {}
     card['hours'] = saved['seconds'] / 3600
     card |= {'sha256': file_hash(path), 'bytes': path.stat().st_size}
     (weights_folder / f'{name}.json').write_text(json.dumps(card, indent=1) + '\n')
@@ -78,7 +87,8 @@ def lineage(start: str) -> list[dict]:
     if start.endswith('.safetensors'):
         with safe_open(start, framework='pt') as file:
             told = file.metadata() or {}
-        this = {'name': told.get('name', Path(start).stem), 'recipe': json.loads(told.get('recipe', '{}'))}
+        recipe = shown_recipe(json.loads(told.get('recipe', '{}')))
+        this = {'name': told.get('name', Path(start).stem), 'recipe': recipe}
         return [this, *json.loads(told.get('begun_from', '[]'))]
     recipe = json.loads(torch.load(start, map_location='cpu', weights_only=True)['recipe'])
     return [{'name': recipe['backbone'], 'recipe': shown_recipe(recipe)}, *lineage(recipe['grown_from'])]

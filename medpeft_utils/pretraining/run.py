@@ -36,10 +36,10 @@ class Recipe:
 
     Args:
         backbone: a name of `SMALL_BACKBONES`.
-        objective: 'supervised', 'masked' or 'image_text'.
+        objective: 'supervised', 'masked', 'image_text' or 'masked_record'.
         passes: how often every training image is seen.
         batch: images a step.
-        learning_rate: peak of the cosine schedule; AdamW with betas (0.9, 0.95) for 'masked', else (0.9, 0.999).
+        learning_rate: peak of the cosine schedule; AdamW with betas (0.9, 0.95) for the masked ones, else (0.9, 0.999).
         weight_decay: on matrices and kernels only.
         warmup_share: share of the steps in which the learning rate rises linearly.
         smallest_crop: smallest share of an image that a training crop keeps.
@@ -47,6 +47,8 @@ class Recipe:
             published weights, or another pre-training's `checkpoint.pt`, which has the head too.
         seed: of initialisation, order, augmentation and masks.
         held_out_share: share of every class that is never trained on.
+        split_seed: which images these are. A pre-training that begins from another one should hold out the same, else
+            its score is over images that the other one was trained on.
     """
 
     backbone: str
@@ -60,6 +62,7 @@ class Recipe:
     grown_from: str = ''
     seed: int = 0
     held_out_share: float = 0.05
+    split_seed: int = 0
     bf16: bool = True
     report_every: int = field(default=50, repr=False)
     checkpoint_seconds: float = field(default=120, repr=False)
@@ -100,7 +103,7 @@ def _encoder_of(path: Path) -> dict[str, torch.Tensor]:
 def _optimizer(recipe: Recipe, objective: nn.Module) -> torch.optim.AdamW:
     decay = [p for p in objective.parameters() if p.ndim > 1]
     rest = [p for p in objective.parameters() if p.ndim <= 1]
-    betas = (0.9, 0.95) if recipe.objective == 'masked' else (0.9, 0.999)
+    betas = (0.9, 0.95) if recipe.objective.startswith('masked') else (0.9, 0.999)
     groups = [{'params': decay, 'weight_decay': recipe.weight_decay}, {'params': rest, 'weight_decay': 0.0}]
     return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=betas, fused=True)
 
@@ -117,7 +120,7 @@ class Pretraining:
     def __init__(self, recipe: Recipe, source: NaturalImages, folder: str | os.PathLike, device: str = 'cpu'):
         self.recipe, self.source, self.folder = recipe, source, Path(folder)
         self.device = torch.device(device)
-        self.train_rows, self.held_out_rows = source.split(recipe.held_out_share, recipe.seed)
+        self.train_rows, self.held_out_rows = source.split(recipe.held_out_share, recipe.split_seed)
         self.steps = max(1, int(recipe.passes * len(self.train_rows) / recipe.batch))
         self.objective = _build(recipe, source.captions).to(self.device)
         self.optimizer = _optimizer(recipe, self.objective)
