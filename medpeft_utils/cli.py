@@ -19,8 +19,16 @@ COMMANDS = {
     'compare': ('medpeft_utils.study.compare:compare', "Compare methods on one's own images."),
     'report': ('medpeft_utils.study.commands:report', 'Render the figures and tables of a study.'),
     'params': ('medpeft_utils.cli:params', 'Count the trainable parameters of every method.'),
+    'bench': ('medpeft_utils.bench.commands:bench', 'Measure how fast this machine trains, starts and loads.'),
     'data': ('medpeft_utils.data.commands:data', 'List, prepare and check datasets.'),
+    'pairs': ('medpeft_utils.text_image.commands:pairs', 'List, prepare and check image-text pairs.'),
+    'generate': ('medpeft_utils.text_image.generate_commands:generate', 'Draw images from prompts by a saved adapter.'),
     'backbones': ('medpeft_utils.backbones.commands:backbones', 'List backbones and fetch published weights.'),
+    'pipelines': (
+        'medpeft_utils.text_image.pipeline_commands:pipelines',
+        'List text-to-image pipelines, fetch one, compute its memory.',
+    ),
+    'pretrain': ('medpeft_utils.pretraining.commands:pretrain', 'Train a small chest-radiograph backbone.'),
 }
 
 

@@ -1,7 +1,8 @@
 """Backbones: a name or a file becomes a network with its input size and normalisation.
 
 `load` serves the small backbones that the package ships, any timm ResNet-like CNN or ViT by its timm name (from the
-local hub cache; `medpeft backbones fetch NAME` fills it), and weights in a local file. Nothing is downloaded here.
+local hub cache; `medpeft backbones fetch NAME` fills it), the chest-radiograph networks of Lian et al. 2024 from a
+local file, and weights in a local file for any of them. Nothing is downloaded here.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from medpeft_utils.backbones.radiograph import RADIOGRAPH_BACKBONES
 from medpeft_utils.backbones.small import LEARNING_RATE_FACTOR, SMALL_BACKBONES
 from medpeft_utils.errors import BadInput, DoesNotFit, UnknownName
 
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 # What a network stands for in the paper's tables, by its name; the first match counts.
 ROLES = (
     (r'^resnet50', 'ResNet50'),
+    (r'^vit_base.*cxr_mae', 'CXR-MAE'),
+    (r'^vit_base.*mrm', 'MRM'),
     (r'^vit_base.*mae', 'ViT-Base MAE'),
     (r'^vit_base.*clip', 'ViT-Base CLIP'),
     (r'^vit_base', 'ViT-Base'),
@@ -51,7 +55,8 @@ class Backbone:
         mean, std: of pixel values in 0..1, per channel.
         source: where the weights come from, in words.
         hash: 16 hex digits over the weights without the head; a saved adapter names it.
-        left_over: names in the weights file that the network has no place for.
+        left_over: names in the weights file that the network has no place for, parts for pre-training among them.
+        fresh: parameters of the network, the head's apart, that the weights file does not hold and that start anew.
     """
 
     model: nn.Module
@@ -64,6 +69,19 @@ class Backbone:
     source: str
     hash: str
     left_over: tuple[str, ...] = field(default=())
+    fresh: tuple[str, ...] = field(default=())
+
+    @property
+    def report(self) -> str:
+        """What of the weights file was used, what was left, and what starts anew, in a line."""
+        from medpeft_utils.backbones.checkpoints import grouped
+
+        started = {*head_names(self.model), *self.fresh} if not self.source.startswith('random') else set()
+        used = len(self.model.state_dict()) - len(started)
+        if not started:
+            return f'{self.source}: all {used} tensors'
+        left = grouped(self.left_over) or 'nothing'
+        return f'{self.source}: {used} tensors used; left over: {left}; starting anew: {grouped(started)}'
 
     @property
     def role(self) -> str:
@@ -99,11 +117,13 @@ def family_of(name: str) -> str:
     """
     if name in SMALL_BACKBONES:
         return SMALL_BACKBONES[name].family
+    if name in RADIOGRAPH_BACKBONES:
+        return 'vit'
     import timm
 
     base = name.split('.')[0]
     if not timm.is_model(base):
-        raise UnknownName('backbone', name, [*SMALL_BACKBONES, *timm.list_models()], LISTING)
+        raise UnknownName('backbone', name, [*SMALL_BACKBONES, *RADIOGRAPH_BACKBONES, *timm.list_models()], LISTING)
     module = timm.models.model_entrypoint(base).__module__.rsplit('.', 1)[-1]
     if module not in FAMILY_OF_MODULE:
         fitting = ', '.join(sorted(FAMILY_OF_MODULE))
@@ -112,19 +132,32 @@ def family_of(name: str) -> str:
 
 
 def build(
-    name: str, num_classes: int = 0, image_size: int | None = None, in_channels: int = 3, seed: int = 0
+    name: str,
+    num_classes: int = 0,
+    image_size: int | None = None,
+    in_channels: int = 3,
+    seed: int = 0,
+    drop_path: float = 0.0,
 ) -> nn.Module:
-    """The network with random weights: [B, C, S, S] to [B, num_classes] ([B, D] pooled features for 0 classes)."""
+    """The network with random weights: [B, C, S, S] to [B, num_classes] ([B, D] pooled features for 0 classes).
+
+    `drop_path` is the rate of stochastic depth (Huang et al. 2016, arXiv:1603.09382) in the last block; it rises to it
+    linearly from 0 in the first, and acts in training mode only.
+    """
     import timm
     import torch
 
     family = family_of(name)
+    more = {'drop_path_rate': drop_path} if drop_path else {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if name in SMALL_BACKBONES:
-            return SMALL_BACKBONES[name].build(num_classes, image_size, in_channels)
+            return SMALL_BACKBONES[name].build(num_classes, image_size, in_channels, **more)
+        more |= {'in_chans': in_channels}
+        if name in RADIOGRAPH_BACKBONES:
+            return RADIOGRAPH_BACKBONES[name].build(num_classes, image_size, **more)
         size = {'img_size': image_size} if family == 'vit' and image_size else {}
-        return timm.create_model(name, pretrained=False, num_classes=num_classes, in_chans=in_channels, **size)
+        return timm.create_model(name, pretrained=False, num_classes=num_classes, **size, **more)
 
 
 def load(
@@ -134,33 +167,37 @@ def load(
     weights: str = 'pretrained',
     in_channels: int = 3,
     seed: int = 0,
+    drop_path: float = 0.0,
 ) -> Backbone:
     """A backbone with its weights and a fresh head.
 
     Args:
-        name: a shipped name (`medpeft backbones list`) or a timm name, with or without a tag.
+        name: a shipped name, one of the radiograph networks (`medpeft backbones list`), or a timm name, with or
+            without a tag.
         num_classes: outputs of the head, which is always initialised anew from `seed`.
         image_size: side of the input; the network's own where None. Position embeddings are resized to it.
         weights: 'pretrained' (shipped, or the local hub cache), 'random', or a .safetensors/.pth/.pt/.bin file in the
-            format of timm, MAE or CLIP.
+            format of timm, MAE (with or without decoder and report decoder) or CLIP.
+        drop_path: rate of stochastic depth in the last block (`build`).
     Raises:
         UnknownName: no such backbone.
         BadInput: the weights are missing or unreadable.
         DoesNotFit: the weights are of another architecture, or size or channels do not fit.
     """
-    from medpeft_utils.backbones.checkpoints import fill, read_state
+    from medpeft_utils.backbones.checkpoints import Filling, fill, read_state
 
     _check_input(name, image_size, in_channels, weights)
-    model = build(name, num_classes, image_size, in_channels, seed)
-    _check_patches(name, model, image_size)
-    left_over: tuple[str, ...] = ()
-    source = f'random weights (seed {seed})'
+    filling, source, state = Filling(), f'random weights (seed {seed})', None
     if weights != 'random':
         path = _find_weights(name) if weights == 'pretrained' else Path(weights)
-        left_over = fill(model, read_state(path), name=name, path=path)
-        source = _describe(name, path)
+        state, source = read_state(path), _describe(name, path)  # first, since building a large network takes seconds
+    model = build(name, num_classes, image_size, in_channels, seed, drop_path)
+    _check_patches(name, model, image_size)
+    if state is not None:
+        filling = fill(model, state, name=name, path=path)
     size, mean, std = _input_of(name, model, image_size)
-    return Backbone(model, name, family_of(name), size, in_channels, mean, std, source, weights_hash(model), left_over)
+    family, digest = family_of(name), weights_hash(model)
+    return Backbone(model, name, family, size, in_channels, mean, std, source, digest, filling.left_over, filling.fresh)
 
 
 def _check_input(name: str, image_size: int | None, in_channels: int, weights: str) -> None:
@@ -202,6 +239,9 @@ def _input_of(name: str, model: nn.Module, image_size: int | None) -> tuple[int,
     """Input size and normalisation; shipped ones are normalised by 0.5, as they were trained."""
     if name in SMALL_BACKBONES:
         return image_size or SMALL_BACKBONES[name].image_size, (0.5,) * 3, (0.5,) * 3
+    if name in RADIOGRAPH_BACKBONES:
+        known = RADIOGRAPH_BACKBONES[name]
+        return image_size or 224, (known.mean,) * 3, (known.std,) * 3
     config = model.pretrained_cfg
     return image_size or config['input_size'][-1], tuple(config['mean']), tuple(config['std'])
 
@@ -213,6 +253,8 @@ def image_size_of(name: str) -> int:
     import timm
 
     family_of(name)  # an unknown name gets its error
+    if name in RADIOGRAPH_BACKBONES:
+        return 224
     config = timm.get_pretrained_cfg(name)
     return config.input_size[-1] if config else 224
 

@@ -62,9 +62,10 @@ def write_page(folder: Path = WEIGHTS_FOLDER) -> Path:
     lines = [
         '# The shipped backbones',
         '',
-        'Small networks that this project trained itself by `notebooks/pretrain_backbones.ipynb`, so that the study',
-        'runs with no download. They are for showing and testing transfer on a laptop, not for clinical use;',
-        'their features are far weaker than those of the published networks that they stand for.',
+        'Small networks that this project trained itself by `notebooks/pretrain_backbones.ipynb` and',
+        '`medpeft pretrain`, so that the study runs with no download. They are for showing and testing transfer on a',
+        'laptop, not for clinical use; their features are far weaker than those of the published networks that they',
+        'stand for.',
         '',
     ]
     for name in SMALL_BACKBONES:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from medpeft_utils.backbones.radiograph import RADIOGRAPH_BACKBONES
 from medpeft_utils.backbones.small import SMALL_BACKBONES
 
 # The paper's encoders by the timm names that come nearest to its text.
@@ -32,11 +33,14 @@ def list_() -> None:
         card = read_card(name)
         score = f'{card["score_name"]} {card["score"]:.3f}' if card else 'weights missing'
         click.echo(
-            f'  {name:20} {backbone.family}  {backbone.image_size} px  stands for {backbone.stands_for:28} {score}'
+            f'  {name:22} {backbone.family}  {backbone.image_size} px  stands for {backbone.stands_for:28} {score}'
         )
     click.echo("the paper's, through timm (`medpeft backbones fetch NAME`), and any other timm ResNet or ViT:")
     for name, words in PUBLISHED.items():
         click.echo(f'  {name:36} {words}')
+    click.echo('chest radiographs, from a file of yours (weights=FILE):')
+    for name, backbone in RADIOGRAPH_BACKBONES.items():
+        click.echo(f'  {name:36} {backbone.label}; {backbone.how_to_obtain}')
 
 
 @backbones.command()

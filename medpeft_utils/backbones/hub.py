@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from medpeft_utils.backbones.radiograph import RADIOGRAPH_BACKBONES
 from medpeft_utils.errors import BadInput
 
 FILE = 'model.safetensors'
@@ -13,6 +14,9 @@ def _repository(name: str) -> str:
     """The hub repository of a timm name, its default tag where it has none."""
     import timm
 
+    if name in RADIOGRAPH_BACKBONES:
+        obtain = RADIOGRAPH_BACKBONES[name].how_to_obtain
+        raise BadInput(f'weights of {name!r} cannot be fetched by a program: {obtain}, and give weights=FILE')
     config = timm.get_pretrained_cfg(name)
     if config is None or not config.hf_hub_id:
         raise BadInput(f'backbone {name!r}: timm knows no published weights; see timm.list_pretrained({name!r} + "*")')

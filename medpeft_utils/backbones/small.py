@@ -77,5 +77,7 @@ SMALL_BACKBONES: dict[str, SmallBackbone] = {
         SmallBackbone('vit_huge_mini', 'vit_huge_patch14_224', 'vit', 48, _vit(32)),
         SmallBackbone('vit_base_mini_mae', 'vit_base_patch16_224.mae', 'vit', 48, _vit(12)),
         SmallBackbone('vit_base_mini_clip', 'vit_base_patch16_clip_224', 'vit', 48, _vit(12, pre_norm=True)),
+        SmallBackbone('vit_base_mini_cxr_mae', 'vit_base_patch16_224.cxr_mae', 'vit', 48, _vit(12, global_pool='avg')),
+        SmallBackbone('vit_base_mini_mrm', 'vit_base_patch16_224.mrm', 'vit', 48, _vit(12, global_pool='avg')),
     )
 }

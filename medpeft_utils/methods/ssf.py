@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 from torch.func import functional_call
+from torch.nn import functional as F
 
 from medpeft_utils.methods.base import (
     BATCH_NORM,
@@ -20,6 +23,7 @@ from medpeft_utils.methods.base import (
 )
 
 NORMS = (BATCH_NORM, nn.GroupNorm, nn.LayerNorm)
+SMALLEST_SCALE = 1e-2  # below it, the features are not told from the scaled ones by a division
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,10 @@ class ScaledNorm(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Any shape that the layer takes, to the same shape."""
-        return functional_call(self.base, self.affine(), (x,))
+        base, affine = self.base, self.affine()
+        if type(base) is nn.LayerNorm:  # the same, sooner: there are two in every block
+            return F.layer_norm(x, base.normalized_shape, affine['weight'], affine['bias'], base.eps)
+        return functional_call(base, affine, (x,))
 
     def affine(self) -> dict[str, torch.Tensor]:
         """Weight and bias of the normalisation with scale and shift folded in."""
@@ -63,11 +70,50 @@ class ScaledNorm(nn.Module):
         return self.base
 
 
+class FoldedLinear(torch.autograd.Function):
+    """scale * (W x + b) + shift by the one product (scale W) x + (scale b + shift), for frozen W and b, on a CPU.
+
+    Differentiating the folded weights would cost a product as large as full fine-tuning's. Instead, with z the result
+    and g its gradient, the gradient of the shift is sum(g), and that of the scale, sum(g y) with y = (z - shift) /
+    scale, is (sum(g z) - shift sum(g)) / scale: no pass over the features but these two sums, no copy of y kept.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor
+    ) -> torch.Tensor:
+        """[..., I] to [..., O]; weight [O, I], the others [O]. No scale may be zero."""
+        folded = weight * scale[:, None]  # [O, I], small beside the features
+        z = F.linear(x, folded, torch.addcmul(shift, bias, scale))
+        ctx.save_for_backward(z, folded, scale, shift)
+        return z
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """The gradients of x, scale and shift."""
+        z, folded, scale, shift = ctx.saved_tensors
+        rows = g.reshape(-1, g.shape[-1])  # [N, O]
+        products, of_shift = _sums(rows, z.view_as(rows))
+        of_x = (rows @ folded).view(*g.shape[:-1], -1) if ctx.needs_input_grad[0] else None
+        return of_x, None, None, (products - shift * of_shift) / scale, of_shift
+
+
+def _sums(g: torch.Tensor, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """sum(g z) and sum(g) over the rows of [N, O], in one pass.
+
+    That is what a LayerNorm computes for its weight and bias when its mean is 0 and its deviation 1.
+    """
+    mean, deviation, ones = g.new_zeros(len(g), 1), g.new_ones(len(g), 1), g.new_ones(g.shape[1])
+    backward, wanted = torch.ops.aten.native_layer_norm_backward, [False, True, True]
+    return backward(g, z, [g.shape[1]], mean, deviation, ones, ones, wanted)[1:]
+
+
 class ScaledOutput(nn.Module):
     """A Linear or Conv2d, then y = scale * x + shift.
 
-    Lian et al. 2022, arXiv:2210.08823, Eq. 2. One fused multiply-add in the precision of the features; folding into the
-    weights, as `merged` does, would make the backward compute the gradient of a whole matrix.
+    Lian et al. 2022, arXiv:2210.08823, Eq. 2. On a CPU in float32 folded into a Linear's product (`FoldedLinear`); else
+    one fused multiply-add in the precision of the features.
     """
 
     def __init__(self, base: nn.Linear | nn.Conv2d, config: SSFConfig):
@@ -78,9 +124,20 @@ class ScaledOutput(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[B, N, I] tokens to [B, N, D], or [B, I, H, W] to [B, D, H', W']."""
+        if self._folds(x):
+            bias = torch.zeros_like(self.shift) if self.base.bias is None else self.base.bias
+            return FoldedLinear.apply(x, self.base.weight, bias, self.scale, self.shift)
         y = self.base(x)
         # Under autocast addcmul would take everything to float32 because the parameters are.
         return torch.addcmul(self.shift.to(y.dtype).view(self.view), y, self.scale.to(y.dtype).view(self.view))
+
+    def _folds(self, x: torch.Tensor) -> bool:
+        """Whether folding is exact and faster: not in half precision, on a GPU, or with a scale near zero."""
+        base = self.base
+        if x.device.type != 'cpu' or x.dtype != base.weight.dtype or torch.is_autocast_enabled('cpu'):
+            return False
+        frozen = type(base) is nn.Linear and not any(parameter.requires_grad for parameter in base.parameters())
+        return frozen and bool(self.scale.detach().abs().amin() > SMALLEST_SCALE)
 
     def merged(self) -> nn.Module:
         """The base with scaled weights; one that had no bias gets the shift as its bias."""

@@ -13,8 +13,8 @@ from medpeft_utils.report import paper
 def load(profile: str, results: Path | str, figures: Path | str) -> pd.DataFrame:
     """The records of a profile: of its results, else of the records.jsonl kept beside its figures.
 
-    What `records.load` gives, failed runs too, and the parameter 'weights'. The profile 'paper' without either is the
-    paper's own numbers.
+    What `records.load` gives, failed runs too, the parameter 'weights', and the whole 'record'; `.attrs['places']` are
+    both folders, for pictures that runs wrote. The profile 'paper' without either is the paper's own numbers.
 
     Args:
         profile: the name of a grid, such as 'demo'.
@@ -29,8 +29,11 @@ def load(profile: str, results: Path | str, figures: Path | str) -> pd.DataFrame
     for place in (results, kept):
         if place.is_file() or (place / 'runs').is_dir():
             table = records.load(place, status=None)
-            weights = {one['run']: one['parameters'].get('weights', '') for one in records.read_all(place)}
-            return in_order(table.assign(weights=table['run'].map(weights)))
+            whole = {one['run']: one for one in records.read_all(place)}
+            weights = {run: one['parameters'].get('weights', '') for run, one in whole.items()}
+            found = in_order(table.assign(weights=table['run'].map(weights), record=table['run'].map(whole)))
+            found.attrs['places'] = (str(results), str(figures))
+            return found
     if profile == 'paper':
         return paper.records()
     raise BadInput(f'no records of {profile!r}: neither {results} nor {kept}; `medpeft run {profile}` makes them')

@@ -69,9 +69,12 @@ def _snapshot(package: Path, listed: tuple) -> Code:
 def _read(file: Path, changed: int, size: int) -> tuple[bytes, frozenset[str], str]:
     """Of a file: what counts of its content, what it imports, and its source ('' where it is no Python)."""
     content = file.read_bytes()
-    if file.suffix != '.py':
+    try:
+        source = essence(content.decode()) if file.suffix == '.py' else None
+    except SyntaxError:  # being edited; a run that needs it says so itself
+        source = None
+    if source is None:
         return hashlib.sha256(content).digest(), frozenset(), ''
-    source = essence(content.decode())
     return source.encode(), frozenset(imported(source)), source
 
 

@@ -35,13 +35,16 @@ class Augmentation:
     contrast: float = 0.1
 
 
+# Values of images that a CPU works on at a time: they and what is made of them stay in its cache.
+CACHED = 1 << 19
+
 NONE = Augmentation(scale=(1.0, 1.0), ratio=1.0, flip=0.0, brightness=0.0, contrast=0.0)
 
 
 def normalise(images: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
     """[B, H, W, C] uint8 to [B, C, H, W] float32, channel-wise (x / 255 - mean) / std."""
     x = images.permute(0, 3, 1, 2).float().div_(255)  # [B, C, H, W]
-    return (x - mean.view(1, -1, 1, 1)) / std.view(1, -1, 1, 1)
+    return x.sub_(mean.view(1, -1, 1, 1)).div_(std.view(1, -1, 1, 1))
 
 
 def resize(images: torch.Tensor, size: int) -> torch.Tensor:
@@ -87,13 +90,35 @@ def augment(
     Returns:
         [B, C, size, size] float32, normalised.
     """
-    n, device = len(images), images.device
+    n, device, channels = len(images), images.device, images.shape[-1]
     matrix = _affine(n, policy, generator).to(device)
     light = 1 + _uniform(n, -policy.brightness, policy.brightness, generator).to(device).view(n, 1, 1, 1)
     contrast = 1 + _uniform(n, -policy.contrast, policy.contrast, generator).to(device).view(n, 1, 1, 1)
-    x = images.permute(0, 3, 1, 2).float().div_(255)  # [B, C, H, W]
-    grid = F.affine_grid(matrix, [n, x.shape[1], size, size], align_corners=False)
-    x = F.grid_sample(x, grid, padding_mode='reflection', align_corners=False)
-    grey = x.mean(dim=(1, 2, 3), keepdim=True)
-    x = ((x - grey) * contrast + grey).mul_(light).clamp_(0, 1)
-    return (x - mean.view(1, -1, 1, 1)) / std.view(1, -1, 1, 1)
+    mean, std = mean.view(1, -1, 1, 1), std.view(1, -1, 1, 1)
+    out = torch.empty(n, channels, size, size, device=device)
+    few = max(1, CACHED // images[0].numel()) if n and device.type == 'cpu' else max(n, 1)
+    for start in range(0, n, few):
+        part = slice(start, start + few)
+        x = images[part].permute(0, 3, 1, 2).float()  # [b, C, H, W], 0..255
+        x = _sample(x, matrix[part], size, upright=policy.rotate == 0)
+        grey, gain = x.mean(dim=(1, 2, 3), keepdim=True), contrast[part] * light[part] / 255
+        # ((x - grey) * contrast + grey) * light, then (x - mean) / std
+        x = x.mul_(gain).add_((light[part] / 255 - gain) * grey).clamp_(0, 1)
+        torch.mul(x, 1 / std, out=out[part]).sub_(mean / std)
+    return out
+
+
+def _sample(x: torch.Tensor, matrix: torch.Tensor, size: int, upright: bool) -> torch.Tensor:
+    """[b, C, H, W] to [b, C, size, size] by [b, 2, 3] matrices.
+
+    Upright crops lie within the image: x does not depend on y, and what is read beyond the outermost pixels' centres,
+    half a pixel at most, is the same by reflection and by repetition, which is faster.
+    """
+    if not upright:
+        grid = F.affine_grid(matrix, [len(x), 1, size, size], align_corners=False)
+        return F.grid_sample(x, grid, padding_mode='reflection', align_corners=False)
+    centres = (torch.arange(size, device=x.device) * 2 + 1) / size - 1  # of pixels, in -1..1
+    grid = x.new_empty(len(x), size, size, 2)
+    grid[..., 0] = (matrix[:, 0, :1] * centres + matrix[:, 0, 2:])[:, None, :]
+    grid[..., 1] = (matrix[:, 1, 1:2] * centres + matrix[:, 1, 2:])[:, :, None]
+    return F.grid_sample(x, grid, padding_mode='border', align_corners=False)

@@ -68,29 +68,33 @@ def _synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def step_seconds(model: nn.Module, precision: Precision, images: torch.Tensor, steps: int = 2) -> float:
-    """The fastest of `steps` training steps (forward and backward) on `images` [B, C, H, W], after one to warm up."""
+def step_seconds(model: nn.Module, precision: Precision, images: torch.Tensor) -> float:
+    """Seconds of a training step, forward and backward, on `images` [B, C, H, W]."""
     precision.prepare(model)
-    x, times = precision.images(images), []
-    for _ in range(steps + 1):
-        _synchronise(x.device)
-        started = time.perf_counter()
-        with precision.autocast(x.device):
-            logits = model(x)
-        F.cross_entropy(logits.float(), torch.zeros(len(x), dtype=torch.long, device=x.device)).backward()
-        _synchronise(x.device)
-        times.append(time.perf_counter() - started)
-        model.zero_grad()
-    return min(times[1:])
+    x = precision.images(images)
+    _synchronise(x.device)
+    started = time.perf_counter()
+    with precision.autocast(x.device):
+        logits = model(x)
+    F.cross_entropy(logits.float(), torch.zeros(len(x), dtype=torch.long, device=x.device)).backward()
+    _synchronise(x.device)
+    seconds = time.perf_counter() - started
+    model.zero_grad()
+    return seconds
 
 
-def measure(model: nn.Module, family: str, images: torch.Tensor) -> dict[Precision, float]:
-    """Seconds of a training step for every candidate. The model is only read: weights and statistics stay."""
+def measure(model: nn.Module, family: str, images: torch.Tensor, rounds: int = 3) -> dict[Precision, float]:
+    """Seconds of a training step for every candidate: the fastest of `rounds`, after one to warm up.
+
+    The candidates take turns, so that a machine that is busy for a while slows all of them. The model is only read:
+    weights and statistics stay.
+    """
     was_training = model.training
     model.eval()  # BatchNorm statistics must not move while timing
-    seconds = {precision: step_seconds(model, precision, images) for precision in candidates(family)}
+    ways = candidates(family)
+    turns = [[step_seconds(model, precision, images) for precision in ways] for _ in range(rounds + 1)]
     model.train(was_training)
-    return seconds
+    return dict(zip(ways, map(min, zip(*turns[1:], strict=True)), strict=True))
 
 
 def device_name(device: torch.device) -> str:

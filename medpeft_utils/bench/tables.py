@@ -1,0 +1,142 @@
+"""A bench as tables: the same Markdown on the terminal and in the file that is kept."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from medpeft_utils.bench.device import sentence
+
+HOW = """\
+*Ours* is the package's training loop with all it does in a step (batch, augmentation, schedule, loss). *Plain* is the
+same method as a script would have it: float32, timm's fused attention, peft's LoRA, unfused modules, AdamW. *Best* is a
+loop of forward, backward and optimizer on one batch that lies ready, in the fastest form and number format found for
+that method. Neither of these two loads or augments anything. Weights are random. Candidates take turns; values are
+medians over rounds, ratios medians of the ratios within a round. Memory is each process' peak above its imports (on a
+GPU the allocator's). Linear probing trains on features that are computed once."""
+
+
+def table(heads: list[str], rows: list[list[str]], left: int = 1) -> str:
+    """An aligned Markdown table; all but the first `left` columns to the right."""
+    widths = [max(len(row[i]) for row in [heads, *rows]) for i in range(len(heads))]
+
+    def line(cells: list[str]) -> str:
+        padded = (c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths, strict=True)))
+        return f'| {" | ".join(padded)} |'
+
+    rule = ['-' * w if i < left else '-' * (w - 1) + ':' for i, w in enumerate(widths)]
+    return '\n'.join([line(heads), f'| {" | ".join(rule)} |', *map(line, rows)])
+
+
+def number(value: float | None, form: str = '') -> str:
+    """A value in a format, a dash where there is none."""
+    return '–' if value is None else format(value, form)
+
+
+def render(bench: dict[str, Any]) -> str:
+    """The whole bench as Markdown: device, a table a part, the aims."""
+    parts = [
+        f'# medpeft bench\n\n{sentence(bench["device"])}.'
+        + ('' if not bench['quick'] else ' A quick bench: few and short rounds, so its numbers are rough.')
+    ]
+    for name, show in SHOWN.items():
+        found = bench['parts'].get(name)
+        if isinstance(found, dict) and 'error' in found:
+            parts.append(f'## {name}\n\nnot measured: {found["error"]}')
+        elif found:
+            parts.append(f'## {name}\n\n{show(found, bench)}')
+    if bench['aims']:
+        parts.append(f'## aims\n\n{aims(bench["aims"])}')
+    return '\n\n'.join(parts) + '\n'
+
+
+def aims(rows: list[dict[str, Any]]) -> str:
+    """The aims beside what was measured, and how many are met."""
+    cells = []
+    for row in rows:
+        target = f'{"≥" if row["at_least"] else "≤"} {row["target"]:g}'
+        met = {True: 'met', False: 'not met', None: 'not measured'}[row['met']]
+        about = met + (f' ({row["remark"]})' if row['remark'] else '')
+        cells.append(
+            [
+                row['subject'],
+                row['quantity'],
+                about,
+                number(row['measured'], ',.0f' if (row['measured'] or 0) >= 100 else '.2f'),
+                target,
+            ]
+        )
+    met = sum(row['met'] is True for row in rows)
+    heads = ['subject', 'quantity', 'verdict', 'measured', 'aim']
+    return f'{met} of {len(rows)} aims are met.\n\n{table(heads, cells, left=3)}'
+
+
+def _steps(rows: list[dict[str, Any]], bench: dict[str, Any]) -> str:
+    scale, blocks = bench['scale'], []
+    for family, backbone in scale['backbones']:
+        of_family = [row for row in rows if row['family'] == family]
+        if not of_family:
+            continue
+        ours = next((row['ours']['computes_in'] for row in of_family if 'ours' in row), 'nothing')
+        text = f'{backbone}, batches of {scale["batch_size"]}, {scale["threads"]} threads; ours computes in {ours}'
+        blocks.append(f'{text}\n\n{_step_table(of_family)}')
+        blocks += [f'{row["label"]}: {text}' for row in of_family for text in _faults(row)]
+        blocks += [f'{row["label"]}: no plain form; our module stands in' for row in of_family if not row['plain_form']]
+    return '\n\n'.join([*blocks, HOW])
+
+
+def _step_table(rows: list[dict[str, Any]]) -> str:
+    heads = ['method', 'best computes in', 'ours img/s', 'plain', 'best', '× plain', 'of best', "of full FT's step"]
+    heads += ['ours MB', 'plain MB', 'best MB']
+    cells = []
+    for row in rows:
+        got = [row.get(name, {}) for name in ('ours', 'plain', 'best')]
+        rates = [number(one.get('images_per_second'), ',.0f') for one in got]
+        ratios = [number(row.get(name), '.2f') for name in ('speedup_over_plain', 'speed_of_best')]
+        full = number(row.get('time_of_full_ft'), '.2f' if row['method'] != 'linear_probing' else '.4f')
+        memory = [number(one.get('peak_memory_mb'), ',.0f') for one in got]
+        best = f'{got[2].get("computes_in", "–")} ({got[2].get("form", "–")})'
+        cells.append([row['label'], best, *rates, *ratios, full, *memory])
+    return table(heads, cells, left=2)
+
+
+def _faults(row: dict[str, Any]) -> list[str]:
+    faults = [f'not measured: {row["error"]}'] if 'error' in row else []
+    named = ((name, row.get(name, {})) for name in ('ours', 'plain', 'best', 'full_ft'))
+    return faults + [f'{name} failed: {got["error"]}' for name, got in named if 'error' in got]
+
+
+def _startup(found: dict[str, Any], bench: dict[str, Any]) -> str:
+    rows = [
+        ['a run with a forked kernel', number(found['forked_seconds'], '.2f')],
+        ['the same with the runner around it', number(found['forked_seconds_with_runner'], '.2f')],
+        ['once a study: imports of what is forked from', number(found['once_a_study_seconds'], '.2f')],
+        ['a run with plain papermill', number(found['plain_seconds'], '.2f')],
+    ]
+    return (
+        f'Runs that import torch, timm and peft, write a record and do nothing else.\n\n{table(["", "seconds"], rows)}'
+    )
+
+
+def _loader(rows: list[dict[str, Any]], bench: dict[str, Any]) -> str:
+    cells = [[f'{row["image_size"]} px', number(row['images_per_second'], ',.0f')] for row in rows]
+    return f'Augmented batches, {rows[0]["threads"]} threads.\n\n{table(["input", "images/s"], cells)}'
+
+
+def _scaling(found: dict[str, Any], bench: dict[str, Any]) -> str:
+    rates = found['runs_per_minute']
+    rows = [[f'{workers} workers', number(rate, '.1f')] for workers, rate in rates.items()]
+    rows.append(['ratio', number(found['ratio'], '.2f')])
+    return f'{found["runs"]} runs of training, one thread each.\n\n{table(["", "runs a minute"], rows)}'
+
+
+def _memory(found: dict[str, Any], bench: dict[str, Any]) -> str:
+    rows = [
+        ['first tenth of the runs', number(found['first_mb'], ',.0f')],
+        ['last tenth', number(found['last_mb'], ',.0f')],
+    ]
+    return (
+        f'{found["runs"]} runs; memory of the runner and of what kernels are forked from.\n\n{table(["", "MB"], rows)}'
+    )
+
+
+SHOWN = {'steps': _steps, 'startup': _startup, 'loader': _loader, 'scaling': _scaling, 'memory': _memory}

@@ -1,0 +1,224 @@
+"""Figure 2: ground truth and the best five methods, for the largest and the smallest data size, one prompt.
+
+Runs wrote the pictures beside their records (`text_image.pictures`). Pictures of synthetic radiographs are shown and
+kept beside the figure. Of a pipeline that was trained on patients' images nothing is drawn into the figure that is
+shared: its pictures, which may hold what it memorised, go into a figure of their own beside the results, which stays
+local; real images themselves are in neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from medpeft_utils.report import scores, style
+from medpeft_utils.report import text_image_scores as ti
+from medpeft_utils.report.figures import footer, footer_height
+from medpeft_utils.report.output import Figure
+from medpeft_utils.report.renderers import renderer
+
+TITLE = 'Figure 2: images from one prompt'
+PROMPT = 'No acute cardiopulmonary process.'
+TRUTH = 'Ground truth'
+KEPT = 'figure2_{}.png'  # of a run's pictures, beside the figure
+WITHHELD = 'not shown:\nmade from\npatients’ images'
+HIDDEN = 'not shown:\npatients’ images'
+ABSENT = 'no pictures kept'
+EDGE, BLOCK, TOP = 1.15, 1.55, 0.42  # inches: side of a cell, from one line to the next, above the first
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gallery(Figure):
+    """A figure of pictures.
+
+    Args:
+        strips: file name to pictures, of synthetic images only, kept beside the figure so that it can be drawn again.
+        local: the figure with what must not be shared, None where there is nothing of the kind.
+        local_path: where that goes: among the results, which git ignores.
+    """
+
+    strips: Mapping[str, np.ndarray] = field(default_factory=dict)
+    local: object = None
+    local_path: Path | None = None
+
+    def save(self, folder: Path | str) -> list[Path]:
+        """As every figure, with the strips; the local figure is written to its own place and is none of the paths."""
+        from medpeft_utils.text_image.pictures import write_strip
+
+        paths = super().save(folder)
+        for old in set(Path(folder).glob(KEPT.format('[0-9a-f]' * 8 + '*'))) - {Path(folder, n) for n in self.strips}:
+            old.unlink()  # of runs that are no longer drawn
+        paths += [write_strip(images, Path(folder) / name) for name, images in self.strips.items()]
+        if self.local is not None and self.local_path is not None and self.local_path.parent.is_dir():
+            with style.drawing():
+                self.local.savefig(self.local_path, dpi=200, metadata={'Software': None})
+        return paths
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One place of the figure: its heading, its number beneath, its pictures [K, S, S, 3], or why there are none."""
+
+    title: str
+    under: str
+    run: str = ''
+    images: np.ndarray | None = None
+    words: str = ABSENT
+
+
+def pictures_of(records: pd.DataFrame, run: str, name: str = 'samples.png') -> np.ndarray | None:
+    """The pictures that a run wrote, from its folder, or from beside the figures; None where there are none."""
+    from medpeft_utils.text_image.pictures import SAMPLES, read_strip
+
+    for results, figures in [records.attrs.get('places', ())] if records.attrs.get('places') else []:
+        kept = KEPT.format(run if name == SAMPLES else 'ground_truth')
+        for path in (Path(results) / 'runs' / run / name, Path(figures) / kept):
+            if path.is_file():
+                return read_strip(path)
+    return None
+
+
+def _cell(records: pd.DataFrame, row: pd.Series) -> Cell:
+    fids = [sample['fid'] for sample in row['samples']]
+    under = f'FID {np.mean(fids):.1f}' if fids else ''
+    return Cell(row['method'], under, row['run'], pictures_of(records, row['run']))
+
+
+def _rows(records: pd.DataFrame, table: pd.DataFrame) -> list[tuple[str, list[Cell]]]:
+    """The cells of one set: a line for its largest and one for its smallest data size."""
+    from medpeft_utils.text_image.pictures import GROUND_TRUTH
+
+    synthetic, truth = bool(table['synthetic'].all()), None
+    if synthetic:
+        found = (pictures_of(records, run, GROUND_TRUTH) for run in table['run'])
+        truth = next((images for images in found if images is not None), None)
+    methods, sizes, lines = ti.best(table), list(ti.sizes(table)), []
+    for size in dict.fromkeys([sizes[0], sizes[-1]]):
+        cells = [Cell(TRUTH, '', images=truth, words=ABSENT if synthetic else HIDDEN)]
+        for method in methods:
+            here = table[(table['pairs'] == size) & (table['method'] == method)].sort_values('seed')
+            cells.append(_cell(records, here.iloc[0]) if len(here) else Cell(method, '', words='not run'))
+        lines.append((f'{size:,} pairs', cells))
+    return lines
+
+
+def _mosaic(images: np.ndarray) -> np.ndarray:
+    """Up to four pictures [K, S, S, 3] as two by two, with a white line between; one alone as it is."""
+    if len(images) < 4:
+        return images[0]
+    side = images.shape[1]
+    sheet = np.full((2 * side + side // 32 + 1,) * 2 + (3,), 255, dtype=np.uint8)
+    far = slice(-side, None)
+    for image, (down, across) in zip(
+        images, ((slice(side),) * 2, (slice(side), far), (far, slice(side)), (far, far)), strict=False
+    ):
+        sheet[down, across] = image
+    return sheet
+
+
+def _draw(lines: list[tuple[str, list[Cell]]], notes: list[str], synthetic: bool):
+    across, beneath = max(len(cells) for _, cells in lines), footer_height(notes, EDGE * 6 + 0.6)
+    width, height = EDGE * max(across, 6) + 0.6, BLOCK * len(lines) + TOP + beneath
+    with style.drawing():
+        figure = style.new_figure(width, height)
+        for down, (label, cells) in enumerate(lines):
+            for place, cell in enumerate(cells):
+                bottom = height - TOP - down * BLOCK - EDGE
+                box = [(0.5 + EDGE * place) / width, bottom / height, (EDGE - 0.06) / width, (EDGE - 0.06) / height]
+                axes = figure.add_axes(box)
+                _fill(axes, cell)
+                if not place:
+                    axes.set_ylabel(label, size=7.5)
+        if synthetic:
+            box = {'boxstyle': 'round,pad=0.25', 'facecolor': '#fff3c4', 'edgecolor': 'none'}
+            x = (0.44 + EDGE * across) / width
+            figure.text(x, 1 - 0.1 / height, 'synthetic images', size=7, weight='bold', ha='right', va='top', bbox=box)
+        footer(figure, notes, beneath - 0.05)
+    return figure
+
+
+def _fill(axes, cell: Cell) -> None:
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.grid(False)
+    for spine in axes.spines.values():
+        spine.set_visible(cell.images is None)
+        spine.set_color(style.PALE)
+    axes.set_title(cell.title, size=7, loc='center', pad=3, weight='normal')
+    axes.set_xlabel(cell.under, size=6.5, labelpad=2)
+    if cell.images is None:
+        axes.text(0.5, 0.5, cell.words, ha='center', va='center', size=6, color=style.GREY, transform=axes.transAxes)
+    else:
+        axes.imshow(_mosaic(cell.images), interpolation='nearest')
+
+
+def _public(lines: list[tuple[str, list[Cell]]]) -> list[tuple[str, list[Cell]]]:
+    """The lines without any picture."""
+    return [(label, [replace(cell, images=None, words=_instead(cell)) for cell in cells]) for label, cells in lines]
+
+
+def _instead(cell: Cell) -> str:
+    return cell.words if cell.images is None else WITHHELD
+
+
+def _numbers(lines: list[tuple[str, list[Cell]]]) -> pd.DataFrame:
+    rows = [
+        {
+            'row': label,
+            'column': cell.title,
+            'run': cell.run,
+            'number': cell.under,
+            'pictures': 0 if cell.images is None else len(cell.images),
+        }
+        for label, cells in lines
+        for cell in cells
+    ]
+    return pd.DataFrame(rows, columns=['row', 'column', 'run', 'number', 'pictures'])
+
+
+def _notes(records: pd.DataFrame, table: pd.DataFrame, synthetic: bool) -> list[str]:
+    if table.empty:
+        told = (
+            "The paper's pictures are not held here."
+            if scores.is_published(records)
+            else 'No run of this study belongs here.'
+        )
+        return [told]
+    notes = [f'Prompt: "{PROMPT}" The best five methods by average rank of FID; the same starting noise for all.']
+    if not synthetic:
+        notes.append(
+            'Trained on images of patients: what is generated may repeat them and is not in this figure, which is '
+            'shared. The pictures are in figure2_local.png among the results, to be kept as the data; real images are '
+            'in neither.'
+        )
+    return [*notes, *ti.describe(records, table)[:1]]
+
+
+@renderer('figure2', TITLE, 'Do the images look like radiographs?')
+def figure2(records: pd.DataFrame, f1: str = 'weighted') -> Gallery:
+    """Figure 2 of the paper for the set with most runs: pictures of synthetic data, places left empty for patients'."""
+    table = ti.runs(records)
+    if len(table):
+        table = table[table['data'] == table['data'].value_counts().index[0]]
+    synthetic = bool(len(table) and table['synthetic'].all())
+    lines = _rows(records, table) if len(table) else [('', [Cell(TRUTH, '')])]
+    notes = _notes(records, table, synthetic)
+    shown = lines if synthetic or table.empty else _public(lines)
+    private = not synthetic and any(cell.images is not None for _, cells in lines for cell in cells)
+    strips = {
+        KEPT.format(c.run or 'ground_truth'): c.images for _, cells in lines for c in cells if c.images is not None
+    }
+    return Gallery(
+        name='figure2',
+        title=TITLE + (', synthetic images' if synthetic else ''),
+        notes=notes,
+        data=_numbers(shown),
+        figure=_draw(shown, notes, synthetic),
+        strips=strips if synthetic else {},
+        local=_draw(lines, notes, False) if private else None,
+        local_path=Path(records.attrs['places'][0]) / 'figure2_local.png' if private else None,
+    )

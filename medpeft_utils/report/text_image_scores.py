@@ -1,0 +1,234 @@
+"""The text-to-image half (Dutt et al. 2024, Table 4): from records to FID and the other numbers of generated images.
+
+A cell is a set, a number of training pairs and a method. A run has a value for each sampling seed; values of two
+methods with the same training and sampling seed start from the same noise, so that their difference is paired.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+
+from medpeft_utils.errors import BadInput
+from medpeft_utils.report import paper, ranks, scores
+
+EXPERIMENT = 'text_to_image'
+FULL, LORA, BIAS, SV_DIFF = 'Full FT', 'LoRA', 'Bias', 'SV-Diff'
+METHODS = (FULL, 'Attention', BIAS, 'Norm', 'Bias+Norm+Attention', LORA, SV_DIFF, 'DiffFit')
+PAPER_PAIRS = {'110K': 110_000, '55K': 55_000, '11K': 11_000}
+BASE, FLOOR = 'Untuned pipeline', 'Real images, two halves'
+CELL = ['data', 'pairs', 'method']
+NUMBERS = (
+    *('fid', 'kid', 'kid_low', 'kid_high', 'similarity', 'nearest_ratio', 'nearest', 'copies', 'images'),
+    *('fid_inception', 'kid_inception'),
+)
+_RUN = [
+    *('run', *CELL, 'seed', 'backbone_label', 'dataset_label', 'synthetic', 'trainable', 'total', 'samples', 'base'),
+    *('real', 'controls', 'checks', 'encoder', 'sampling', 'pictures'),
+]
+
+
+def runs(records: pd.DataFrame) -> pd.DataFrame:
+    """One row for each finished run of the text-to-image experiment; the columns are those of `_RUN`.
+
+    Raises BadInput for two records of one cell and seed.
+    """
+    if 'record' not in records:
+        return pd.DataFrame(columns=_RUN)
+    done = records[(records['status'] == 'done') & (records['experiment'] == EXPERIMENT)]
+    table = pd.DataFrame([_run(record) for record in done['record']], columns=_RUN)
+    twice = table[table.duplicated([*CELL, 'seed'], keep=False)]
+    if len(twice):
+        first = twice.iloc[0]
+        raise BadInput(
+            f'several records (such as run {first["run"]}) for {first["method"]} on {first["data"]} with '
+            f'{first["pairs"]:,} training pairs, seed {first["seed"]}; a report takes one: put the variants into a '
+            'profile of their own'
+        )
+    place = {method: number for number, method in enumerate(METHODS)}
+    keys = table.assign(method=table['method'].map(place).fillna(len(place)), pairs=-table['pairs'].astype(int))
+    return table.loc[keys.sort_values(['data', 'pairs', 'method', 'seed']).index].reset_index(drop=True)
+
+
+def _run(record: dict) -> dict:
+    metrics, data, method = record['metrics'], record['data'], record['method']
+    random = scores.RANDOM if record['parameters'].get('weights') == 'random' else ''
+    real = metrics.get('real') or {}
+    return {
+        'run': record['run'],
+        'data': data['label'].removesuffix(' (synthetic)') + random,
+        'pairs': int((data.get('used') or data['counts'])['train']),
+        'method': method['label'],
+        'seed': int(record['parameters'].get('seed', 0)),
+        'backbone_label': record['backbone']['label'] + random,
+        'dataset_label': data['label'],
+        'synthetic': bool(data['synthetic']),
+        'trainable': method['trainable_parameters'],
+        'total': method['total_parameters'],
+        'samples': metrics.get('samples') or [],
+        'base': metrics.get('base') or [],
+        'real': real,
+        'controls': metrics.get('controls') or {},
+        'checks': metrics.get('checks') or {},
+        'encoder': (real.get('encoder') or {}).get('hash', ''),
+        'sampling': record.get('sampling') or {},
+        'pictures': record.get('pictures') or {},
+    }
+
+
+def number(value: float | None) -> float:
+    """A value of a record; NaN for None."""
+    return math.nan if value is None else float(value)
+
+
+def flat(sample: dict) -> dict[str, float]:
+    """What the judge said of one set of images, as numbers: `NUMBERS`, auroc and accuracy of the findings."""
+    agreement = sample.get('agreement') or {}
+    found = {name: number(sample.get(name)) for name in NUMBERS}
+    return found | {name: number(agreement.get(name)) for name in ('auroc', 'accuracy')}
+
+
+def values(table: pd.DataFrame, which: str = 'samples') -> pd.DataFrame:
+    """One row for each run and sampling seed.
+
+    Args:
+        table: `runs`.
+        which: 'samples', 'base', or a control such as 'untrained'.
+    Returns:
+        Columns data, pairs, method, run, seed, sampling_seed, encoder and those of `flat`.
+    """
+    rows = []
+    for one in table.itertuples():
+        found = getattr(one, which) if which in ('samples', 'base') else one.controls.get(which, [])
+        about = {name: getattr(one, name) for name in (*CELL, 'run', 'seed', 'encoder')}
+        rows += [about | {'sampling_seed': sample.get('seed', 0)} | flat(sample) for sample in found]
+    columns = [*CELL, 'run', 'seed', 'encoder', 'sampling_seed', *NUMBERS, 'auroc', 'accuracy']
+    return pd.DataFrame(rows, columns=columns)
+
+
+def published() -> pd.DataFrame:
+    """The paper's Table 4 in the columns of `values`; NaN for what it has not."""
+    table = paper.read('table4_mimic_fid')
+    rows = table.assign(data='MIMIC-CXR', pairs=table['training_images'].map(PAPER_PAIRS), seed=0, sampling_seed=0)
+    return rows[[*CELL, 'seed', 'sampling_seed', 'fid']]
+
+
+def means(found: pd.DataFrame, name: str = 'fid') -> pd.DataFrame:
+    """Mean over training and sampling seeds: a row for each (data, pairs), largest first, a column a method."""
+    table = found.groupby(CELL, sort=False)[name].mean().unstack('method')
+    methods = [m for m in METHODS if m in table] + [m for m in table if m not in METHODS]
+    return table[methods].sort_index(level='pairs', ascending=False, sort_remaining=False)
+
+
+def summary(found: pd.DataFrame) -> pd.DataFrame:
+    """Average FID and average rank (1: lowest FID) of each method over the data sizes that every method has.
+
+    Args:
+        found: `values` of one set, from runs judged by one encoder.
+    Returns:
+        Indexed by method: average_fid, average_rank, sizes; empty where no size has every method.
+    """
+    if found.empty:
+        return pd.DataFrame(columns=['average_fid', 'average_rank', 'sizes'])
+    table = scores.complete(means(found))
+    if table.empty:
+        return pd.DataFrame(columns=['average_fid', 'average_rank', 'sizes'])
+    rank = ranks.average_rank(-table, 'average', decimals=None)
+    return pd.DataFrame({'average_fid': table.mean(), 'average_rank': rank, 'sizes': len(table)})
+
+
+def sets(table: pd.DataFrame) -> Iterable[tuple[str, pd.DataFrame]]:
+    """The runs of each set of pairs."""
+    return table.groupby('data', sort=False)
+
+
+def spread(values_: pd.Series) -> str:
+    """A mean with its standard deviation over seeds: '58.7 ± 1.2'; '-' where there is none."""
+    known = values_.dropna()
+    if known.empty:
+        return '-'
+    digits = 1 if known.mean() >= 10 else 2
+    text = f'{known.mean():.{digits}f}'
+    return text + (f' ± {known.std(ddof=1):.{digits}f}' if len(known) > 1 else '')
+
+
+def gains(found: pd.DataFrame, better: str, worse: str) -> pd.DataFrame:
+    """FID of one method less that of another, paired: above zero where `better` is. Columns data, pairs, seed, gain.
+
+    A seed is a training seed where there are three or more of them, else a training and a sampling seed together.
+    """
+    keys = ['data', 'pairs', 'seed', 'sampling_seed']
+    one, other = (found[found['method'] == name].set_index(keys)['fid'] for name in (better, worse))
+    apart = (other - one).dropna().rename('gain').reset_index()
+    if apart['seed'].nunique() >= 3:
+        return apart.groupby(['data', 'pairs', 'seed'], as_index=False)['gain'].mean()
+    apart['seed'] = [f'{a}/{b}' for a, b in zip(apart['seed'], apart['sampling_seed'], strict=True)]
+    return apart.drop(columns='sampling_seed')
+
+
+def against_base(table: pd.DataFrame) -> pd.DataFrame:
+    """`values` with the untuned pipeline of every run's cell and seeds beside it, as a method of its own."""
+    base = values(table, 'base').drop_duplicates(['data', 'pairs', 'seed', 'sampling_seed'])
+    return pd.concat([values(table), base.assign(method=BASE)], ignore_index=True)
+
+
+def describe(records: pd.DataFrame, table: pd.DataFrame) -> list[str]:
+    """What stands beside every table of this half: data, pipeline, runs and seeds, and what the FID is taken on."""
+    if scores.is_published(records):
+        return [f"The paper's own numbers ({paper.CITATION}): FID of 1,000 test images of MIMIC-CXR, mean of 4 seeds."]
+    failed = records[(records['status'] != 'done') & (records['experiment'] == EXPERIMENT)]
+    failures = f' {len(failed)} run{"s" if len(failed) > 1 else ""} failed.' if len(failed) else ''
+    if table.empty:
+        return [f"No run of this study belongs here: the numbers are the paper's ({paper.CITATION})." + failures]
+    synthetic = 'SYNTHETIC images. ' if table['synthetic'].any() else ''
+    data, backbones = (', '.join(dict.fromkeys(table[name])) for name in ('dataset_label', 'backbone_label'))
+    seeds = _from_to(table.groupby(CELL)['seed'].nunique(), 'training seed'), ' a cell, '
+    each = _from_to(table['samples'].map(len), 'sampling seed'), ' a run, '
+    images = _from_to(values(table)['images'].dropna(), 'image'), ' each'
+    ways = sorted({(s.get('guidance'), s.get('steps')) for s in table['sampling'] if s}, key=str)
+    how = '; '.join(f'guidance {guidance:g}, {steps} steps' for guidance, steps in ways)
+    said = f'{synthetic}Data: {data}. Pipeline: {backbones}. {len(table)} runs, ' + ''.join([*seeds, *each, *images])
+    return [said + (f' ({how}).' if how else '.') + failures, *_encoders(table)]
+
+
+def _from_to(counts: pd.Series, what: str) -> str:
+    """'4 sampling seeds', or '2 to 4 sampling seeds'."""
+    if counts.empty:
+        return f'no {what}s'
+    low, high = int(counts.min()), int(counts.max())
+    return (f'{low:,}' if low == high else f'{low:,} to {high:,}') + f' {what}{"s" if high != 1 else ""}'
+
+
+def _encoders(table: pd.DataFrame) -> list[str]:
+    """What FID is taken on; and a warning where runs of one set were judged by different encoders."""
+    notes = []
+    for data, group in sets(table):
+        real = group['real'].iloc[0]
+        quality = number((real.get('agreement') or {}).get('auroc'))
+        about = real.get('encoder') or {}
+        told = f', AUROC {quality:.3f} on real test images' if not math.isnan(quality) else ''
+        notes.append(
+            f'FID on {data}: on {about.get("features", "?")} features of an encoder trained on the '
+            f"{about.get('kind', 'labels')} of its training split{told}; another scale than Inception's, on which the "
+            'paper reports: compare orders, not numbers.'
+        )
+        if group['encoder'].nunique() > 1:
+            notes.append(
+                f'{data}: {group["encoder"].nunique()} different encoders judged these runs, so that their FIDs do not '
+                'compare; run them again with the whole set loaded.'
+            )
+    return notes
+
+
+def best(table: pd.DataFrame, count: int = 5) -> list[str]:
+    """The best methods of one set by average rank, ties by average FID."""
+    found = summary(values(table)).sort_values(['average_rank', 'average_fid'])
+    return list(found.index[:count])
+
+
+def sizes(table: pd.DataFrame) -> np.ndarray:
+    """Numbers of training pairs that were run, largest first."""
+    return np.sort(table['pairs'].unique())[::-1]

@@ -1,0 +1,303 @@
+"""Table 4 of the paper, all numbers of generated images, and the paper's odd result of LoRA looked into."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+
+from medpeft_utils.report import paper
+from medpeft_utils.report import text_image_scores as ti
+from medpeft_utils.report.output import MISSING, Row, Table
+from medpeft_utils.report.renderers import renderer
+
+TITLE4 = 'Table 4: FID of images generated from the test prompts, lower is better'
+TITLE_METRICS = 'Generated images: every number, not FID alone'
+TITLE_LORA = "LoRA trained, never trained, and not applied: the paper's odd result"
+PLACES = ('Largest', 'Middle', 'Smallest')
+COLUMNS4 = ['Data', 'Method', 'Source', 'Trained parameters', *PLACES, 'Average FID', 'Average rank']
+NOTES4 = (
+    'Mean ± standard deviation over training and sampling seeds. Ranks: 1 for the lowest mean FID, averaged over the '
+    'data sizes that every method has; ties share their average rank.',
+    'The floor is the distance between two halves of the real test images (whole patients, five halvings), of '
+    'other numbers of images than the rows above: FID grows as images become fewer, so that a perfect generator may '
+    'lie a little off it.',
+)
+
+
+def _placed(pairs: list[int], cells: dict[int, str]) -> list[str]:
+    """Cells of the data sizes under largest, middle, smallest: one size is the largest, two have no middle."""
+    shown = [cells.get(size, MISSING) for size in pairs]
+    if len(shown) > 3:
+        shown = [shown[0], shown[len(shown) // 2], shown[-1]]
+    if len(shown) == 2:
+        shown.insert(1, MISSING)
+    return shown + [MISSING] * (3 - len(shown))
+
+
+def _paper_rows(muted: bool) -> dict[str, Row]:
+    """The paper's row of every method, under the data label that it is put beside."""
+    cells = ti.published().set_index(['method', 'pairs'])['fid']
+    printed = paper.read('table4_mimic_summary').set_index('method')
+    trained = paper.read('table4_mimic_fid').drop_duplicates('method').set_index('method')['trainable_parameters']
+    rows = {}
+    for method in ti.METHODS:
+        fids = [f'{cells[method, pairs]:.2f}' for pairs in ti.PAPER_PAIRS.values()]
+        ends = [f'{printed["average_fid"][method]:.2f}', f'{printed["average_rank"][method]:g}']
+        rows[method] = Row(('', method, 'paper'), [trained[method], *fids, *ends], muted=muted)
+    return rows
+
+
+def _study_row(
+    data: str, method: str, found: pd.DataFrame, sizes: list[int], ranked: pd.DataFrame, trained: str
+) -> Row:
+    here = found[found['method'] == method]
+    fids = {size: ti.spread(here[here['pairs'] == size]['fid']) for size in sizes}
+    known = method in ranked.index
+    ends = [f'{ranked["average_fid"][method]:.2f}', f'{ranked["average_rank"][method]:.2f}'] if known else [MISSING] * 2
+    cells = [trained, *_placed(sizes, fids), *ends]
+    best = [False] * len(cells)
+    if known:
+        best[-2:] = [ranked[c][method] == ranked[c].min() for c in ('average_fid', 'average_rank')]
+    return Row((data, method, 'this study'), cells, best, rule=True)
+
+
+def _block(data: str, table: pd.DataFrame) -> list[Row]:
+    """One set: its data sizes, every method beside the paper's row, the untuned pipeline and the floor."""
+    found, sizes = ti.values(table), list(ti.sizes(table))
+    ranked, theirs = ti.summary(found), _paper_rows(muted=True)
+    rows = [
+        Row(
+            (data, 'Training pairs', 'this study'),
+            [MISSING, *_placed(sizes, {s: f'{s:,}' for s in sizes}), '', ''],
+            rule=True,
+        ),
+        Row((data, 'Training pairs', 'paper'), [MISSING, *ti.PAPER_PAIRS, '', ''], muted=True),
+    ]
+    others = [m for m in dict.fromkeys(table['method']) if m not in ti.METHODS]
+    for method in (*ti.METHODS, *others):
+        counts = table[table['method'] == method]['trainable']
+        trained = f'{int(counts.max()):,}' if len(counts) else MISSING
+        rows.append(_study_row(data, method, found, sizes, ranked, trained))
+        if method in theirs:
+            rows.append(Row((data, *theirs[method].heads[1:]), theirs[method].cells, muted=True))
+    base, floor = ti.values(table, 'base'), _floor(table)
+    fids = {size: ti.spread(base[base['pairs'] == size].drop_duplicates('sampling_seed')['fid']) for size in sizes}
+    rows.append(Row((data, ti.BASE, 'this study'), ['0', *_placed(sizes, fids), '', ''], rule=True))
+    rows.append(
+        Row((data, ti.FLOOR, 'this study'), ['0', *_placed(sizes, dict.fromkeys(sizes, floor)), '', ''], rule=True)
+    )
+    return rows
+
+
+def _floor(table: pd.DataFrame) -> str:
+    floor = table['real'].iloc[0].get('floor') or {}
+    value, deviation = (ti.number(floor.get(name)) for name in ('fid', 'fid_sd'))
+    return MISSING if math.isnan(value) else f'{value:.2f} ± {deviation:.2f}'
+
+
+def _numbers4(table: pd.DataFrame) -> pd.DataFrame:
+    """The numbers behind Table 4: a row for each set, size and method, with the paper's own of the same method."""
+    found = pd.concat([ti.against_base(table), ti.published().assign(data='MIMIC-CXR (paper)')], ignore_index=True)
+    rows = found.groupby(ti.CELL, sort=False)['fid'].agg(['mean', 'std', 'count']).reset_index()
+    trained = table.groupby(['data', 'method'])['trainable'].max()
+    rows['trainable_parameters'] = [trained.get((d, m)) for d, m in zip(rows['data'], rows['method'], strict=True)]
+    return rows.rename(columns={'mean': 'fid', 'std': 'fid_sd', 'count': 'values'})
+
+
+@renderer('table4', TITLE4, 'Which method adapts a text-to-image pipeline best, and on how many pairs?')
+def table4(records: pd.DataFrame, f1: str = 'weighted') -> Table:
+    """Table 4: FID of every method and data size beside the paper's, with the untuned pipeline and the floor."""
+    table, rows = ti.runs(records), []
+    for data, group in ti.sets(table):
+        rows += _block(data, group)
+    if not rows:
+        own = [Row(('MIMIC-CXR', 'Training pairs', 'paper'), [MISSING, *ti.PAPER_PAIRS, '', ''])]
+        theirs = _paper_rows(muted=False)
+        own += [Row(('MIMIC-CXR', *row.heads[1:]), row.cells, _bold(method)) for method, row in theirs.items()]
+        rows = own
+    return Table(
+        name='table4',
+        title=TITLE4 + _synthetic(table),
+        columns=COLUMNS4,
+        rows=rows,
+        notes=[*ti.describe(records, table), *(NOTES4 if len(table) else ())],
+        data=_numbers4(table),
+        further={'samples': ti.against_base(table)} if len(table) else {},
+    )
+
+
+def _bold(method: str) -> list[bool]:
+    printed = paper.read('table4_mimic_summary').set_index('method')
+    ends = [printed[column][method] == printed[column].min() for column in ('average_fid', 'average_rank')]
+    return [False] * 4 + ends
+
+
+def _synthetic(table: pd.DataFrame) -> str:
+    return ', synthetic images' if len(table) and table['synthetic'].any() else ''
+
+
+COLUMNS_METRICS = [
+    *('Data', 'Training pairs', 'Method', 'FID', 'KID (95 % of subsets)', 'Similarity', 'Findings: AUROC'),
+    *('Findings: accuracy', 'Nearest: ratio', 'Copies'),
+]
+
+
+def _share(value: float) -> str:
+    return MISSING if math.isnan(value) else f'{100 * value:.1f} %'
+
+
+def _fixed(value: float, digits: int = 3) -> str:
+    return MISSING if math.isnan(value) else f'{value:.{digits}f}'
+
+
+def _metric_cells(found: pd.DataFrame, inception: bool) -> list[str]:
+    mean = found[[*ti.NUMBERS, 'auroc', 'accuracy']].mean()
+    kid = _fixed(mean['kid'])
+    if kid != MISSING:
+        kid += f' [{mean["kid_low"]:.3f}, {mean["kid_high"]:.3f}]'
+    cells = [ti.spread(found['fid']), kid, _fixed(mean['similarity']), _fixed(mean['auroc']), _share(mean['accuracy'])]
+    cells += [_fixed(mean['nearest_ratio'], 2), _share(mean['copies'])]
+    return [*cells, ti.spread(found['fid_inception'])] if inception else cells
+
+
+def _real_cells(real: dict, inception: bool) -> list[str]:
+    floor, agreement = real.get('floor') or {}, real.get('agreement') or {}
+    values = [ti.number(floor.get('fid')), ti.number(floor.get('kid')), ti.number(real.get('similarity'))]
+    cells = [_fixed(values[0], 2), *map(_fixed, values[1:])]
+    cells += [_fixed(ti.number(agreement.get('auroc'))), _share(ti.number(agreement.get('accuracy'))), '1.00', '1.0 %']
+    return [*cells, _fixed(ti.number(floor.get('fid_inception')), 2)] if inception else cells
+
+
+@renderer('generation_metrics', TITLE_METRICS, 'Do the images follow their prompts, differ, and are they no copies?')
+def generation_metrics(records: pd.DataFrame, f1: str = 'weighted') -> Table:
+    """FID, KID, diversity, agreement with the prompt and nearness to training images, by set, size and method."""
+    table, rows = ti.runs(records), []
+    found = ti.against_base(table)
+    inception = bool(found['fid_inception'].notna().any())
+    columns = [*COLUMNS_METRICS, *(['FID on Inception'] if inception else [])]
+    for (data, pairs), group in table.groupby(['data', 'pairs'], sort=False):
+        here = found[(found['data'] == data) & (found['pairs'] == pairs)]
+        for place, method in enumerate([*dict.fromkeys(group['method']), ti.BASE]):
+            own = here[here['method'] == method]
+            if len(own):
+                rows.append(
+                    Row((data, f'{pairs:,}', method), _metric_cells(own, inception), rule=not place and bool(rows))
+                )
+        rows.append(
+            Row((data, f'{pairs:,}', 'Real test images'), _real_cells(group['real'].iloc[0], inception), muted=True)
+        )
+    return Table(
+        name='generation_metrics',
+        title=TITLE_METRICS + _synthetic(table),
+        columns=columns,
+        rows=rows or [Row(('no run of this study', '', ''), [MISSING] * (len(columns) - 3))],
+        notes=[*ti.describe(records, table), *(_notes_metrics(table) if len(table) else ())],
+        data=found,
+        further={'findings': _findings(table)} if len(table) else {},
+    )
+
+
+def _notes_metrics(table: pd.DataFrame) -> list[str]:
+    measures = {one.get('similarity_measure', '') for one in table['real']}
+    measure = ' and '.join(
+        sorted(
+            {'ms-ssim': 'MS-SSIM', 'ssim': 'SSIM, the images being too small for MS-SSIM'}.get(m, m) for m in measures
+        )
+    )
+    return [
+        f'Similarity: mean of random pairs of images ({measure}); near 1 is a generator that has collapsed. Findings: '
+        "a classifier's answer on the images against the prompts' findings, threshold 0.5 for accuracy; the row of "
+        'real images is its own quality, and its FID and KID are the floor between halves.',
+        'Nearest: median distance to the nearest training image over that of real test images; copies: share nearer '
+        'than 99 % of real test images are, 1 % by chance. Well below 1, or well above 1 %: look for memorised images.',
+    ]
+
+
+def _findings(table: pd.DataFrame) -> pd.DataFrame:
+    """AUROC and accuracy by finding: of each run's images (mean over sampling seeds), and of real test images."""
+    rows = []
+    for one in table.itertuples():
+        told = [(s.get('agreement') or {}, one.method) for s in one.samples]
+        told += [(one.real.get('agreement') or {}, 'Real test images')]
+        for agreement, method in told:
+            for finding, numbers in (agreement.get('by_label') or {}).items():
+                rows.append({'data': one.data, 'pairs': one.pairs, 'method': method, 'finding': finding, **numbers})
+    columns = ['data', 'pairs', 'method', 'finding']
+    frame = pd.DataFrame(rows, columns=[*columns, 'auroc', 'accuracy', 'positives', 'images'])
+    return frame.groupby(columns, sort=False, as_index=False).mean()
+
+
+COLUMNS_LORA = ['Data', 'LoRA', *PLACES]
+CHECKS = {
+    'gradient_norm': 'Gradient of the adapters (norm)',
+    'output_change': "Change of the U-Net's output by the adapters",
+    'merged_difference': 'Merged less unmerged, output',
+}
+
+
+def _lora_block(data: str, table: pd.DataFrame) -> list[Row]:
+    sizes, rows = list(ti.sizes(table)), []
+    sources = {
+        'FID, trained and applied': ti.values(table),
+        'FID, adapters random, never trained': ti.values(table, 'untrained'),
+        'FID, trained, not applied': ti.values(table, 'not_applied'),
+        f'FID, {ti.BASE.lower()}': ti.values(table, 'base'),
+    }
+    rows.append(Row((data, 'Training pairs'), _placed(sizes, {s: f'{s:,}' for s in sizes}), rule=True))
+    for label, found in sources.items():
+        cells = {size: ti.spread(found[found['pairs'] == size]['fid']) for size in sizes}
+        rows.append(Row((data, label), _placed(sizes, cells)))
+    for name, label in CHECKS.items():
+        known = {p: g.map(lambda c, n=name: ti.number(c.get(n))).mean() for p, g in table.groupby('pairs')['checks']}
+        cells = {size: MISSING if math.isnan(value) else f'{value:.2g}' for size, value in known.items()}
+        rows.append(Row((data, label), _placed(sizes, cells)))
+    return rows
+
+
+@renderer('lora_controls', TITLE_LORA, 'Does an FID that hardly depends on the data size come from adapters left out?')
+def lora_controls(records: pd.DataFrame, f1: str = 'weighted') -> Table:
+    """LoRA trained and applied, never trained, and not applied, over data sizes, beside the paper's LoRA."""
+    table = ti.runs(records)
+    table, rows = table[table['method'] == ti.LORA], []
+    for data, group in ti.sets(table):
+        rows += _lora_block(data, group)
+    rows.append(Row(('MIMIC-CXR', 'Training pairs, paper'), list(ti.PAPER_PAIRS), muted=True, rule=True))
+    rows.append(Row(('MIMIC-CXR', 'FID of LoRA, paper'), _paper_lora(), muted=True))
+    parts = {'trained': 'samples', 'untrained': 'untrained', 'not applied': 'not_applied', 'base': 'base'}
+    data = [ti.values(table, which).assign(adapters=label) for label, which in parts.items()]
+    return Table(
+        name='lora_controls',
+        title=TITLE_LORA + _synthetic(table),
+        columns=COLUMNS_LORA,
+        rows=rows,
+        notes=[*ti.describe(records, table), *_notes_lora(table)],
+        data=pd.concat(data, ignore_index=True),
+    )
+
+
+def _paper_lora() -> list[str]:
+    found = ti.published().set_index(['method', 'pairs'])['fid']
+    return [f'{found[ti.LORA, pairs]:.2f}' for pairs in ti.PAPER_PAIRS.values()]
+
+
+def _notes_lora(table: pd.DataFrame) -> list[str]:
+    notes = [
+        "The paper's FID of LoRA is between 392 and 440 at every data size, 4 to 8 times that of full fine-tuning. "
+        'Adapters that are not applied give the untuned pipeline, whose FID does not depend on the data at all; so do '
+        'those that peft builds with inference_mode=True, of which none is trainable and whose second factor stays '
+        'zero.'
+    ]
+    pattern = [f'{data}: {_pattern(group)}' for data, group in ti.sets(table)]
+    return [*notes, *(line for line in pattern if not line.endswith(': '))]
+
+
+def _pattern(table: pd.DataFrame) -> str:
+    """How much each kind of LoRA's FID moves over data sizes, in words; '' with one size."""
+    told = []
+    for label, which in (('trained', 'samples'), ('never trained', 'untrained'), ('not applied', 'not_applied')):
+        mean = ti.values(table, which).groupby('pairs')['fid'].mean()
+        if len(mean) > 1:
+            told.append(f'{label} {(mean.max() - mean.min()) / mean.mean():.0%}')
+    said = 'range of FID over data sizes, as a share of its mean: ' + ', '.join(told).replace('%', ' %')
+    return f'{said} (paper: 11 %).' if told else ''
