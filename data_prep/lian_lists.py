@@ -1,6 +1,6 @@
 """Count what the lists of Lian et al. 2024 hold: images, patients, positives, overlap. No image is needed.
 
-`python data_prep/lian_lists.py --source DatasetsSplits --out medpeft_utils/report/paper/lian_lists.csv`
+`python data_prep/lian_lists.py --source DatasetsSplits --out medpeft_utils/report/paper/lian2024_lists.csv`
 """
 
 from pathlib import Path

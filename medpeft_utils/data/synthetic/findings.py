@@ -83,7 +83,7 @@ def _nih() -> dict[str, float]:
     return {name: share if name == 'Hernia' else max(share, COMMON_ENOUGH) for name, share in shares.items()}
 
 
-# CheXpert's five, with the shares of the authors' 10 % list (`medpeft_utils/report/paper/lian_lists.csv`).
+# CheXpert's five, with the shares of the authors' 10 % list (`medpeft_utils/report/paper/lian2024_lists.csv`).
 _CHEXPERT = {
     'Atelectasis': 0.301,
     'Cardiomegaly': 0.119,
