@@ -5,7 +5,7 @@ Each function draws one figure and returns it. Colours are seaborn's colour-blin
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -108,6 +108,8 @@ def _part_of(name: str) -> str:
     pieces = name.removeprefix('base_model.model.').split('.')
     if pieces[0] == 'blocks':
         return f'block {int(pieces[1]) + 1}'
+    if pieces[0] in ('down_blocks', 'up_blocks'):  # of a U-Net
+        return f'{pieces[0].removesuffix("_blocks")} {int(pieces[1]) + 1}'
     if pieces[0].startswith('layer'):
         return pieces[0]
     if pieces[0] in ('head', 'fc'):
@@ -168,17 +170,20 @@ def confusion(labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[s
 
 
 class LiveCurve:
-    """Redraws the training curve in the notebook at every check: give it to `Classification.train` as `report`."""
+    """Redraws the training curve in the notebook at every check: give it to `Classification.train` as `report`.
 
-    def __init__(self, title: str = '', synthetic: bool = False):
+    `draw` is what draws it: `curve`, or `auroc_curve`.
+    """
+
+    def __init__(self, title: str = '', synthetic: bool = False, draw: Callable[..., Figure] = curve):
         self.rows: list[dict] = []
-        self.title, self.synthetic, self._display = title, synthetic, None
+        self.title, self.synthetic, self.draw, self._display = title, synthetic, draw, None
 
     def __call__(self, row: dict) -> None:
         from IPython.display import display
 
         self.rows.append(row)
-        figure = curve(self.rows, title=self.title, synthetic=self.synthetic)
+        figure = self.draw(self.rows, title=self.title, synthetic=self.synthetic)
         if self._display is None:
             self._display = display(figure, display_id=True)
         elif self._display:
@@ -210,3 +215,95 @@ def pretraining_curve(rows: Sequence[dict], score_name: str, title: str = '') ->
     sns.despine(figure)
     figure.tight_layout()
     return _finish(figure)
+
+
+def _indicators(data) -> np.ndarray:
+    """[M, L] whether an image has each finding; of a dataset with one class an image, its classes."""
+    return data.labels.astype(bool) if data.labels.ndim == 2 else data.labels[:, None] == np.arange(len(data.classes))
+
+
+def finding_examples(data, per_finding: int = 2, seed: int = 0) -> Figure:
+    """Some training images with each finding, and some with none, side by side."""
+    generator, rows, shown = np.random.default_rng(seed), data.rows('train'), _indicators(data)
+    kinds = [(name, rows[shown[rows, k]]) for k, name in enumerate(data.classes)]
+    kinds += [('none of these', rows[~shown[rows].any(axis=1)])]
+    kinds = [(name, found) for name, found in kinds if len(found)]
+    across = min(5, len(kinds))
+    lines = -(-len(kinds) // across)
+    figure, axes = plt.subplots(lines, across, figsize=(1.9 * across, 1.28 * lines), squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for axis, (name, found) in zip(axes.flat, kinds, strict=False):
+        chosen = generator.choice(found, min(per_finding, len(found)), replace=False)
+        sheet = [np.pad(data.images[row], ((0, 0), (0, 2), (0, 0)), constant_values=255) for row in chosen]
+        axis.imshow(np.concatenate(sheet, axis=1))
+        axis.set_title(f'{_shorten(name)}, n={len(found):,}', fontsize=8)
+    figure.tight_layout()
+    return _finish(figure, data.synthetic)
+
+
+def finding_counts(data, used_rows: np.ndarray) -> Figure:
+    """Images with each finding in the three splits, and how many of the training images this run uses."""
+    shown, names = _indicators(data), [_shorten(name, 32) for name in data.classes]
+    figure, axis = plt.subplots(figsize=(7, 0.4 * len(names) + 1.2))
+    for place, split in enumerate(('train', 'validation', 'test')):
+        rows = data.rows(split)
+        at = np.arange(len(names)) + 0.27 * (place - 1)
+        axis.barh(at, shown[rows].sum(axis=0), 0.25, color=PALETTE[place], alpha=0.85, label=f'{split} ({len(rows):,})')
+    for k, count in enumerate(shown[used_rows].sum(axis=0)):
+        label = f'used by this run ({len(used_rows):,})' if k == 0 else None
+        axis.plot([count, count], [k - 0.4, k - 0.13], color=INK, lw=2, label=label)
+    axis.set_xscale('symlog', linthresh=10)
+    axis.set_yticks(range(len(names)), names)
+    axis.invert_yaxis()
+    axis.set(xlabel='images (log scale)')
+    axis.legend(title='split (images)', frameon=False, fontsize=8, loc='upper left', bbox_to_anchor=(1, 1))
+    sns.despine(figure)
+    figure.tight_layout()
+    return _finish(figure, data.synthetic)
+
+
+def auroc_curve(rows: Sequence[dict], best: int | None = None, title: str = '', synthetic: bool = False) -> Figure:
+    """Training and validation loss, and the mean validation AUROC, over steps; the selected check marked."""
+    table = pd.DataFrame(rows)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 2.8))
+    left.plot(table['step'], table['train_loss'], color=MUTED, marker='o', ms=3, label='training')
+    left.plot(table['step'], table['validation_loss'], color=PALETTE[0], marker='o', ms=3, label='validation')
+    left.set(xlabel='step', ylabel='loss (nats)')
+    left.legend(frameon=False, fontsize=8)
+    values = table['validation_auroc'].astype(float)
+    right.axhline(0.5, color=MUTED, lw=0.8, ls=':')
+    right.plot(table['step'], values, color=PALETTE[0], marker='o', ms=3, label='mean AUROC')
+    if best is not None:
+        right.plot(table['step'][best], values[best], 'o', ms=10, mfc='none', mec=INK, label='selected')
+    right.set(xlabel='step', ylabel='validation AUROC', ylim=(min(0.4, values.min() - 0.02), 1))
+    right.legend(frameon=False, fontsize=8, loc='upper left', ncols=2)
+    figure.suptitle(title, fontsize=10)
+    sns.despine(figure)
+    figure.tight_layout()
+    return _finish(figure, synthetic)
+
+
+def auroc_by_finding(per_class: dict[str, dict], title: str = '', synthetic: bool = False) -> Figure:
+    """Test AUROC of every finding with its 95 % interval, where there is one; the best at the top."""
+    table = pd.DataFrame(per_class).T.astype(float).sort_values('auroc', na_position='first')
+    figure, axis = plt.subplots(figsize=(6.4, 0.3 * len(table) + 1.1))
+    for place, (_, row) in enumerate(table.iterrows()):
+        if np.isnan(row['auroc']):
+            axis.annotate(
+                'not defined', (0.5, place), (6, 0), textcoords='offset points', color=MUTED, size=8, va='center'
+            )
+            continue
+        if not np.isnan(row.get('auroc_low', np.nan)):
+            axis.plot([row['auroc_low'], row['auroc_high']], [place] * 2, color=PALETTE[0], lw=3, alpha=0.35)
+        axis.plot(row['auroc'], place, 'o', color=PALETTE[0])
+    axis.axvline(0.5, color=MUTED, lw=0.8, ls=':')
+    counts = [int(count) for count in table['support']]
+    names = [f'{_shorten(name, 28)} ({count:,})' for name, count in zip(table.index, counts, strict=True)]
+    axis.set_yticks(range(len(table)), names)
+    axis.set_ylim(-0.6, len(table) - 0.4)
+    axis.set(xlabel='test AUROC; bar: 95 %, DeLong; in brackets: images with the finding')
+    axis.set_title(title, fontsize=10)
+    sns.despine(figure)
+    figure.tight_layout()
+    return _finish(figure, synthetic)

@@ -35,10 +35,10 @@ def smoke(tmp_path_factory) -> Path:
 
 def test_every_run_of_the_grid_has_a_record_with_metrics(smoke):
     frame = records.load(smoke / 'results' / 'smoke')
-    assert len(frame) == 7
+    assert len(frame) == 8
     assert frame['synthetic'].all()
     assert frame['f1_macro'].between(0, 1).all()
-    assert '7 ' in medpeft('status', 'smoke', '--results', smoke / 'results')
+    assert '8 ' in medpeft('status', 'smoke', '--results', smoke / 'results')
 
 
 def test_what_is_done_is_not_done_again(smoke):

@@ -14,6 +14,7 @@ from medpeft_utils.backbones.small import WEIGHTS_FOLDER
 
 ROOT = Path(__file__).resolve().parents[1]
 EXPERIMENTS = sorted((ROOT / 'notebooks' / 'experiments').glob('*.ipynb'))
+CLASSIFICATIONS = [path for path in EXPERIMENTS if path.stem != 'text_to_image']  # that one has other parts
 
 SCORES = ['f1_macro', 'f1_weighted', 'f1_micro', 'accuracy', 'balanced_accuracy', 'auroc', 'calibration_error']
 PARTS = {
@@ -53,7 +54,7 @@ def test_the_three_experiments_are_there():
     assert {path.stem for path in EXPERIMENTS} >= {'low_data_regime', 'cnn', 'vit'}
 
 
-@pytest.mark.parametrize('notebook', EXPERIMENTS, ids=lambda path: path.stem)
+@pytest.mark.parametrize('notebook', CLASSIFICATIONS, ids=lambda path: path.stem)
 def test_an_experiment_runs_and_leaves_a_whole_record(notebook: Path, tmp_path: Path):
     given = smoke(notebook, tmp_path)
     papermill.execute_notebook(

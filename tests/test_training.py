@@ -150,10 +150,10 @@ def test_steps_follow_epochs_within_their_bounds(images, steps):
 
 
 def test_class_weights_are_inverse_frequencies_with_mean_one():
-    from medpeft_utils.training.loop import _weights
+    from medpeft_utils.training.objective import class_weights
 
     labels = np.array([0] * 6 + [1] * 2)
-    weights = _weights(labels, 3).numpy()
+    weights = class_weights(labels, 3).numpy()
     assert weights == pytest.approx([8 / 12, 8 / 4, 0])
     assert weights[labels].mean() == pytest.approx(1)
 

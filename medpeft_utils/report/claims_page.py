@@ -14,6 +14,8 @@ from medpeft_utils.report.output import Row, Table
 from medpeft_utils.report.renderers import renderer
 
 TITLE = "The paper's claims, and what these records say"
+COLUMNS = ['Claim', 'Where', 'Verdict', 'What decides', 'Caveat']
+WRAP = {'claim': 34, 'where': 17, 'decides': 62, 'caveat': 40}
 VERDICTS = {
     REPRODUCED: 'every interval that decides lies on the side that the paper claims',
     CONSISTENT: 'the mean lies on that side, but an interval includes zero or there are fewer than three seeds',
@@ -36,7 +38,8 @@ class ClaimsPage(Table):
         return '\n'.join([f'# {self.title}', '', *notes, '', *summary, '', *words, '', *self.sections])
 
 
-def _section(row: dict[str, str]) -> str:
+def section(row: dict[str, str]) -> str:
+    """A claim by itself, in Markdown: the columns claim, where, verdict, decides, rule and caveat of its row."""
     lines = [f'## {row["claim"]}', '', f'{row["where"]}. **{row["verdict"].capitalize()}.**', '']
     lines += [f'- {line}' for line in row['decides'].split('\n') if line]
     lines += ['', f'Decided by: {row["rule"]}', '']
@@ -69,23 +72,23 @@ def claims(records: pd.DataFrame, f1: str = 'weighted') -> ClaimsPage:
         notes.append('The same rules on the printed numbers. Without seeds no claim can be better than consistent.')
     chosen = scores.seed_scores(records, f1, prefer=scores.TABLE_EXPERIMENTS)
     synthetic = ', synthetic images' if provenance.is_synthetic(chosen) else ''
-    wrap = {'claim': 34, 'where': 17, 'decides': 62, 'caveat': 40}
     return ClaimsPage(
         name='claims',
         title=TITLE + synthetic,
-        columns=['Claim', 'Where', 'Verdict', 'What decides', 'Caveat'],
-        rows=[_row(row, wrap) for row in rows],
+        columns=COLUMNS,
+        rows=[printed_row(row) for row in rows],
         notes=notes,
         data=pd.DataFrame(rows),
-        sections=tuple(_section(row) for row in rows),
+        sections=tuple(section(row) for row in rows),
         left=True,
     )
 
 
-def _row(row: dict[str, str], wrap: dict[str, int]) -> Row:
+def printed_row(row: dict[str, str]) -> Row:
+    """A claim as a row of the table, its texts wrapped."""
     shown = {
         field: '\n'.join(part for line in row[field].split('\n') for part in textwrap.wrap(line, width))
-        for field, width in wrap.items()
+        for field, width in WRAP.items()
     }
     cells = [shown['where'], row['verdict'], shown['decides'], shown['caveat']]
     return Row((shown['claim'],), cells, [False, True, False, False], rule=True)

@@ -8,12 +8,16 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from medpeft_utils.data.reading import take
 from medpeft_utils.training.augment import Augmentation, augment, normalise, resize
 from medpeft_utils.training.precision import Precision
 
 
 class Batches:
-    """Rows of a split in batches. `labels` [N] int64 on the CPU, `classes` K, `device` where batches lie."""
+    """Rows of a split in batches. `labels` on the CPU, `classes` K, `device` where batches lie.
+
+    Labels are [N] int64, or [N, K] uint8 of 0 and 1 where an image may have several.
+    """
 
     labels: np.ndarray
     classes: int
@@ -64,14 +68,14 @@ class ImageBatches(Batches):
 
     Args:
         images: [M, S, S, 3] uint8, memory-mapped or not; the rows are read once and kept (12 KB an image of 64 px).
-        labels: [M] int64.
+        labels: [M] int64, or [M, K] uint8.
         rows: [N] which of them.
         classes: K.
     """
 
     def __init__(self, images: np.ndarray, labels: np.ndarray, rows: np.ndarray, classes: int, view: View):
         self.labels, self.classes, self.device, self.view = np.asarray(labels[rows]), classes, view.device, view
-        self._images = torch.from_numpy(np.array(images[rows]))
+        self._images = torch.from_numpy(take(images, rows))
         self._mean = torch.tensor(view.mean, device=view.device)
         self._std = torch.tensor(view.std, device=view.device)
 

@@ -16,12 +16,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from medpeft_utils import backbones, methods, metrics
+from medpeft_utils import backbones, methods
 from medpeft_utils.errors import BadInput, DoesNotFit, UnknownName
 from medpeft_utils.training import features
 from medpeft_utils.training.augment import NONE, Augmentation
 from medpeft_utils.training.batches import Batches, FeatureBatches, ImageBatches, View
 from medpeft_utils.training.loop import Fit, Protocol, fit, predict
+from medpeft_utils.training.objective import SINGLE_LABEL, Objective
 from medpeft_utils.training.precision import Precision, choose
 from medpeft_utils.training.search import search
 
@@ -113,6 +114,8 @@ class Classification:
         settings: the run's parameters.
         cache: folder for what many runs share (packed images, features, timings); the data cache where None.
     """
+
+    objective: Objective = SINGLE_LABEL
 
     def __init__(self, settings: Settings, cache: Path | None = None):
         from medpeft_utils import data
@@ -258,8 +261,9 @@ class Classification:
 
         def score_at(rate: float) -> float:
             adapted = self._apply(self._load_backbone(SEARCH_SEED), SEARCH_SEED)
-            result = fit(adapted, train, validation, self.protocol(rate, SEARCH_SEED), quiet=quiet)
-            return result.curve[result.best]['validation_f1_macro']
+            protocol = self.protocol(rate, SEARCH_SEED)
+            result = fit(adapted, train, validation, protocol, quiet=quiet, objective=self.objective)
+            return result.curve[result.best][f'validation_{self.objective.selection}']
 
         return search(score_at, self.default_learning_rate(), self.settings.search_trials, seed=SEARCH_SEED)
 
@@ -268,7 +272,8 @@ class Classification:
         if not self.learning_rate:
             self.choose_learning_rate()
         train, validation = self.batches(self.rows('train')), self.batches(self.rows('validation'))
-        self.result = fit(self.adapted, train, validation, self.protocol(self.learning_rate['value']), report, quiet)
+        protocol = self.protocol(self.learning_rate['value'])
+        self.result = fit(self.adapted, train, validation, protocol, report, quiet, self.objective)
         return self.result
 
     def evaluate(self) -> dict:
@@ -276,10 +281,11 @@ class Classification:
         if self.probabilities:
             raise BadInput('the test split was read already in this run; it is read once')
         test = self.batches(self.rows('test'))
-        self.probabilities = {'validation': self.result.validation, 'test': predict(self.adapted, test)}
+        predicted = predict(self.adapted, test, self.objective)
+        self.probabilities = {'validation': self.result.validation, 'test': predicted}
         labels = {split: self.data.labels[self.rows(split)] for split in self.probabilities}
-        scores = {split: metrics.evaluate(labels[split], p) for split, p in self.probabilities.items()}
-        by_class = metrics.per_class(labels['test'], self.probabilities['test'], list(self.data.classes))
+        scores = {split: self.objective.evaluate(labels[split], p) for split, p in self.probabilities.items()}
+        by_class = self.objective.per_class(labels['test'], predicted, list(self.data.classes))
         return scores | {'per_class': by_class}
 
 

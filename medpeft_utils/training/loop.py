@@ -1,7 +1,7 @@
-"""The one training loop of the study: every method, backbone and dataset goes through it.
+"""The one training loop of the study: every method, backbone, dataset and task goes through it.
 
-AdamW, linear warm-up and cosine decay, cross-entropy; the validation split alone selects the state that is kept. The
-test split is not seen here.
+AdamW, linear warm-up and cosine decay; the loss and the scores are the task's `Objective`. The validation split alone
+selects the state that is kept. The test split is not seen here.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from tqdm.auto import tqdm
 
 from medpeft_utils.errors import MedpeftError
-from medpeft_utils.metrics import evaluate
+from medpeft_utils.methods.adapted import seeded
 from medpeft_utils.training.batches import Batches
+from medpeft_utils.training.objective import SINGLE_LABEL, Objective
 
 
 class Diverged(MedpeftError, FloatingPointError):
@@ -41,9 +41,8 @@ class Protocol:
         weight_decay: AdamW's, on matrices and kernels only; 0 where a method's paper has none.
         warmup_share: share of the steps in which the learning rate rises linearly.
         checks: how often the validation split is scored.
-        selection: the validation score that selects the state.
         class_weighting: weigh the loss by inverse class frequency (mean weight 1).
-        seed: order and augmentation.
+        seed: order, augmentation and, where a network has it, dropout.
     """
 
     learning_rate: float
@@ -54,7 +53,6 @@ class Protocol:
     weight_decay: float = 0.01
     warmup_share: float = 0.1
     checks: int = 10
-    selection: str = 'f1_macro'
     class_weighting: bool = False
     seed: int = 0
 
@@ -70,6 +68,15 @@ class Protocol:
             return self.learning_rate * (step + 1) / warmup
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
+    def optimizer(self, adapted) -> torch.optim.Optimizer:
+        """The optimizer of what an adapted model trains. A group's 'scale', if it has one, multiplies its rate."""
+        parameters = list(adapted.trainable().values())
+        groups = [
+            {'params': [p for p in parameters if p.ndim > 1], 'weight_decay': self.weight_decay},
+            {'params': [p for p in parameters if p.ndim <= 1], 'weight_decay': 0.0},
+        ]
+        return torch.optim.AdamW([group for group in groups if group['params']], lr=self.learning_rate, fused=True)
+
 
 @dataclass
 class Fit:
@@ -81,22 +88,6 @@ class Fit:
     images_per_second: float = 0.0
     peak_memory_mb: float = 0.0
     validation: np.ndarray | None = None  # [N, K] probabilities at the selected check
-
-
-def _weights(labels: np.ndarray, classes: int) -> torch.Tensor:
-    """Inverse class frequencies [K], mean 1 over the training images; 0 for a class without any."""
-    counts = np.bincount(labels, minlength=classes)
-    weights = np.where(counts > 0, len(labels) / (max(1, (counts > 0).sum()) * np.maximum(counts, 1)), 0)
-    return torch.tensor(weights, dtype=torch.float32)
-
-
-def _optimizer(adapted, protocol: Protocol) -> torch.optim.AdamW:
-    parameters = list(adapted.trainable().values())
-    groups = [
-        {'params': [p for p in parameters if p.ndim > 1], 'weight_decay': protocol.weight_decay},
-        {'params': [p for p in parameters if p.ndim <= 1], 'weight_decay': 0.0},
-    ]
-    return torch.optim.AdamW([group for group in groups if group['params']], lr=protocol.learning_rate, fused=True)
 
 
 def _snapshot(adapted) -> dict[str, torch.Tensor]:
@@ -121,10 +112,10 @@ def peak_memory_mb(device: torch.device) -> float:
 
 
 @torch.no_grad()
-def predict(adapted, batches: Batches) -> np.ndarray:
+def predict(adapted, batches: Batches, objective: Objective = SINGLE_LABEL) -> np.ndarray:
     """Class probabilities [N, K] float32 for every row of `batches`, in its order, without augmentation."""
     adapted.train(False)
-    parts = [batches.logits(adapted, x).float().softmax(dim=1).cpu() for x in batches.in_order()]
+    parts = [objective.probabilities(batches.logits(adapted, x).float()).cpu() for x in batches.in_order()]
     return torch.cat(parts).numpy()
 
 
@@ -135,21 +126,30 @@ def fit(
     protocol: Protocol,
     report: Callable[[dict], None] | None = None,
     quiet: bool = False,
+    objective: Objective = SINGLE_LABEL,
 ) -> Fit:
     """Train, and leave the model in the state that the validation split selected.
+
+    What a network draws itself (dropout, stochastic depth) follows the protocol's seed.
 
     Args:
         adapted: a model with a method applied (`medpeft_utils.methods.apply`).
         train, validation: images, or features computed once.
         report: called with every new row of the curve, for a live plot.
         quiet: no progress bar.
+        objective: loss, probabilities and scores of the task.
     Raises:
         Diverged: the loss is NaN or infinite.
     """
+    with seeded(protocol.seed):
+        return _fit(adapted, train, validation, protocol, report, quiet, objective)
+
+
+def _fit(adapted, train: Batches, validation: Batches, protocol: Protocol, report, quiet: bool, objective) -> Fit:
     steps, result = protocol.steps(len(train)), Fit()
     check_at = {round(step) for step in np.linspace(0, steps, min(protocol.checks, steps) + 1)[1:]}
     batch_size = min(protocol.batch_size, len(train))
-    take_step = _stepper(adapted, train, protocol, steps, batch_size)
+    take_step = _stepper(adapted, train, protocol, objective, steps, batch_size)
     losses, seconds, best_score, best_state = [], [], (-math.inf, -math.inf), None
     adapted.train()
     for step in tqdm(range(steps), desc='training', unit=' steps', disable=quiet, mininterval=1):
@@ -158,11 +158,15 @@ def fit(
         seconds.append(time.perf_counter() - started)
         if step + 1 not in check_at:
             continue
-        probabilities = predict(adapted, validation)
+        probabilities = predict(adapted, validation, objective)
         adapted.train()
-        row = _check(result, probabilities, validation, losses, step + 1, (step + 1) * batch_size / len(train))
-        losses = []
-        score = (row[f'validation_{protocol.selection}'], -row['validation_loss'])
+        scores = objective.evaluate(validation.labels, probabilities)
+        row = {'step': step + 1, 'epoch': round((step + 1) * batch_size / len(train), 3)}
+        row |= {'train_loss': float(np.mean(losses))}
+        row |= {f'validation_{name}': scores[name] for name in objective.shown}
+        result.curve.append(row)
+        losses, selecting = [], scores[objective.selection]
+        score = (-math.inf if math.isnan(selecting) else selecting, -scores['loss'])
         if score > best_score:
             best_score, best_state = score, _snapshot(adapted)
             result.best, result.validation = len(result.curve) - 1, probabilities
@@ -175,17 +179,19 @@ def fit(
     return result
 
 
-def _stepper(adapted, train: Batches, protocol: Protocol, steps: int, batch_size: int) -> Callable[[int], float]:
+def _stepper(
+    adapted, train: Batches, protocol: Protocol, objective: Objective, steps: int, batch_size: int
+) -> Callable[[int], float]:
     """A function that takes one optimizer step and gives its loss."""
-    optimizer = _optimizer(adapted, protocol)
+    optimizer = protocol.optimizer(adapted)
     stream = train.shuffled(batch_size, torch.Generator().manual_seed(protocol.seed))
-    weights = _weights(train.labels, train.classes).to(train.device) if protocol.class_weighting else None
+    criterion = objective.criterion(train.labels, train.classes, protocol.class_weighting, train.device)
 
     def take_step(step: int) -> float:
         for group in optimizer.param_groups:
-            group['lr'] = protocol.rate(step, steps)
+            group['lr'] = protocol.rate(step, steps) * group.get('scale', 1.0)
         x, labels = next(stream)
-        loss = F.cross_entropy(train.logits(adapted, x).float(), labels, weight=weights)
+        loss = criterion(train.logits(adapted, x).float(), labels)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -196,14 +202,3 @@ def _stepper(adapted, train: Batches, protocol: Protocol, steps: int, batch_size
         return value
 
     return take_step
-
-
-def _check(
-    result: Fit, probabilities: np.ndarray, validation: Batches, losses: list[float], step: int, epoch: float
-) -> dict:
-    """Score the validation split and add a row to the curve."""
-    scores = evaluate(validation.labels, probabilities)
-    row = {'step': step, 'epoch': round(epoch, 3), 'train_loss': float(np.mean(losses))}
-    row |= {f'validation_{name}': scores[name] for name in ('loss', 'f1_macro', 'f1_weighted', 'accuracy', 'auroc')}
-    result.curve.append(row)
-    return row

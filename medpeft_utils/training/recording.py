@@ -22,7 +22,7 @@ def predictions_table(run: Classification) -> pd.DataFrame:
     for split, probabilities in run.probabilities.items():
         rows = run.rows(split)
         table = pd.DataFrame({'split': split, 'row': rows, 'group': run.data.groups[rows]})
-        table['label'] = [run.data.classes[k] for k in run.data.labels[rows]]
+        table = table.assign(**run.objective.truth(run.data.labels[rows], run.data.classes))
         for k, name in enumerate(run.data.classes):
             table[f'p_{name}'] = probabilities[:, k]
         parts.append(table)

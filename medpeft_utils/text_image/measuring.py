@@ -1,0 +1,116 @@
+"""What is measured on the images of a finished training: several sampling seeds, the untuned pipeline, and controls.
+
+The numbers themselves come from `text_image.evaluation`; here is what is sampled and compared.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from medpeft_utils.methods.adapted import seeded
+from medpeft_utils.study.code import Code
+from medpeft_utils.study.shared import once
+from medpeft_utils.text_image.adaptation import TextToImage
+
+CHECK_SEED = 1_000_003
+
+
+def samples(run: TextToImage, judge, rows: np.ndarray, unet: nn.Module, seeds: int) -> list[dict]:
+    """What the judge says of the images of a U-Net, a dict for each sampling seed.
+
+    Args:
+        run: trained.
+        judge: of `evaluation.judge`.
+        rows: test rows; image i is made from the text of row i.
+        unet: tuned and merged (`run.sampler()`), or `run.base`.
+        seeds: how many sampling seeds, from 0 on.
+    """
+    prompts, train = [run.data.texts[row] for row in rows], run.rows('train')
+    found = []
+    for seed in range(seeds):
+        images = run.generate(prompts, seed=seed, unet=unet)
+        found.append({'seed': seed} | judge.evaluate(images, rows, train))
+    return found
+
+
+def _key(run: TextToImage, rows: np.ndarray, seeds: int) -> str:
+    s = run.settings
+    how = [run.pipeline.hash, run.data.split_hash, run.image_size, s.guidance_scale, s.sampling_steps, seeds]
+    code = Code.now().version(asdict(s), [__name__, 'medpeft_utils.text_image.evaluation'])
+    parts = [repr([*how, code]).encode(), rows.tobytes(), run.rows('train').tobytes()]
+    return hashlib.sha256(b'\0'.join(parts)).hexdigest()[:16]
+
+
+def base_samples(run: TextToImage, judge, rows: np.ndarray, seeds: int, folder: Path) -> list[dict]:
+    """`samples` of the untuned pipeline: the same for every method, so done once for a study and kept in `folder`."""
+    path = Path(folder) / f'untuned-{_key(run, rows, seeds)}.json'
+    return once(path, lambda: {'samples': samples(run, judge, rows, run.base, seeds)})['samples']
+
+
+def checks(run: TextToImage) -> dict[str, float]:
+    """Whether adapters are trained and applied, on one batch of validation pairs.
+
+    Returns:
+        gradient_norm: of what is trained, of the loss; 0 where nothing can learn.
+        output_change: largest difference of the tuned U-Net's prediction from the untuned one's; 0 where what was
+            trained is not applied.
+        merged_difference: largest difference of the merged U-Net's prediction from the tuned one's.
+    """
+    pairs, adapted, denoising = run.pairs('validation'), run.adapted, run.denoising
+    latents, texts = pairs.fetch(np.arange(min(8, len(pairs))))
+    generator = torch.Generator().manual_seed(CHECK_SEED)
+    noise = torch.randn(latents.shape, generator=generator).to(run.device)
+    times = torch.randint(0, run.pipeline.noising.config.num_train_timesteps, (len(latents),), generator=generator)
+    times = times.to(run.device)
+    adapted.eval()
+    denoising.loss(adapted.model, latents, texts, noise, times).mean().backward()
+    parameters = list(adapted.trainable().values())
+    gradient = torch.stack([p.grad.norm() for p in parameters if p.grad is not None]).norm().item()
+    adapted.model.zero_grad()
+    with torch.no_grad():
+        outputs = [unet(noise, times, texts).sample for unet in (adapted.model, run.base.eval(), run.sampler())]
+    changes = [(output - outputs[0]).abs().max().item() for output in outputs]
+    return {'gradient_norm': gradient, 'output_change': changes[1], 'merged_difference': changes[2]}
+
+
+def untrained(run: TextToImage) -> nn.Module:
+    """A U-Net with LoRA of which both factors are random: what comes of adapters that were never trained.
+
+    As with peft's `init_lora_weights=False`: the second factor is drawn like the first, where a proper one is zero and
+    changes nothing.
+    """
+    adapted = run._apply(run._load().unet, run.settings.seed)
+    with seeded(run.settings.seed), torch.no_grad():
+        for name, parameter in adapted.trainable().items():
+            if '.lora_B.' in name:
+                nn.init.kaiming_uniform_(parameter, a=5**0.5)
+    return adapted.merge().eval()
+
+
+def controls(run: TextToImage, judge, rows: np.ndarray, seeds: int, base: Sequence[dict]) -> dict[str, list[dict]]:
+    """LoRA's two ways to fail, sampled: adapters never trained, and trained ones not applied (the untuned pipeline)."""
+    return {'untrained': samples(run, judge, rows, untrained(run), seeds), 'not_applied': list(base)}
+
+
+def summary(metrics: dict) -> pd.DataFrame:
+    """The main numbers of tuned, untuned and real images side by side, means over the sampling seeds; for showing."""
+    given = {'tuned': metrics['samples'], 'untuned': metrics['base']}
+    if 'controls' in metrics:
+        given['untrained LoRA'] = metrics['controls']['untrained']
+    given['real'] = [metrics['real'] | {'fid': metrics['real']['floor']['fid']}]  # between two halves
+    columns = {name: pd.DataFrame(map(_main, found)).mean() for name, found in given.items()}
+    return pd.DataFrame(columns).round(3)
+
+
+def _main(measured: dict) -> dict[str, float]:
+    shown = {key: measured.get(key, np.nan) for key in ('fid', 'kid', 'similarity', 'nearest', 'copies')}
+    agreement = (measured.get('agreement') or {}).get('auroc')
+    return shown | {'agreement, AUROC': np.nan if agreement is None else agreement}

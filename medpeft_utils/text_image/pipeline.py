@@ -1,0 +1,347 @@
+"""Text-to-image pipelines: tokenizer, text encoder, VAE, U-Net and noise scheduler, loaded by name or from a folder.
+
+    pipe = pipeline.load('stable_diffusion_mini')
+    images = sampling.sample(pipe, pipe.unet, ['a photo of a goldfish'])
+
+`stable_diffusion_mini` is shipped; `stable_diffusion_v1_5` lies in the local hub cache, where `medpeft pipelines fetch`
+puts it; any other is a folder in the layout of diffusers. Weights are read from safetensors only. No download here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from medpeft_utils.errors import BadInput, DoesNotFit, UnknownName
+from medpeft_utils.text_image import mini
+
+if TYPE_CHECKING:
+    import torch
+
+log = logging.getLogger(__name__)
+WEIGHTS_FOLDER = Path(__file__).parent / 'weights'
+# The checksums in it make the shipped weights a part of a run's identity.
+CARD = Path(__file__).with_name('stable_diffusion_mini.json')
+INDEX = 'model_index.json'
+# component: its weights file, None where it has none
+COMPONENTS = {
+    'tokenizer': None,
+    'text_encoder': 'model.safetensors',
+    'vae': 'diffusion_pytorch_model.safetensors',
+    'unet': 'diffusion_pytorch_model.safetensors',
+    'scheduler': None,
+}
+PICKLES = '.bin', '.pt', '.pth', '.ckpt'
+PREDICTIONS = 'epsilon', 'v_prediction'
+
+
+@dataclass(frozen=True)
+class Known:
+    """A pipeline that has a name.
+
+    Args:
+        label: its name in tables and figures.
+        role: what of the paper it stands for.
+        image_size: side in pixels that it was trained at.
+        repository: on the hub; '' for the shipped one.
+        rate_factor: by how much a method's default learning rate is multiplied on it.
+    """
+
+    label: str
+    role: str
+    image_size: int
+    repository: str = ''
+    rate_factor: float = 1.0
+
+
+PIPELINES = {
+    mini.NAME: Known('Stable Diffusion (mini)', 'Stable Diffusion v1.5', mini.IMAGE_SIZE, rate_factor=10.0),
+    'stable_diffusion_v1_5': Known(
+        'Stable Diffusion v1.5', 'Stable Diffusion v1.5', 512, 'stable-diffusion-v1-5/stable-diffusion-v1-5'
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What a tokenizer cuts off: prompts cut, tokens lost of all of them, and the longest prompt in tokens."""
+
+    prompts: int
+    tokens: int
+    longest: int
+
+
+def is_pipeline(name: str) -> bool:
+    """Whether a backbone's name is that of a pipeline, or a folder that holds one."""
+    return name in PIPELINES or (Path(name).expanduser() / INDEX).is_file()
+
+
+def family_of(name: str) -> str:
+    """'unet'. Raises UnknownName for what is neither a known name nor a folder with a pipeline."""
+    if not is_pipeline(name):
+        raise UnknownName('pipeline', name, PIPELINES, f'or a folder with a {INDEX}')
+    return 'unet'
+
+
+def image_size_of(name: str) -> int:
+    """Side of the images that a pipeline was trained with, in pixels."""
+    family_of(name)
+    if name in PIPELINES:
+        return PIPELINES[name].image_size
+    folder = Path(name).expanduser()
+    unet, vae = (_config(folder, part) for part in ('unet', 'vae'))
+    return unet.get('sample_size', 64) * 2 ** (len(vae.get('block_out_channels', ())) - 1)
+
+
+def learning_rate_factor(name: str) -> float:
+    """By how much a method's default learning rate is multiplied; 1 for published pipelines."""
+    return PIPELINES[name].rate_factor if name in PIPELINES else 1.0
+
+
+@dataclass(eq=False)
+class Pipeline:
+    """The parts of a text-to-image pipeline, in evaluation mode and frozen but for the U-Net.
+
+    Args:
+        name: as it was asked for.
+        image_size: side in pixels that it was trained at.
+        tokenizer: texts to tokens.
+        text_encoder: [B, T] tokens to [B, T, D].
+        vae: [B, 3, S, S] in -1..1 to latents and back.
+        unet: [B, C, h, w] noisy latents, [B] timesteps, [B, T, D] texts to the predicted noise.
+        scheduler: the noise schedule, and how it is sampled.
+        source: where the weights come from, in words.
+    """
+
+    name: str
+    image_size: int
+    tokenizer: Any
+    text_encoder: torch.nn.Module
+    vae: torch.nn.Module
+    unet: torch.nn.Module
+    scheduler: Any
+    source: str
+    family: str = field(default='unet', init=False)
+
+    def __post_init__(self):
+        for module in (self.text_encoder, self.vae, self.unet):
+            module.eval().requires_grad_(False)
+        self.hash, self.encoder_hash = self._hashes()
+
+    def _hashes(self) -> tuple[str, str]:
+        """16 hex digits over everything, and over all but the U-Net, which makes latents and text embeddings."""
+        digest = hashlib.sha256(json.dumps(self.tokenizer.get_vocab(), sort_keys=True).encode())
+        digest.update(json.dumps([self.length, self.scaling, self.scheduler.config.prediction_type]).encode())
+        betas = getattr(self.scheduler, 'betas', None)
+        digest.update(betas.numpy().tobytes() if betas is not None else b'')
+        found = []
+        for part in ((self.text_encoder, self.vae), (self.unet,)):
+            for name, tensor in (item for module in part for item in sorted(module.state_dict().items())):
+                digest.update(name.encode())
+                digest.update(tensor.detach().cpu().contiguous().numpy().data)
+            found.append(digest.hexdigest()[:16])
+        return found[1], found[0]
+
+    @property
+    def label(self) -> str:
+        return PIPELINES[self.name].label if self.name in PIPELINES else Path(self.name).name
+
+    @property
+    def role(self) -> str:
+        """The pipeline of the paper that this one stands for, or its own name."""
+        return PIPELINES[self.name].role if self.name in PIPELINES else Path(self.name).name
+
+    @property
+    def length(self) -> int:
+        """Tokens of a text, beginning, end and padding among them."""
+        return min(self.tokenizer.model_max_length, self.text_encoder.config.max_position_embeddings)
+
+    @property
+    def scaling(self) -> float:
+        """What the VAE's latents are multiplied by, so that their standard deviation is about 1."""
+        return self.vae.config.scaling_factor
+
+    @property
+    def shrinking(self) -> int:
+        """Pixels of an image to a place of its latents, along a side."""
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.unet.parameters()).device
+
+    def to(self, device: torch.device) -> Pipeline:
+        """All parts on a device; itself."""
+        for module in (self.text_encoder, self.vae, self.unet):
+            module.to(device)
+        return self
+
+    @cached_property
+    def noising(self):
+        """The schedule by which noise is added in training (`DDPMScheduler` with the pipeline's betas)."""
+        from diffusers import DDPMScheduler
+
+        return DDPMScheduler.from_config(self.scheduler.config)
+
+    def tokens(self, texts: list[str]) -> torch.Tensor:
+        """[N, T] tokens, padded and cut to T."""
+        settings = {'padding': 'max_length', 'truncation': True, 'max_length': self.length, 'return_tensors': 'pt'}
+        return self.tokenizer(list(texts), **settings).input_ids
+
+    def cut(self, texts: list[str]) -> Cut:
+        """What the tokenizer cuts of these texts, with a warning where that is anything."""
+        counts = [len(ids) for ids in self.tokenizer(list(texts), truncation=False, verbose=False)['input_ids']]
+        lost = [count - self.length for count in counts if count > self.length]
+        found = Cut(len(lost), sum(lost), max(counts, default=0))
+        if lost:
+            log.warning(
+                '%s takes %d tokens: %d of %d prompts are cut and lose %d of %d tokens (the longest has %d)',
+                *(self.label, self.length, found.prompts, len(texts), found.tokens, sum(counts), found.longest),
+            )
+        return found
+
+    def encode_texts(self, texts: list[str]) -> torch.Tensor:
+        """[N, T, D] float32 embeddings on the pipeline's device."""
+        import torch
+
+        with torch.no_grad():
+            return self.text_encoder(self.tokens(texts).to(self.device))[0].float()
+
+    def encode_images(self, images: np.ndarray) -> torch.Tensor:
+        """[N, S, S, 3] uint8 to scaled latents [N, C, h, w] float32, the mean of the VAE's posterior."""
+        import torch
+
+        with torch.no_grad():
+            x = torch.from_numpy(np.array(images)).to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
+            return self.vae.encode(x.to(self.vae.dtype)).latent_dist.mean.float() * self.scaling
+
+    def decode(self, latents: torch.Tensor) -> np.ndarray:
+        """Scaled latents [N, C, h, w] to images [N, S, S, 3] uint8."""
+        import torch
+
+        with torch.no_grad():
+            x = self.vae.decode((latents / self.scaling).to(self.vae.dtype)).sample.float()
+        x = (x / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
+        return (x * 255).round().astype(np.uint8)
+
+
+def load(name: str, weights: str = 'pretrained', seed: int = 0) -> Pipeline:
+    """A pipeline with its weights, on the CPU in float32.
+
+    Args:
+        name: `stable_diffusion_mini`, `stable_diffusion_v1_5`, or a folder in diffusers' layout.
+        weights: 'pretrained', 'random' (a mini of random weights, for tests), or a folder in diffusers' layout.
+        seed: of random weights.
+    Raises:
+        UnknownName: no such pipeline.
+        BadInput: it is not at hand, a component or its weights are missing, or they are no safetensors.
+        DoesNotFit: a pipeline of another kind, without a U-Net for instance.
+    """
+    family_of(name)
+    if weights == 'random':
+        return _random(name, seed)
+    folder, source = _folder_of(name, weights)
+    check(folder)
+    return _read(name, folder, source)
+
+
+def _folder_of(name: str, weights: str) -> tuple[Path, str]:
+    """Where a pipeline lies, and in words where it comes from."""
+    if weights != 'pretrained':
+        return Path(weights).expanduser(), f'folder {Path(weights).name}'
+    if name not in PIPELINES:
+        return Path(name).expanduser(), f'folder {Path(name).name}'
+    if PIPELINES[name].repository:
+        from medpeft_utils.text_image.hub import cached
+
+        return cached(name, PIPELINES[name].repository), f'hub cache, {PIPELINES[name].repository}'
+    folder = WEIGHTS_FOLDER / name
+    if not folder.is_dir():
+        raise BadInput(f'{folder}: the shipped weights of {name!r} are missing; install the package again')
+    return folder, 'shipped weights'
+
+
+def check(folder: Path) -> None:
+    """Raise BadInput or DoesNotFit for the first thing that keeps a folder from being a usable pipeline."""
+    index = folder / INDEX
+    if not index.is_file():
+        raise BadInput(f'{folder}: no pipeline, since it has no {INDEX}; give a folder in the layout of diffusers')
+    parts = [name for name, value in json.loads(index.read_text()).items() if isinstance(value, list) and any(value)]
+    if 'unet' not in parts:
+        raise DoesNotFit(
+            f'{folder}: a pipeline without a U-Net (its parts: {", ".join(parts) or "none"}); the methods train a '
+            'U-Net, so give one of the kind of Stable Diffusion v1.5'
+        )
+    for name, file in COMPONENTS.items():
+        if name not in parts or not (folder / name).is_dir():
+            raise BadInput(f'{folder}: its {name} is missing; fetch the pipeline again')
+        if file and not (folder / name / file).is_file():
+            raise BadInput(f'{folder / name}: {_no_weights(folder / name, file)}')
+    kind = _config(folder, 'unet').get('_class_name')
+    if kind != 'UNet2DConditionModel':
+        raise DoesNotFit(f'{folder / "unet"}: is a {kind}; the methods train a UNet2DConditionModel')
+
+
+def _no_weights(folder: Path, wanted: str) -> str:
+    pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
+    if pickles:
+        return (
+            f'{pickles[0]} is a pickle, which can run code and is not opened; convert it to {wanted} where you trust it'
+        )
+    return f'no {wanted}; fetch the pipeline again'
+
+
+def _config(folder: Path, part: str) -> dict[str, Any]:
+    path = folder / part / 'config.json'
+    if not path.is_file():
+        raise BadInput(f'{path} is missing; fetch the pipeline again')
+    return json.loads(path.read_text())
+
+
+def _read(name: str, folder: Path, source: str) -> Pipeline:
+    import diffusers
+    import torch
+    from safetensors import SafetensorError
+    from transformers import AutoTokenizer, CLIPTextModel
+
+    safe = {'use_safetensors': True, 'local_files_only': True, 'torch_dtype': torch.float32}
+    try:
+        scheduler = json.loads((folder / 'scheduler' / 'scheduler_config.json').read_text())
+        parts = {
+            'tokenizer': AutoTokenizer.from_pretrained(folder / 'tokenizer', local_files_only=True),
+            'text_encoder': CLIPTextModel.from_pretrained(folder / 'text_encoder', **safe),
+            'vae': diffusers.AutoencoderKL.from_pretrained(folder / 'vae', **safe),
+            'unet': diffusers.UNet2DConditionModel.from_pretrained(folder / 'unet', **safe),
+            'scheduler': getattr(diffusers, scheduler['_class_name']).from_config(scheduler),
+        }
+    except (OSError, ValueError, KeyError, AttributeError, SafetensorError) as error:
+        raise BadInput(f'{folder}: cannot be read ({error}); fetch the pipeline again') from error
+    predicts = parts['scheduler'].config.prediction_type
+    if predicts not in PREDICTIONS:
+        raise DoesNotFit(f'{folder}: its U-Net predicts {predicts!r}; the training serves {", ".join(PREDICTIONS)}')
+    size = image_size_of(name if name in PIPELINES else str(folder))
+    return Pipeline(name, size, source=source, **parts)
+
+
+def _random(name: str, seed: int) -> Pipeline:
+    from medpeft_utils.methods.adapted import seeded
+    from medpeft_utils.text_image.pretraining.captions import learn_tokenizer
+
+    if name != mini.NAME:
+        raise BadInput(f'weights=random of {name!r}: only {mini.NAME!r} is built so; random weights generate nothing')
+    tokenizer = learn_tokenizer(['goldfish'])
+    with seeded(seed):
+        parts = {
+            'text_encoder': mini.build_text_encoder(len(tokenizer), tokenizer.eos_token_id),
+            'vae': mini.build_vae(),
+            'unet': mini.build_unet(),
+        }
+    source = f'random weights (seed {seed})'
+    return Pipeline(name, mini.IMAGE_SIZE, tokenizer, scheduler=mini.build_scheduler(), source=source, **parts)
