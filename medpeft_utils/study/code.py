@@ -19,7 +19,12 @@ import medpeft_utils
 # These run, show and measure a study; nothing in them changes what a run finds.
 NOT_DECIDING = {'study', 'report', 'bench', 'pretraining', 'cli', 'plots', 'errors', 'registry', 'commands'}
 # Folders of which a run takes the file that a parameter names; the other files are found by a registry, not imported.
-CHOICES = {'methods': 'method', 'data/sources': 'dataset', 'backbones/weights': 'backbone'}
+CHOICES = {
+    'methods': 'method',
+    'data/sources': 'dataset',
+    'text_image/sources': 'dataset',
+    'backbones/weights': 'backbone',
+}
 SYNTHETIC = 'data/synthetic', 'synthetic_'  # this folder decides for datasets whose name begins so
 
 
@@ -106,7 +111,7 @@ class Code:
             parameters: a run's; of the folders in `CHOICES` it takes the files that they name, all where None.
             imports: dotted names where the search begins, such as a notebook's imports; every module where None.
         """
-        chosen = tuple((parameters or {}).get(name) for name in CHOICES.values())
+        chosen = tuple(str((parameters or {}).get(name)) for name in dict.fromkeys(CHOICES.values()))
         key = chosen, None if imports is None else frozenset(imports)
         if key not in self._versions:
             digest = hashlib.sha256()

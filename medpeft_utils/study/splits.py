@@ -79,10 +79,11 @@ def _arguments(parameters: dict[str, Any], data_root: Path | None) -> tuple[str,
 def _split_of(dataset: str, folder: str, split_seed: int, backbone: str, size: int, pairs: int | None) -> str:
     if pairs is not None:
         from medpeft_utils.text_image import load_pairs, pipeline
+        from medpeft_utils.text_image.subsets import packed_pairs
 
         side = size or pipeline.image_size_of(backbone)
         given = {'folder': folder or None, 'image_size': side, 'split_seed': split_seed}
-        return load_pairs(dataset, train_pairs=pairs or None, **given).split_hash
+        return load_pairs(dataset, train_pairs=packed_pairs(dataset, pairs), **given).split_hash
     from medpeft_utils import backbones, data
     from medpeft_utils.training.classification import stored_size
 
