@@ -20,6 +20,7 @@ COMMANDS = {
     'report': ('medpeft_utils.study.commands:report', 'Render the figures and tables of a study.'),
     'params': ('medpeft_utils.cli:params', 'Count the trainable parameters of every method.'),
     'bench': ('medpeft_utils.bench.commands:bench', 'Measure how fast this machine trains, starts and loads.'),
+    'book': ('medpeft_utils.learn.commands:book', 'Run the learning notebooks and build their pages.'),
     'data': ('medpeft_utils.data.commands:data', 'List, prepare and check datasets.'),
     'pairs': ('medpeft_utils.text_image.commands:pairs', 'List, prepare and check image-text pairs.'),
     'generate': ('medpeft_utils.text_image.generate_commands:generate', 'Draw images from prompts by a saved adapter.'),

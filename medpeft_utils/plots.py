@@ -81,7 +81,7 @@ def trainable_by_part(adapted) -> Figure:
     trainable = set(adapted.trainable())
     counts: dict[str, list[int]] = {}
     for name, parameter in adapted.model.named_parameters():
-        part = _part_of(name)
+        part = part_of(name)
         counts.setdefault(part, [0, 0])[0 if name in trainable else 1] += parameter.numel()
     names, values = list(counts), np.array(list(counts.values()))
     figure, axis = plt.subplots(figsize=(max(5, 0.32 * len(names) + 1.5), 2.9))
@@ -103,7 +103,7 @@ def trainable_by_part(adapted) -> Figure:
     return _finish(figure)
 
 
-def _part_of(name: str) -> str:
+def part_of(name: str) -> str:
     """The part of the network that a parameter belongs to: 'block 3', 'layer2', 'head', ..."""
     pieces = name.removeprefix('base_model.model.').split('.')
     if pieces[0] == 'blocks':
