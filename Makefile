@@ -2,6 +2,7 @@
 #
 #   PYTHON=python3.12   the Python that makes .venv (3.11 or newer)
 #   JOBS=4              runs at a time (the number of cores)
+#   WORKERS=4           tests at a time (the number of cores, at most eight)
 #   PROFILE=real        the study to run and report: the name of a grid in notebooks/grids (demo)
 #   TORCH_INDEX=URL     an index of PyTorch builds to take torch and torchvision from; without it they come from the
 #                       ordinary registry (on Linux with CUDA 13.0; runs on a CPU too, but takes some 3 GB more than
@@ -9,6 +10,7 @@
 
 PYTHON ?= python3
 JOBS ?= $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
+WORKERS = auto
 PROFILE = demo
 TORCH_INDEX ?=
 
@@ -24,7 +26,8 @@ INSTALLED := .venv/installed-$(call sum,pyproject.toml)
 
 help:  ## list these targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
-	@echo 'settings, as in make reproduce JOBS=4: PYTHON=$(PYTHON) JOBS=$(JOBS) PROFILE=$(PROFILE) TORCH_INDEX=$(TORCH_INDEX)'
+	@echo 'settings, as in make reproduce JOBS=4: PYTHON=$(PYTHON) JOBS=$(JOBS) WORKERS=$(WORKERS) PROFILE=$(PROFILE)' \
+	    'TORCH_INDEX=$(TORCH_INDEX)'
 
 setup: $(INSTALLED)  ## make .venv with the versions of requirements.lock
 
@@ -48,7 +51,7 @@ report: setup  ## draw the figures and tables of what is done into figures/PROFI
 	$(BIN)/medpeft report $(PROFILE)
 
 test: setup lint  ## set up, lint and run the tests
-	$(BIN)/python -m pytest --timeout 600
+	$(BIN)/python -m pytest --timeout 600 --numprocesses $(WORKERS) --dist worksteal
 
 lint: setup  ## check style and layout of code and notebooks
 	$(BIN)/ruff check .

@@ -1,4 +1,8 @@
-"""What every test shares: one thread, no display, no network, and a cache of its own."""
+"""What every test shares: one thread, no display, no network, and a cache of its own.
+
+Tests may run side by side (`make test`, pytest-xdist): each worker has folders of its own, and one thread, so that as
+many workers as cores do not get into each other's way. No test may depend on how fast the machine is.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from medpeft_utils.study.processes import cores
+
 ROOT = Path(__file__).resolve().parents[1]
+MOST_WORKERS = 8  # each imports torch, some 0.5 GB
 
 # Before anything imports torch or matplotlib; kernels and other processes that tests start inherit it.
 for variable in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'OPENBLAS_NUM_THREADS'):
@@ -17,6 +24,12 @@ os.environ['MPLBACKEND'] = 'Agg'
 os.environ['HF_HUB_OFFLINE'] = '1'
 os.environ['PYTHONPATH'] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')]))
 os.environ.pop('MEDPEFT_HOME', None)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """How many workers `--numprocesses auto` starts: the cores that this process may use, not those of the machine."""
+    return min(cores(), MOST_WORKERS)
 
 
 @pytest.fixture(scope='session', autouse=True)

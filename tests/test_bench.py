@@ -18,7 +18,7 @@ from medpeft_utils.bench.commands import bench as command
 from medpeft_utils.bench.plain import PLAIN, has_plain, plain_model
 from medpeft_utils.bench.rounds import Broken, Timed, alternate, ratio
 from medpeft_utils.bench.scale import PARTS, scale_for
-from medpeft_utils.methods import ssf
+from medpeft_utils.methods import lora, ssf
 from medpeft_utils.training import augment as aug
 from medpeft_utils.training.precision import Precision, candidates, choose
 
@@ -216,6 +216,47 @@ def test_ssf_has_the_right_gradients_at_a_scale_of_zero_too(smallest: float):
     (base(x) * scale + shift).square().sum().backward()
     torch.testing.assert_close(layer.scale.grad, scale.grad)
     torch.testing.assert_close(layer.shift.grad, shift.grad)
+
+
+def test_lora_folded_into_a_product_has_the_gradients_of_its_equation():
+    """Hu et al. 2022, Eq. 3."""
+    generator = torch.Generator().manual_seed(0)
+    x, weight, bias, a, b = (
+        torch.randn(shape, generator=generator, dtype=torch.double)
+        for shape in [(2, 3, 5), (4, 5), (4,), (2, 5), (4, 2)]
+    )
+    for tensor in (x, a, b):
+        tensor.requires_grad_()
+    want = F.linear(x, weight, bias) + 0.5 * x @ a.T @ b.T
+    torch.testing.assert_close(lora.FoldedUpdate.apply(x, weight, bias, a, b, 0.5), want)
+    assert torch.autograd.gradcheck(lora.FoldedUpdate.apply, (x, weight, bias, a, b, 0.5))
+
+
+@pytest.mark.parametrize(
+    ('folds', 'config', 'tokens', 'autocast'),
+    [
+        (True, {}, 64, False),
+        (False, {}, 2, False),  # the weights are larger than the features
+        (False, {'dropout': 0.5}, 64, False),
+        (False, {}, 64, True),  # half precision would round the update away
+    ],
+)
+def test_lora_is_folded_where_that_is_exact_and_sooner(folds, config, tokens, autocast):
+    model = nn.Sequential(nn.Linear(8, 12)).requires_grad_(False)
+    lora.inject(model, ['0'], lora.LoRAConfig(rank=2, **config))
+    nn.init.normal_(model[0].lora_B['default'].weight)
+    x = torch.randn(1, tokens, 8, requires_grad=True)
+    with torch.autocast('cpu', torch.bfloat16, enabled=autocast):
+        assert lora._folds(model[0], x) == folds
+        torch.manual_seed(0)
+        ours = model(x)
+        torch.manual_seed(0)
+        theirs = super(type(model[0]), model[0]).forward(x)  # peft's
+    wanted = [x, *(parameter for parameter in model.parameters() if parameter.requires_grad)]
+    for mine, its in zip(*(torch.autograd.grad(y.square().sum(), wanted) for y in (ours, theirs)), strict=True):
+        torch.testing.assert_close(mine, its, rtol=1e-4, atol=1e-4)
+    with torch.no_grad():
+        torch.testing.assert_close(model.eval()(x), super(type(model[0]), model[0]).forward(x), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize('rotate', [0.0, 180.0])

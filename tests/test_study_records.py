@@ -8,8 +8,8 @@ import stat
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -189,18 +189,20 @@ def test_the_claim_of_a_process_that_is_gone_is_taken_over(tmp_path):
     assert claims.Claims().take(tmp_path / 'run').number == 2
 
 
-def test_an_owner_elsewhere_is_gone_when_its_beat_stands_still(tmp_path):
+def test_an_owner_elsewhere_is_gone_when_its_beat_stands_still(tmp_path, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(claims, 'time', SimpleNamespace(monotonic=lambda: now[0]))
     owner = claims.Claims().take(tmp_path / 'run')
     owner.holder['space'] = 'another machine'
     owner.beat(force=True)
-    other = claims.Claims(gone_after=0.3)
+    other = claims.Claims(gone_after=60.0)
     assert other.take(tmp_path / 'run') is None
-    time.sleep(0.2)
+    now[0] += 40
     owner.beat(force=True)
     assert other.take(tmp_path / 'run') is None
-    time.sleep(0.2)
+    now[0] += 40
     assert other.take(tmp_path / 'run') is None, 'it has beaten meanwhile'
-    time.sleep(0.4)
+    now[0] += 61
     taken = other.take(tmp_path / 'run')
     assert taken.number == 2 and not owner.beat(force=True), 'the former owner notices'
     owner.release(settled=False)

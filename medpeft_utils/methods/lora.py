@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 from medpeft_utils.methods.base import (
     PEFT_RATE,
@@ -18,6 +22,7 @@ from medpeft_utils.methods.base import (
 )
 from medpeft_utils.methods.unet import attention_linears
 
+ADAPTER = 'default'  # peft's name for the only adapter that a layer has here
 FINAL_NORMS = 'norm.', 'fc_norm.', 'conv_norm_out.'  # of timm's ViTs and of diffusers' U-Nets
 
 
@@ -87,6 +92,71 @@ class SplitQKV(nn.Module):
         return qkv
 
 
+class FoldedUpdate(torch.autograd.Function):
+    """W0 x + b + s B A x by the one product (W0 + s B A) x + b, for frozen W0 and b.
+
+    Differentiating the folded weights would cost a product as large as full fine-tuning's. Instead, with g the result's
+    gradient, that of B is s g^T (A x) and that of A is s (g B)^T x, as they are without folding: thin products.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        a: torch.Tensor,
+        b: torch.Tensor,
+        scaling: float,
+    ) -> torch.Tensor:
+        """[..., I] to [..., O]; weight [O, I], bias [O], a [r, I], b [O, r]."""
+        folded = torch.addmm(weight, b, a, alpha=scaling)  # [O, I], small beside the features
+        ctx.save_for_backward(x, folded, a, b)
+        ctx.scaling = scaling
+        return F.linear(x, folded, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """The gradients of x, a and b."""
+        x, folded, a, b = ctx.saved_tensors
+        rows, g = x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])  # [N, I], [N, O]
+        of_x = (g @ folded).view_as(x) if ctx.needs_input_grad[0] else None
+        of_a = (g @ (b * ctx.scaling)).T @ rows
+        of_b = g.T @ (rows @ (a * ctx.scaling).T)
+        return of_x, None, None, of_a, of_b, None
+
+
+@cache
+def folded_linear() -> type[nn.Module]:
+    """peft's layer with the update folded into the weights at every call (`FoldedUpdate`), where that is sooner.
+
+    A function, so that peft is imported by who uses LoRA only.
+    """
+    from peft.tuners.lora import Linear
+
+    class FoldedLinear(Linear):
+        def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+            """[..., I] to [..., O]."""
+            if args or kwargs or not _folds(self, x):
+                return super().forward(x, *args, **kwargs)
+            a, b, base = self.lora_A[ADAPTER].weight, self.lora_B[ADAPTER].weight, self.base_layer
+            return FoldedUpdate.apply(x, base.weight, base.bias, a, b, self.scaling[ADAPTER])
+
+    return FoldedLinear
+
+
+def _folds(layer: Any, x: torch.Tensor) -> bool:
+    """Whether folding is exact and sooner: not in half precision, on a GPU, with dropout, or for few tokens."""
+    base, dropout = layer.base_layer, layer.lora_dropout[ADAPTER]
+    if x.device.type != 'cpu' or x.dtype != base.weight.dtype or torch.is_autocast_enabled('cpu'):
+        return False
+    trained = any(parameter.requires_grad for parameter in base.parameters())
+    dropped = isinstance(dropout, nn.Dropout) and dropout.training
+    few = x.numel() < base.weight.numel()
+    return not (layer.merged or layer.disable_adapters or trained or dropped or few)
+
+
 @register
 class LoRA(Method):
     """W0 + alpha / r * B A in every block's attention (Hu et al. 2022, arXiv:2106.09685; Dutt et al. 2024, Eq. 1).
@@ -95,8 +165,8 @@ class LoRA(Method):
     default there, rank 4 on q, k, v and the output.
 
     A starts at Kaiming uniform, B at zero (peft's defaults and those of Hu et al.'s code). `inference_mode` stays off:
-    with it peft freezes the adapters. The forward of peft makes two passes over [B, N, 3 D] that a fused one would
-    not; on a CPU they cost 2 to 5 % of a training step.
+    with it peft freezes the adapters. On a CPU in float32 the forward of peft is replaced by one with the update folded
+    into the weights (`FoldedUpdate`): the same but for rounding, without the passes over [B, N, 3 D] of the other.
     """
 
     key = 'lora'
@@ -152,13 +222,15 @@ def inject(model: nn.Module, targets: list[str], config: LoRAConfig) -> list[str
     """
     from peft import LoraConfig as PeftConfig
     from peft import inject_adapter_in_model
-    from peft.tuners.lora import LoraLayer
+    from peft.tuners.lora import Linear, LoraLayer
 
     settings = PeftConfig(
         r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules=targets, bias='none'
     )
     inject_adapter_in_model(settings, model)
     for _, layer in modules_of_type(model, LoraLayer):
+        if type(layer) is Linear:
+            layer.__class__ = folded_linear()  # the same layer, with another forward
         # Under autocast peft would take half-precision features to float32, and autocast back again.
-        layer.cast_input_dtype_enabled = layer.get_base_layer().weight.dtype != layer.lora_A['default'].weight.dtype
+        layer.cast_input_dtype_enabled = layer.get_base_layer().weight.dtype != layer.lora_A[ADAPTER].weight.dtype
     return [name for name, _ in model.named_parameters() if '.lora_A.' in name or '.lora_B.' in name]
