@@ -17,14 +17,16 @@ PALETTE = sns.color_palette('colorblind')
 INK, MUTED = '#222222', '#8a8a8a'
 
 
-def _finish(figure: Figure, synthetic: bool = False) -> Figure:
+def finish(figure: Figure, synthetic: bool = False) -> Figure:
+    """A figure that a cell may return; where its images are synthetic, it says so."""
     if synthetic:
         figure.text(0.995, 0.005, 'synthetic images', ha='right', va='bottom', fontsize=8, color=MUTED, style='italic')
     plt.close(figure)  # the notebook shows what a cell returns; an open figure would be shown twice
     return figure
 
 
-def _shorten(name: str, length: int = 20) -> str:
+def shorten(name: str, length: int = 20) -> str:
+    """A name cut to so many characters, the last of them an ellipsis."""
     return name if len(name) <= length else name[: length - 1] + '…'
 
 
@@ -41,13 +43,13 @@ def preview(data, per_class: int = 6, seed: int = 0) -> Figure:
             sheet[k * side : (k + 1) * side - gap, j * side : (j + 1) * side - gap] = data.images[row]
     figure, axis = plt.subplots(figsize=(1.1 * per_class + 1.6, 1.1 * len(classes) + 0.15))
     axis.imshow(sheet)
-    labels = [f'{_shorten(name)}\nn={count:,}' for name, count in zip(classes, counts, strict=True)]
+    labels = [f'{shorten(name)}\nn={count:,}' for name, count in zip(classes, counts, strict=True)]
     axis.set_yticks([(k + 0.5) * side for k in range(len(classes))], labels, fontsize=9)
     axis.set_xticks([])
     axis.tick_params(length=0)
     sns.despine(figure, left=True, bottom=True)
     figure.tight_layout()
-    return _finish(figure, data.synthetic)
+    return finish(figure, data.synthetic)
 
 
 def class_counts(data, used_rows: np.ndarray) -> Figure:
@@ -69,11 +71,11 @@ def class_counts(data, used_rows: np.ndarray) -> Figure:
         axis.plot([count, count], [k - 0.4, k - 0.13], color=INK, lw=2, label='used by this run' if k == 0 else None)
     axis.set_xscale('symlog', linthresh=10)
     axis.set(xlabel='images (log scale)', ylabel='')
-    axis.set_yticks(range(len(classes)), [_shorten(name, 32) for name in classes])
+    axis.set_yticks(range(len(classes)), [shorten(name, 32) for name in classes])
     axis.legend(frameon=False, fontsize=8, loc='upper left', bbox_to_anchor=(1, 1))
     sns.despine(figure)
     figure.tight_layout()
-    return _finish(figure, data.synthetic)
+    return finish(figure, data.synthetic)
 
 
 def trainable_by_part(adapted) -> Figure:
@@ -100,7 +102,7 @@ def trainable_by_part(adapted) -> Figure:
     axis.legend(frameon=False, fontsize=8, loc='upper left', bbox_to_anchor=(1, 1))
     sns.despine(figure)
     figure.tight_layout()
-    return _finish(figure)
+    return finish(figure)
 
 
 def part_of(name: str) -> str:
@@ -135,7 +137,7 @@ def curve(rows: Sequence[dict], best: int | None = None, title: str = '', synthe
     figure.suptitle(title, fontsize=10)
     sns.despine(figure)
     figure.tight_layout()
-    return _finish(figure, synthetic)
+    return finish(figure, synthetic)
 
 
 def confusion(labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[str], synthetic: bool = False) -> Figure:
@@ -146,7 +148,7 @@ def confusion(labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[s
     shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
     side = 0.62 * len(classes) + 2.4
     figure, axis = plt.subplots(figsize=(side + 0.8, side))
-    names = [_shorten(name) for name in classes]
+    names = [shorten(name) for name in classes]
     sns.heatmap(
         shares,
         annot=counts,
@@ -166,7 +168,7 @@ def confusion(labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[s
     for tick in axis.get_xticklabels():
         tick.set_ha('right')
     figure.tight_layout()
-    return _finish(figure, synthetic)
+    return finish(figure, synthetic)
 
 
 class LiveCurve:
@@ -196,10 +198,10 @@ def natural_images(source, shown: int = 24, seed: int = 0) -> Figure:
     figure, axes = plt.subplots(3, shown // 3, figsize=(shown // 3 * 1.25, 4.3))
     for axis, row in zip(axes.flat, rows, strict=True):
         axis.imshow(source.images[row])
-        axis.set_title(_shorten(source.captions[source.labels[row]].split(',')[0], 16), fontsize=7)
+        axis.set_title(shorten(source.captions[source.labels[row]].split(',')[0], 16), fontsize=7)
         axis.set_axis_off()
     figure.tight_layout()
-    return _finish(figure)
+    return finish(figure)
 
 
 def pretraining_curve(rows: Sequence[dict], score_name: str, title: str = '') -> Figure:
@@ -214,7 +216,7 @@ def pretraining_curve(rows: Sequence[dict], score_name: str, title: str = '') ->
     figure.suptitle(title, fontsize=10)
     sns.despine(figure)
     figure.tight_layout()
-    return _finish(figure)
+    return finish(figure)
 
 
 def _indicators(data) -> np.ndarray:
@@ -237,14 +239,14 @@ def finding_examples(data, per_finding: int = 2, seed: int = 0) -> Figure:
         chosen = generator.choice(found, min(per_finding, len(found)), replace=False)
         sheet = [np.pad(data.images[row], ((0, 0), (0, 2), (0, 0)), constant_values=255) for row in chosen]
         axis.imshow(np.concatenate(sheet, axis=1))
-        axis.set_title(f'{_shorten(name)}, n={len(found):,}', fontsize=8)
+        axis.set_title(f'{shorten(name)}, n={len(found):,}', fontsize=8)
     figure.tight_layout()
-    return _finish(figure, data.synthetic)
+    return finish(figure, data.synthetic)
 
 
 def finding_counts(data, used_rows: np.ndarray) -> Figure:
     """Images with each finding in the three splits, and how many of the training images this run uses."""
-    shown, names = _indicators(data), [_shorten(name, 32) for name in data.classes]
+    shown, names = _indicators(data), [shorten(name, 32) for name in data.classes]
     figure, axis = plt.subplots(figsize=(7, 0.4 * len(names) + 1.2))
     for place, split in enumerate(('train', 'validation', 'test')):
         rows = data.rows(split)
@@ -260,7 +262,7 @@ def finding_counts(data, used_rows: np.ndarray) -> Figure:
     axis.legend(title='split (images)', frameon=False, fontsize=8, loc='upper left', bbox_to_anchor=(1, 1))
     sns.despine(figure)
     figure.tight_layout()
-    return _finish(figure, data.synthetic)
+    return finish(figure, data.synthetic)
 
 
 def auroc_curve(rows: Sequence[dict], best: int | None = None, title: str = '', synthetic: bool = False) -> Figure:
@@ -281,7 +283,7 @@ def auroc_curve(rows: Sequence[dict], best: int | None = None, title: str = '', 
     figure.suptitle(title, fontsize=10)
     sns.despine(figure)
     figure.tight_layout()
-    return _finish(figure, synthetic)
+    return finish(figure, synthetic)
 
 
 def auroc_by_finding(per_class: dict[str, dict], title: str = '', synthetic: bool = False) -> Figure:
@@ -299,11 +301,11 @@ def auroc_by_finding(per_class: dict[str, dict], title: str = '', synthetic: boo
         axis.plot(row['auroc'], place, 'o', color=PALETTE[0])
     axis.axvline(0.5, color=MUTED, lw=0.8, ls=':')
     counts = [int(count) for count in table['support']]
-    names = [f'{_shorten(name, 28)} ({count:,})' for name, count in zip(table.index, counts, strict=True)]
+    names = [f'{shorten(name, 28)} ({count:,})' for name, count in zip(table.index, counts, strict=True)]
     axis.set_yticks(range(len(table)), names)
     axis.set_ylim(-0.6, len(table) - 0.4)
     axis.set(xlabel='test AUROC; bar: 95 %, DeLong; in brackets: images with the finding')
     axis.set_title(title, fontsize=10)
     sns.despine(figure)
     figure.tight_layout()
-    return _finish(figure, synthetic)
+    return finish(figure, synthetic)

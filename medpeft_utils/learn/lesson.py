@@ -116,6 +116,29 @@ class Lesson:
         scores = {'trained': self.adapted.count(), 'f1_macro': best['validation_f1_macro']}
         return scores | {'loss': best['validation_loss'], 'seconds': self.seconds}
 
+    def memory_mb(self) -> float:
+        """What a training step of 32 images holds, in MB: values kept for the backward pass, gradients, AdamW's state.
+
+        The weights themselves, which every method has, are left out. Counted, not measured: the same on all machines.
+        """
+        import torch
+        from torch.nn import functional as F
+
+        kept = {}
+
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
+            storage = tensor.untyped_storage()
+            kept[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        self.adapted.train()
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            loss = F.cross_entropy(self.model(self.images(BATCH)), torch.zeros(BATCH, dtype=torch.long))
+        for parameter in self.model.parameters():
+            kept.pop(parameter.untyped_storage().data_ptr(), None)
+        del loss
+        return (sum(kept.values()) + 3 * 4 * self.adapted.count(head=True)) / 2**20  # gradient and two moments
+
     def before_and_after(self, seed: int = 0) -> Figure:
         """A validation image of each class, and the probability of every class before training and after."""
         data, rows = self.run.data, self.run.rows('validation')
@@ -127,13 +150,13 @@ class Lesson:
             truth = data.labels[rows[row]]
             column[0].imshow(data.images[rows[row]])
             column[0].set_axis_off()
-            column[0].set_title(data.classes[truth][:22], fontsize=6)
+            column[0].set_title(plots.shorten(data.classes[truth], 22), fontsize=6)
             _bars(column[1], self._before[row], after[row], truth)
-        axes[1, 0].set_yticks(range(len(data.classes)), [name[:16] for name in data.classes], fontsize=5.5)
+        axes[1, 0].set_yticks(range(len(data.classes)), [plots.shorten(name) for name in data.classes], fontsize=5.5)
         handles = axes[1, 0].get_legend_handles_labels()
-        figure.legend(*handles, ncols=2, frameon=False, fontsize=7, loc='lower right')
+        figure.legend(*handles, ncols=2, frameon=False, fontsize=7, loc='lower left')
         figure.tight_layout(rect=(0, 0.05, 1, 1))
-        return plots._finish(figure, True)
+        return plots.finish(figure, True)
 
 
 def _bars(axis, before: np.ndarray, after: np.ndarray, truth: int) -> None:
@@ -178,7 +201,7 @@ def knob(table: pd.DataFrame, name: str) -> Figure:
     axes[0].text(0, 1.04, 'one seed, seconds of training', transform=axes[0].transAxes, fontsize=7, color=MUTED)
     sns.despine(figure)
     figure.tight_layout()
-    return plots._finish(figure, True)
+    return plots.finish(figure, True)
 
 
 def versions(names: Sequence[str] = ('torch', 'timm', 'peft', 'medpeft')) -> str:

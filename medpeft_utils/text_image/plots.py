@@ -11,7 +11,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from medpeft_utils.plots import INK, MUTED, PALETTE, _finish
+from medpeft_utils.plots import INK, MUTED, PALETTE, finish
 
 
 def sheet(
@@ -37,7 +37,7 @@ def sheet(
     for axis, title in zip(axes[0], titles, strict=False):
         axis.set_title(textwrap.fill(textwrap.shorten(title, 72, placeholder='…'), 24), fontsize=6)
     figure.subplots_adjust(0.9 / size[0], 0.1 / size[1], 0.995, 1 - height / size[1], wspace=0.04, hspace=0.04)
-    return _finish(figure, synthetic)
+    return finish(figure, synthetic)
 
 
 def preview(data, count: int = 6, seed: int = 0) -> Figure:
@@ -62,4 +62,4 @@ def loss_curve(rows: Sequence[dict], best: int | None = None, title: str = '', s
     figure.suptitle(title, fontsize=10)
     sns.despine(figure)
     figure.tight_layout()
-    return _finish(figure, synthetic)
+    return finish(figure, synthetic)
