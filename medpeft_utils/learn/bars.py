@@ -131,7 +131,7 @@ def method_map(family: str) -> Drawing:
     from medpeft_utils import methods
 
     layout, keys = LAYOUTS[family](), methods.names(family)
-    parts = [part for part in layout.parts if part.name]
+    parts = sorted((part for part in layout.parts if part.name), key=lambda part: part.name in ('head', 'fc'))
     height = 0.3 * len(keys)
     whole = height + (1.1 if len(parts) > TURNED else 0.7)
     figure = Figure(figsize=(9.2, whole))
