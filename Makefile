@@ -20,7 +20,7 @@ sum = $(shell { pwd; cat $(1); } | cksum | cut -d ' ' -f 1)
 LOCKED := .venv/locked-$(call sum,requirements.lock)
 INSTALLED := .venv/installed-$(call sum,pyproject.toml)
 
-.PHONY: help setup reproduce study report test lint clean
+.PHONY: help setup reproduce study report book test lint clean
 .DEFAULT_GOAL := help
 .NOTPARALLEL:  # a study is run before it is reported; JOBS says how many runs go on at a time
 
@@ -49,6 +49,9 @@ study: setup  ## run the study; what is done is not done again
 
 report: setup  ## draw the figures and tables of what is done into figures/PROFILE
 	$(BIN)/medpeft report $(PROFILE)
+
+book: setup  ## build HTML pages of the learning notebooks into build/book
+	$(BIN)/medpeft book html
 
 test: setup lint  ## set up, lint and run the tests
 	$(BIN)/python -m pytest --timeout 600 --numprocesses $(WORKERS) --dist worksteal
