@@ -138,6 +138,8 @@ def method_map(family: str) -> Drawing:
     axis = figure.add_axes((0.16, 0.05 / whole, 0.83, height / whole))
     for y, key in enumerate(keys):
         marks = read(layout, family, key)
+        for place, index in layout.after.items():
+            marks[layout.parts[index].name].inside = marks[layout.parts[index].name].inside or marks[place].inside
         for x, part in enumerate(parts):
             _cell(axis, x, y, marks[part.name])
         for place, (first, last) in layout.spans.items():

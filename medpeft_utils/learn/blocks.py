@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-SECOND_ROW, THIRD_ROW = -5.0, -8.6  # of the U-Net's drawing
+SECOND_ROW, THIRD_ROW = -5.1, -8.9  # of the U-Net's drawing
+SUM = 0.34  # width of the circle with a plus
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def _row(items: list[tuple[str, str]], x: float, y: float) -> list[Part]:
     """Parts from left to right, with even gaps."""
     parts, right = [], x
     for name, label in items:
-        width = (0.5 if len(label) < 2 else 0.3 + 0.135 * len(label)) if not name else 1.0
+        width = (SUM if len(label) < 2 else 0.3 + 0.135 * len(label)) if not name else 1.0
         parts.append(Part(name, label, right + width / 2, y, width))
         right += width + 0.27
     return parts
@@ -96,7 +97,7 @@ def vit() -> Layout:
         ('head', 'head'),
     ]
     parts = _row(items, 0.0, 0.0)
-    frame = (parts[2].x - 0.75, parts[11].x + 0.42, -1.0, 1.1, 'block, × 12')
+    frame = (parts[2].x - 0.7, parts[11].x + 0.31, -1.0, 1.1, 'block, × 12')
     skips = [(2, 6, -0.75), (7, 11, -0.75)]
     spans = {'blocks.0.mlp.adapter': (7, 11)}
     return Layout('ViT-Base', parts, _chain(0, len(parts)), skips, ['blocks.0'], [frame], spans)
@@ -125,7 +126,7 @@ def cnn() -> Layout:
         Part('layer1.0.downsample.0', 'conv 1×1', parts[5].x, -1.35),
         Part('layer1.0.downsample.1', 'BN', parts[8].x, -1.35),
     ]
-    frame = (parts[3].x - 0.75, parts[12].x + 0.6, -2.0, 1.1, 'bottleneck, × 16; the projection below in 4 of them')
+    frame = (parts[3].x - 0.7, parts[12].x + 0.6, -2.0, 1.1, 'bottleneck, × 16; the projection below in 4 of them')
     arrows = [*_chain(0, len(parts)), (14, 15)]
     return Layout('ResNet-50', parts + side, arrows, [(3, 11, -1.35)], ['layer1.0'], [frame], bottom=-2.2)
 
@@ -134,12 +135,12 @@ def _attention(prefix: str, x: float, y: float, context: str) -> list[Part]:
     """Norm, then q, k, v one above the other, attention, output and sum."""
     norm, number = prefix.rsplit('.', 1)[0] + '.norm' + prefix[-1], prefix[-1]
     parts = [Part(norm, f'LN {number}', x, y)]
-    tall = {'to_q': 0.95, 'to_k': 0.0, 'to_v': -0.95}
+    tall = {'to_q': 1.06, 'to_k': 0.0, 'to_v': -1.06}
     parts += [
         Part(f'{prefix}.{name}', name[-1] + context * (name != 'to_q'), x + 1.45, y + dy) for name, dy in tall.items()
     ]
     parts += [Part('', 'attend', x + 2.75, y, 1.1), Part(f'{prefix}.to_out.0', 'out', x + 4.05, y)]
-    return [*parts, Part('', '+', x + 5.1, y, 0.5)]
+    return [*parts, Part('', '+', x + 5.1, y, SUM)]
 
 
 def unet() -> Layout:
@@ -178,7 +179,8 @@ def unet() -> Layout:
         0.0,
         THIRD_ROW,
     )
-    return _unet_layout([*first, time, shortcut], entry, own, cross, forward)
+    before = Part('', 'before GN', forward[5].x, THIRD_ROW - 0.9, 1.4)  # the transformer's own skip
+    return _unet_layout([*first, time, shortcut], entry, own, cross, [*forward, before])
 
 
 def _unet_layout(
@@ -190,26 +192,26 @@ def _unet_layout(
     for k in (b, c):
         arrows += [(k, k + 1), (k, k + 2), (k, k + 3), (k + 1, k + 4), (k + 2, k + 4), (k + 3, k + 4)]
         arrows += [(k + 4, k + 5), (k + 5, k + 6)]
-    arrows += [(b + 6, c), (c + 6, None), *_chain(d, 7)]
-    skips = [(0, 7, -2.15), (b, b + 6, -1.65), (c, c + 6, -1.65), (d, d + 4, -0.75)]
+    arrows += [(b + 6, c), (c + 6, None), *_chain(d, 7), (d + 7, d + 6)]
+    skips = [(0, 7, -2.15), (b, b + 6, -1.75), (c, c + 6, -1.75), (d, d + 4, -0.75)]
     right = cross[-1].x + 0.45
     frames = [
         (-0.45, rows[7].x + 0.45, -2.8, 1.1, 'residual block'),
         (
             -0.45,
             right,
-            SECOND_ROW - 1.85,
-            SECOND_ROW + 1.95,
+            SECOND_ROW - 1.95,
+            SECOND_ROW + 2.0,
             'transformer: self-attention, cross-attention to the text',
         ),
-        (-0.45, forward[-1].x + 0.45, THIRD_ROW - 1.0, THIRD_ROW + 1.45, 'transformer, continued: feed-forward'),
+        (-0.45, forward[6].x + 0.45, THIRD_ROW - 1.25, THIRD_ROW + 1.45, 'transformer, continued: feed-forward'),
     ]
     inner = 'down_blocks.1.attentions.0.transformer_blocks.0'
     after = {f'{inner}.attn1': b + 5, f'{inner}.attn2': c + 5, f'{inner}.ff': d + 3}
     blocks = ['down_blocks.1.resnets.0', 'down_blocks.1.attentions.0']
     stacked = frozenset(part.name for part in parts if part.name)
     return Layout(
-        "Stable Diffusion's U-Net", parts, arrows, skips, blocks, frames, {}, after, stacked, bottom=THIRD_ROW - 1.1
+        "Stable Diffusion's U-Net", parts, arrows, skips, blocks, frames, {}, after, stacked, bottom=THIRD_ROW - 1.35
     )
 
 

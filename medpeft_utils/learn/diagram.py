@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyBboxPatch, Patch, Rectangle
+from matplotlib.patches import Circle, FancyBboxPatch, Patch, Rectangle
 
 from medpeft_utils.learn.blocks import LAYOUTS, Layout, Part
 from medpeft_utils.learn.marks import Marks, read
@@ -112,7 +112,7 @@ def _connections(axis: Axes, layout: Layout, lift: float) -> None:
         b = (end.x - end.width / 2, end.y) if end else (start.x + start.width / 2 + 0.45, start.y)
         if start and end and start.y < end.y and end.label == '+':  # from below into a sum
             axis.plot([a[0], end.x], [a[1], a[1]], color=MUTED, lw=0.9, zorder=1)
-            a, b = (end.x, a[1]), (end.x, end.y - 0.25)
+            a, b = (end.x, a[1]), (end.x, end.y - end.width / 2)
         _arrow(axis, a, b)
     for first, last, height in layout.skips:
         x0, x1, y = (
@@ -122,12 +122,12 @@ def _connections(axis: Axes, layout: Layout, lift: float) -> None:
         )
         low = y + height
         axis.plot([x0, x0, x1], [y, low, low], color=MUTED, lw=0.9, zorder=0)
-        _arrow(axis, (x1, low), (x1, y - 0.25))
+        _arrow(axis, (x1, low), (x1, y - layout.parts[last].width / 2))
 
 
 def _operation(axis: Axes, part: Part) -> None:
     if part.label == '+':
-        axis.plot(part.x, part.y, 'o', ms=11, mfc='white', mec=MUTED, mew=0.9, zorder=2)
+        axis.add_patch(Circle((part.x, part.y), part.width / 2, facecolor='white', edgecolor=MUTED, lw=0.9, zorder=2))
     else:
         shape = FancyBboxPatch(
             (part.x - part.width / 2, part.y - 0.24),
@@ -138,7 +138,7 @@ def _operation(axis: Axes, part: Part) -> None:
         )
         shape.set(facecolor='white', edgecolor=MUTED, linewidth=0.9)
         axis.add_patch(shape)
-    axis.text(part.x, part.y - 0.02, part.label, ha='center', va='center', fontsize=6.5, color=INK, zorder=3)
+    axis.text(part.x, part.y - 0.01, part.label, ha='center', va='center', fontsize=6.5, color=INK, zorder=3)
 
 
 def _box(axis: Axes, part: Part, marks: Marks, layout: Layout) -> None:
@@ -180,9 +180,10 @@ def _branch(axis: Axes, first: Part, last: Part, letters: list[str], joins: bool
     x1 = last.x if joins else last.x + last.width / 2 + 0.14
     width = 0.34 if len(letters[0]) < 2 else 0.62
     middle, total = (x0 + x1) / 2, len(letters) * (width + 0.12) - 0.12
-    axis.plot([x0, x0, x1, x1], [first.y, y, y, first.y + (0.25 if joins else 0.0)], color=ADDED, lw=1.2, zorder=1)
+    end = first.y + (last.width / 2 if joins else 0.03)
+    axis.plot([x0, x0, x1, x1], [first.y, y, y, end], color=ADDED, lw=1.2, zorder=1)
     axis.plot(x0, first.y, 'o', ms=2.5, color=ADDED, zorder=2)
-    _arrow(axis, (x1, y), (x1, first.y + (0.25 if joins else 0.03)), ADDED)
+    _arrow(axis, (x1, y), (x1, end), ADDED)
     for k, letter in enumerate(letters):
         _chip(axis, middle - total / 2 + k * (width + 0.12), y - 0.22, width, 0.44, letter, ADDED)
 
