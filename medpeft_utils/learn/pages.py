@@ -41,9 +41,10 @@ pre { margin: .4rem 0; padding: .7rem .9rem; overflow-x: auto; border-radius: .4
 .jp-OutputArea-output pre { background: none; padding: .2rem .9rem; color: #3b424a; }
 code { font-family: ui-monospace, 'SFMono-Regular', Menlo, Consolas, monospace; font-size: .88em; }
 :not(pre) > code { padding: .1em .3em; background: var(--pale); border-radius: .25rem; }
-table { border-collapse: collapse; margin: .6rem 0; font-size: .88rem; display: block; overflow-x: auto; }
-th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align: right; }
-th:first-child, td:first-child { text-align: left; }
+table { border-collapse: collapse; border: 0; margin: .6rem 0; font-size: .88rem; display: block; overflow-x: auto; }
+th, td { padding: .3rem .7rem; border: 0; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
+.dataframe th, .dataframe td, td.data, th.col_heading { text-align: right; }
+.text_cell pre { background: var(--pale); border: 1px solid var(--line); }
 details { margin: .5rem 0; padding: .5rem .9rem; border: 1px solid var(--line); border-radius: .4rem; }
 summary { cursor: pointer; font-weight: 600; }
 math[display=block] { margin: .9rem 0; font-size: 1.12rem; }
