@@ -115,10 +115,41 @@ def test_a_small_bench_of_steps_and_loader(tmp_path, monkeypatch):
     assert [row['images_per_second'] > 0 for row in found['parts']['loader']] == [True, True]
     assert {aim['part'] for aim in found['aims']} == {'steps', 'loader'}
     saved = sorted((tmp_path / 'figures' / 'bench').iterdir())
-    assert [path.suffix for path in saved] == ['.json', '.md']
+    assert [path.suffix for path in saved] == ['.json', '.md', '.pdf', '.png']
     assert json.loads(saved[0].read_text()) == found
     assert saved[1].read_text() in done.output
     assert 'LoRA on vit_base_mini' in saved[1].read_text()
+    assert all(path.stem.endswith('-quick') and path.stat().st_size > 1000 for path in saved)
+
+
+def test_what_a_stopped_bench_has_measured_is_kept_and_the_rest_is_added(tmp_path, monkeypatch):
+    calls = []
+    seconds = 'forked_seconds', 'forked_seconds_with_runner', 'once_a_study_seconds', 'plain_seconds'
+    answers = {
+        'startup': dict.fromkeys(seconds, 0.5),
+        'loader': [{'image_size': 64, 'images_per_second': 6000.0, 'threads': 2}],
+        'scaling': {'runs': 2, 'runs_per_minute': {'1': 2.0, '2': 3.8}, 'ratio': 1.9},
+    }
+    for part, answer in answers.items():
+        monkeypatch.setitem(run.MEASURES, part, lambda *_, part=part, answer=answer: calls.append(part) or answer)
+    monkeypatch.chdir(tmp_path)
+    options = [word for part in answers for word in ('--only', part)] + ['--device', 'cpu', '--save']
+
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setitem(run.MEASURES, 'loader', stopped)
+        assert CliRunner().invoke(command, options).exit_code != 0
+    (path,) = (tmp_path / 'figures' / 'bench').glob('*.json')
+    assert list(json.loads(path.read_text())['parts']) == calls == ['startup']
+
+    done = CliRunner().invoke(command, [*options, '--missing', '--rounds', '2'], catch_exceptions=False)
+    assert done.exit_code == 0 and calls == ['startup', 'loader', 'scaling']
+    found = json.loads(path.read_text())
+    assert list(found['parts']) == list(found['measured']) == calls and len(found['aims']) == 3
+    assert [found['measured'][part]['scale']['rounds'] for part in calls] == [7, 2, 2]
+    assert path.with_suffix('.md').read_text().count('minutes.') == 3  # by which command, when, how long
 
 
 def test_a_candidate_that_breaks_is_told_and_the_others_go_on(tmp_path):
@@ -147,6 +178,8 @@ def test_runs_of_a_study_are_read_from_its_events():
     [
         (['--only', 'stepz'], "did you mean 'steps'"),
         (['--method', 'lorra'], "did you mean 'lora'"),
+        (['--method', 'lora', '--save'], 'leave --method out'),
+        (['--missing'], 'give both'),
         pytest.param(
             ['--device', 'cuda'],
             'torch finds no GPU',

@@ -47,6 +47,23 @@ def test_what_is_done_is_not_done_again(smoke):
     assert {path: path.stat().st_mtime_ns for path in smoke.rglob('record.json')} == before
 
 
+def test_a_repeated_run_has_the_same_metrics_to_the_last_bit(smoke, tmp_path):
+    only = ('--only', 'experiment=vit', '--only', 'method=lora')
+    medpeft('run', 'smoke', *only, '--results', tmp_path, '--plain-kernels')  # with a kernel of another kind, even
+    (again,) = records.read_all(tmp_path / 'smoke')
+    before = records.read(smoke / 'results' / 'smoke' / 'runs' / again['run'])
+    assert again['started'] > before['started']
+    for part in ('metrics', 'curve', 'learning_rate', 'data'):
+        assert without_times(again[part]) == without_times(before[part]), part
+
+
+def without_times(part: object) -> object:
+    """What a record says, less how long it took."""
+    if isinstance(part, dict):
+        return {name: without_times(value) for name, value in part.items() if 'seconds' not in name}
+    return [without_times(entry) for entry in part] if isinstance(part, list) else part
+
+
 @pytest.mark.parametrize('name', ['figure1', 'figure3', 'table1', 'table2', 'table3', 'table5', 'table6'])
 @pytest.mark.parametrize('suffix', ['png', 'pdf', 'csv', 'md', 'tex'])
 def test_every_figure_and_table_is_there_in_every_format(smoke, name, suffix):

@@ -6,8 +6,11 @@ import contextlib
 import json
 import os
 import random
+import re
+import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -16,7 +19,7 @@ from study_project import FINISH, START, Project, write_notebook
 
 from medpeft_utils.study.claims import process_mark
 
-KILLS = int(os.environ.get('MEDPEFT_KILLS', 5))
+KILLS = int(os.environ.get('MEDPEFT_KILLS', 20))
 linux = pytest.mark.skipif(not Path('/proc/self').exists(), reason='needs Linux')
 
 
@@ -35,14 +38,14 @@ def wait_for(condition, seconds: float = 60.0):
 
 
 def test_every_way_to_end_is_recorded_as_what_it_was(project):
-    project.grid(axes={'mode': ['fine', 'raises', 'killed', 'exits', 'flaky', 'forks'], 'seed': [0]})
+    project.grid(axes={'mode': ['fine', 'raises', 'killed', 'exits', 'flaky', 'forks', 'large'], 'seed': [0]})
     printed = project.medpeft('run', 'tiny', '--jobs', '2', code=1)
     found = project.records()
     assert {name.split('/')[0]: record['status'] for name, record in found.items()} == {
         **dict.fromkeys(('fine', 'flaky', 'forks'), 'done'),
-        **{'raises': 'failed', 'exits': 'failed', 'killed': 'died'},
+        **{'raises': 'failed', 'exits': 'failed', 'large': 'failed', 'killed': 'died'},
     }
-    assert '3 done · 2 failed · 1 died · 0 running · 0 left' in printed
+    assert '3 done · 3 failed · 1 died · 0 running · 0 left' in printed
 
     raised = found['raises/1.0/0']['error']
     assert (raised['type'], raised['message'], raised['cell']) == ('ValueError', 'the numbers do not add up', 3)
@@ -51,6 +54,8 @@ def test_every_way_to_end_is_recorded_as_what_it_was(project):
     assert 'signal 9' in found['killed/1.0/0']['error']['message']
     assert found['killed/1.0/0']['attempt'] == 2, 'what died is tried once more'
     assert found['flaky/1.0/0']['attempt'] == 2 and found['raises/1.0/0']['attempt'] == 1
+    large = found['large/1.0/0']
+    assert large['attempt'] == 2 and "can't allocate memory" in large['error']['message'], 'there may be room later'
     forked = next(project.results.glob('tiny/runs/*/child'))
     assert process_mark(int(forked.read_text())) is None, 'a process that a run left behind still lives'
 
@@ -67,8 +72,8 @@ def _check_displays(project: Project, found: dict) -> None:
     shown = project.medpeft('status', 'tiny', '--failed')
     assert [line.split() for line in shown.splitlines()[1:4]] == [
         ['family', 'runs', 'done', 'failed', 'died', 'left'],
-        ['toy', '6', '3', '2', '1', '·'],
-        ['all', '6', '3', '2', '1', '·'],
+        ['toy', '7', '3', '3', '1', '·'],
+        ['all', '7', '3', '3', '1', '·'],
     ]
     assert '| ValueError: the numbers do not add up' in shown
     assert len(project.medpeft('status', 'tiny', '--where', 'mode=fine', '--list').splitlines()) == 6
@@ -102,31 +107,35 @@ os.chdir('/')
 
 @linux
 def test_killed_anywhere_it_is_resumed_with_every_run_once(project):
-    """Runner, run and kernel in turn, at random moments; then a last call finishes what is left."""
-    project.grid(axes={'mode': ['fine'], 'value': [0.5, 1.5, 2.5], 'seed': [0, 1], 'pause': [0.1]})
-    rng = random.Random(2024)
+    """The runner, what it forks from, a run and a kernel in turn, at random moments while there is work."""
+    values = [number / 2 for number in range(KILLS)]
+    project.grid(axes={'mode': ['fine'], 'value': values, 'seed': [0, 1, 2], 'pause': [0.3]})
+    rng, process = random.Random(2024), None
     for number in range(KILLS):
-        process = project.start('run', 'tiny', '--jobs', '2', stdout=subprocess.DEVNULL)
-        time.sleep(rng.uniform(0.3, 4.0))
-        target = ['runner', 'run', 'kernel'][number % 3]
-        depth = ['runner', 'zygote', 'run', 'kernel'].index(target)
-        for victim in _descendants(process.pid, depth)[:1]:
-            with contextlib.suppress(ProcessLookupError):  # it has ended by itself meanwhile
-                os.kill(victim, signal.SIGKILL)
-        if target != 'runner':
-            time.sleep(0.5)
-            process.kill()
-        process.communicate()
+        if process is None or process.poll() is not None:
+            process = project.start('run', 'tiny', '--jobs', '2', stdout=subprocess.DEVNULL)
+        time.sleep(rng.uniform(0.1, 1.5))
+        depth = number % 4
+        victim = wait_for(lambda process=process, depth=depth: _descendants(process.pid, depth))[0]
+        assert process.poll() is None, 'nothing was left to be killed'
+        with contextlib.suppress(ProcessLookupError):  # it has ended by itself meanwhile
+            os.kill(victim, signal.SIGKILL)
+        if depth == 0:
+            process.communicate()
+    process.communicate(timeout=300)
+    project.medpeft('run', 'tiny', '--jobs', '2', code=None)
     project.medpeft('retry', '--failed', 'tiny', '--jobs', '2')
-    project.medpeft('run', 'tiny', '--jobs', '2')
-    found = project.records()
-    assert len(found) == 6 and all(record['status'] == 'done' for record in found.values())
+    found = project.records()  # which makes sure that none is there twice
+    assert len(found) == 3 * KILLS and all(record['status'] == 'done' for record in found.values())
     for record in found.values():
         given = record['parameters']
         assert record['metrics']['test']['f1_macro'] == (given['value'] * 7 + given['seed']) % 1
+    done = [event['run'] for event in project.events() if event['event'] == 'end' and event['status'] == 'done']
+    assert len(done) == len(set(done)), 'a run that was done was done again'
 
 
 def _descendants(pid: int, depth: int) -> list[int]:
+    """Processes `depth` generations below: 0 the runner, 1 what runs are forked from, 2 runs, 3 their kernels."""
     from medpeft_utils.study.processes import children
 
     found = [pid]
@@ -147,6 +156,21 @@ def test_kernels_end_with_their_runner(project):
     process.communicate()
     wait_for(lambda: process_mark(kernel) is None, seconds=20)
     assert 'running' not in project.medpeft('status', 'tiny')
+
+
+def test_the_events_of_a_study_are_printed_and_followed(project):
+    project.grid(axes={'mode': ['fine', 'raises'], 'seed': [0]})
+    with project.start('events', 'tiny', '--follow') as following:
+        project.medpeft('run', 'tiny', code=1)
+        seen = [json.loads(following.stdout.readline()) for _ in range(6)]
+        following.send_signal(signal.SIGINT)
+        assert following.wait(30) == 130
+    assert seen == [json.loads(line) for line in project.medpeft('events', 'tiny').splitlines()] == project.events()
+    assert all({'time', 'runner'} <= event.keys() for event in seen)
+    assert sorted(event['event'] for event in seen) == ['end', 'end', 'ready', 'start', 'start', 'study']
+    ended = {event['status']: event for event in seen if event['event'] == 'end'}
+    assert ended['done']['error'] is None and ended['failed']['error']['type'] == 'ValueError'
+    assert 'there: tiny' in project.medpeft('events', 'tinny', code=2)
 
 
 def test_two_runners_side_by_side_share_the_runs(project):
@@ -187,6 +211,31 @@ def test_a_full_disk_stops_the_study_with_one_message(project):
     printed = project.medpeft('run', 'tiny', code=2)
     assert printed.count('error:') == 1 and 'No space left on device' in printed and 'Traceback' not in printed
     assert not project.records()
+
+
+SMALL_DISK = """
+mount -t tmpfs -o size=100k tmpfs results
+"$@"; first=$?
+mount -o remount,size=100m results
+"$@" && cp -r results copy && exit $first
+"""
+
+
+@linux
+def test_a_disk_that_fills_up_costs_nothing_that_was_recorded(project):
+    """A file system of 100 KB, which only this test's processes see; then it is given room."""
+    own = ['unshare', '--mount', '--map-root-user']
+    if not shutil.which('unshare') or subprocess.run([*own, 'mount', '-t', 'tmpfs', 'tmpfs', '/mnt']).returncode:
+        pytest.skip('may not mount a file system')
+    project.grid(axes={'seed': list(range(10))})
+    project.results.mkdir()
+    command = [*own, 'sh', '-c', SMALL_DISK, 'sh', sys.executable, '-m', 'medpeft_utils.cli', 'run', 'tiny']
+    done = subprocess.run(command, cwd=project.root, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert done.stderr.count('error: ') == 1 and 'no space left on device' in done.stderr
+    first, second = [int(number) for number in re.findall(r'10 runs, (\d+) to do', done.stdout)]
+    assert first == 10 and 0 < second < 10, 'what was recorded on the full disk counts'
+    assert len(list(project.root.glob('copy/tiny/runs/*/record.json'))) == 10
 
 
 def test_results_that_cannot_be_written_are_told_before_anything_starts(project):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
+from medpeft_utils.bench.device import describe
 from medpeft_utils.bench.scale import PARTS, scale_for
 from medpeft_utils.errors import BadInput, UnknownName
 
@@ -23,27 +25,42 @@ FIGURES = Path('figures') / 'bench'
 @click.option('--batch-size', type=click.IntRange(1), help='Images a training step.')
 @click.option('--rounds', type=click.IntRange(1), help='How often every candidate takes its turn.')
 @click.option('--runs', 'memory_runs', type=click.IntRange(4), help='Runs of part memory  [default: 100].')
-@click.option('--save', 'saved', is_flag=True, help=f'Keep table and numbers as {FIGURES}/DEVICE.md and .json.')
+@click.option('--save', 'saved', is_flag=True, help=f'Keep table, numbers and figure as {FIGURES}/DEVICE.md, .json, ….')
+@click.option('--missing', is_flag=True, help='With --save: only the parts that are not kept yet, as after a kill.')
 def bench(
-    quick: bool, only: tuple[str, ...], json_file: Path | None, device: str, saved: bool, **changes: object
+    quick: bool,
+    only: tuple[str, ...],
+    json_file: Path | None,
+    device: str,
+    saved: bool,
+    missing: bool,
+    **changes: Any,
 ) -> None:
     """Measure training steps, start-up, loading, scaling and memory, and show them beside the aims.
 
     Every method is timed in this package's loop, written plainly, and in the best loop by hand. Keep the machine quiet
-    meanwhile.
+    meanwhile. With --save every part is kept as soon as it is measured, beside those that are kept from before.
     """
     for part in only:
         if part not in PARTS:
             raise UnknownName('part', part, PARTS, 'medpeft bench --help')
+    if missing and not saved:
+        raise BadInput('--missing goes on with what --save keeps; give both')
+    if saved and changes['methods'] and not quick:
+        raise BadInput('--save keeps whole tables; leave --method out, or write --json FILE')
     scale = _scale(device, quick, changes)
-    from medpeft_utils.bench import run, tables
+    from medpeft_utils.bench import kept, run, tables
 
-    chosen = [part for part in PARTS if part in only or not only]
-    result = run.bench(scale, chosen, quick, say=lambda text: click.echo(text, err=True))
+    about = describe(scale.device, scale.threads)
+    earlier = kept.earlier(about, quick, FIGURES) if saved else {}
+    there = [part for part, found in earlier.get('parts', {}).items() if 'error' not in found] if missing else []
+    chosen = [part for part in PARTS if (part in only or not only) and part not in there]
+    keep = (lambda result: kept.save(result, FIGURES)) if saved else (lambda _: None)
+    result = run.bench(scale, chosen, quick, lambda text: click.echo(text, err=True), earlier, keep)
     click.echo(tables.render(result))
     if json_file:
         json_file.write_text(json.dumps(result, indent=1) + '\n')
-    for path in run.save(result, FIGURES) if saved else ():
+    for path in keep(result) or ():
         click.echo(path)
 
 

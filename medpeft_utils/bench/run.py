@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-from medpeft_utils.bench import aims, device, studies, tables
+from medpeft_utils.bench import aims, device, studies
 from medpeft_utils.bench.rounds import Broken
 from medpeft_utils.bench.scale import PARTS, Scale
 from medpeft_utils.bench.steps import measure_loader, measure_steps
@@ -23,33 +25,46 @@ MEASURES: dict[str, Callable[[Scale, Callable[[str], None]], Any]] = {
 
 
 def bench(
-    scale: Scale, parts: Iterable[str] = PARTS, quick: bool = False, say: Callable[[str], None] = lambda _: None
+    scale: Scale,
+    parts: Iterable[str] = PARTS,
+    quick: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+    earlier: dict[str, Any] | None = None,
+    keep: Callable[[dict[str, Any]], Any] = lambda _: None,
 ) -> dict[str, Any]:
     """Measure parts of the bench; one that breaks leaves its error and the others go on.
 
+    Args:
+        parts: which.
+        earlier: a result as this function gave it; what is measured now replaces its parts.
+        keep: called with the result after every part.
     Returns:
-        `device`, `scale`, `quick`, `parts` (what was measured) and `aims` (measured, target, met), as JSON holds them.
+        `device`, `quick`, `parts` (what was measured), `measured` (part -> date, command, seconds and scale) and `aims`
+        (measured, target, met), as JSON holds them.
     """
     about = device.describe(scale.device, scale.threads)
-    found: dict[str, Any] = {}
+    found, measured = (dict((earlier or {}).get(name, {})) for name in ('parts', 'measured'))
+    result = _judged(about, quick, found, measured)
     for part in parts:
+        began = time.monotonic()
         try:
             found[part] = MEASURES[part](scale, say)
         except Broken as broken:
             found[part] = {'error': str(broken)}
+        seconds = round(time.monotonic() - began, 1)
+        measured[part] = {'date': about['date'], 'command': command(), 'seconds': seconds, 'scale': asdict(scale)}
+        say(f'{part}: measured in {seconds:.0f} s')
+        result = _judged(about, quick, found, measured)
+        keep(result)
+    return result
+
+
+def _judged(about: dict[str, Any], quick: bool, found: dict[str, Any], measured: dict[str, Any]) -> dict[str, Any]:
     judged = [aim.plain() for aim in aims.judge(found, about)]
-    result = {'device': about, 'quick': quick, 'scale': asdict(scale), 'parts': found, 'aims': judged}
+    result = {'device': about, 'quick': quick, 'parts': found, 'measured': measured, 'aims': judged}
     return json.loads(json.dumps(result))
 
 
-def save(result: dict[str, Any], folder: Path) -> list[Path]:
-    """Write <folder>/<device>.json and .md; what an earlier bench on the device left is replaced."""
-    folder.mkdir(parents=True, exist_ok=True)
-    stem = folder / device.slug(result['device'])
-    texts = {'.json': json.dumps(result, indent=1) + '\n', '.md': tables.render(result)}
-    paths = []
-    for suffix, text in texts.items():
-        path = stem.with_name(stem.name + suffix)
-        path.write_text(text, encoding='utf-8')
-        paths.append(path)
-    return paths
+def command() -> str:
+    """How this process was called."""
+    return shlex.join(['medpeft', *sys.argv[1:]]) if sys.argv[1:2] == ['bench'] else 'medpeft bench'

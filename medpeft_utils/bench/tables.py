@@ -32,6 +32,11 @@ def number(value: float | None, form: str = '') -> str:
     return '–' if value is None else format(value, form)
 
 
+def threads(count: int) -> str:
+    """'1 thread', '2 threads'."""
+    return f'{count} thread' + ('s' if count > 1 else '')
+
+
 def render(bench: dict[str, Any]) -> str:
     """The whole bench as Markdown: device, a table a part, the aims."""
     parts = [
@@ -43,7 +48,7 @@ def render(bench: dict[str, Any]) -> str:
         if isinstance(found, dict) and 'error' in found:
             parts.append(f'## {name}\n\nnot measured: {found["error"]}')
         elif found:
-            parts.append(f'## {name}\n\n{show(found, bench)}')
+            parts.append(f'## {name}\n\n{show(found, bench)}\n\n{_when(bench["measured"][name])}')
     if bench['aims']:
         parts.append(f'## aims\n\n{aims(bench["aims"])}')
     return '\n\n'.join(parts) + '\n'
@@ -70,14 +75,18 @@ def aims(rows: list[dict[str, Any]]) -> str:
     return f'{met} of {len(rows)} aims are met.\n\n{table(heads, cells, left=3)}'
 
 
+def _when(measured: dict[str, Any]) -> str:
+    return f'`{measured["command"]}`, {measured["date"]}, {measured["seconds"] / 60:.1f} minutes.'
+
+
 def _steps(rows: list[dict[str, Any]], bench: dict[str, Any]) -> str:
-    scale, blocks = bench['scale'], []
+    scale, blocks = bench['measured']['steps']['scale'], []
     for family, backbone in scale['backbones']:
         of_family = [row for row in rows if row['family'] == family]
         if not of_family:
             continue
         ours = next((row['ours']['computes_in'] for row in of_family if 'ours' in row), 'nothing')
-        text = f'{backbone}, batches of {scale["batch_size"]}, {scale["threads"]} threads; ours computes in {ours}'
+        text = f'{backbone}, batches of {scale["batch_size"]}, {threads(scale["threads"])}; ours computes in {ours}'
         blocks.append(f'{text}\n\n{_step_table(of_family)}')
         blocks += [f'{row["label"]}: {text}' for row in of_family for text in _faults(row)]
         blocks += [f'{row["label"]}: no plain form; our module stands in' for row in of_family if not row['plain_form']]
@@ -119,7 +128,7 @@ def _startup(found: dict[str, Any], bench: dict[str, Any]) -> str:
 
 def _loader(rows: list[dict[str, Any]], bench: dict[str, Any]) -> str:
     cells = [[f'{row["image_size"]} px', number(row['images_per_second'], ',.0f')] for row in rows]
-    return f'Augmented batches, {rows[0]["threads"]} threads.\n\n{table(["input", "images/s"], cells)}'
+    return f'Augmented batches, {threads(rows[0]["threads"])}.\n\n{table(["input", "images/s"], cells)}'
 
 
 def _scaling(found: dict[str, Any], bench: dict[str, Any]) -> str:

@@ -13,7 +13,6 @@ from medpeft_utils.study.notebook import NO_DEFAULT, ExperimentNotebook
 
 # A grid names these itself: to run a default meant for stepping through by hand would be a silent mistake.
 REQUIRED = 'dataset', 'backbone', 'method'
-SHOWN = 40
 
 
 def check(grid: Grid, runs: Iterable[Run]) -> None:
@@ -25,8 +24,7 @@ def check(grid: Grid, runs: Iterable[Run]) -> None:
     if not found:
         return
     lines = [f'  {fault}' + (f' ({count} runs)' if count > 1 else '') for fault, count in found.items()]
-    more = [f'  and {len(lines) - SHOWN} more'] if len(lines) > SHOWN else []
-    raise BadInput('\n'.join([f'{grid.path} is refused, nothing was started:', *lines[:SHOWN], *more]))
+    raise BadInput('\n'.join([f'{grid.path} is refused, nothing was started:', *lines]))
 
 
 def faults_of(run: Run, notebook: ExperimentNotebook | None) -> list[str]:

@@ -1,4 +1,4 @@
-"""`medpeft run`, `status`, `retry`, `show` and `report`."""
+"""`medpeft run`, `status`, `retry`, `show`, `events` and `report`."""
 
 from __future__ import annotations
 
@@ -174,6 +174,22 @@ def show(run: str, results: Path) -> None:
     from medpeft_utils.study.status import describe, find_run
 
     click.echo('\n'.join(describe(find_run(run, results))))
+
+
+@click.command()
+@click.argument('profile')
+@click.option('--follow', is_flag=True, help='Go on with what happens from now on, until Ctrl-C.')
+@RESULTS
+def events(profile: str, follow: bool, results: Path) -> None:
+    """Print what happens in PROFILE as JSON lines, for other tools.
+
+    Every line has time, runner and event. The events: study (runs to do, settled, jobs), ready (seconds of imports),
+    start (run, label, attempt), end (run, label, status, seconds, cpu_seconds, error), lost (run, to another runner).
+    """
+    from medpeft_utils.study.events import find, stream
+
+    for line in stream(find(profile, results, follow), follow):
+        click.echo(line)
 
 
 @click.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +17,7 @@ from medpeft_utils.study.worker import LOG, describe_end
 
 # May pass at a second try, as when other runs needed the memory; any other exception in a cell comes again.
 PASSING = {'MemoryError', 'OutOfMemoryError', 'KernelDied', 'WorkerDied'}
+NO_MEMORY = re.compile(r"can(no|')t allocate memory", re.IGNORECASE)  # torch on a CPU, and the operating system
 TRIES = 2
 LOG_LINES = 12
 
@@ -32,8 +34,13 @@ def is_wanted(record: dict[str, Any] | None, again: int | None = None) -> bool:
     if record['status'] == 'done':
         return False
     attempt = record.get('attempt', 1)
-    passing = record['status'] == 'died' or record['error'].get('type') in PASSING
-    return again == attempt or (passing and attempt < TRIES)
+    return again == attempt or (_may_pass(record) and attempt < TRIES)
+
+
+def _may_pass(record: dict[str, Any]) -> bool:
+    error = record['error']
+    named = error.get('type') in PASSING or NO_MEMORY.search(error.get('message') or '') is not None
+    return record['status'] == 'died' or named
 
 
 def overdue(limit: float) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from medpeft_utils.errors import MedpeftError
 
 # What no retry of a run can mend: no space, over quota, read-only, a device that fails.
 STORAGE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
+PARTIAL = '.part'  # ends the name of a file that is being written
 NOT_WRITABLE = STORAGE_ERRORS | {errno.EACCES, errno.EPERM, errno.ENOTDIR}
 
 
@@ -31,11 +32,16 @@ def storage(path: Path | str) -> Iterator[None]:
     except OSError as error:
         if isinstance(error, StorageFault) or error.errno not in NOT_WRITABLE:
             raise
-        reason = os.strerror(error.errno).lower()
-        raise StorageFault(
-            f'cannot write {error.filename or path}: {reason}; free space or give another folder by --results, '
-            'then start again: what is recorded is skipped'
-        ) from error
+        place = path if str(error.filename or '').endswith(PARTIAL) else error.filename or path
+        raise cannot_write(place, os.strerror(error.errno).lower()) from error
+
+
+def cannot_write(place: Path | str, reason: str) -> StorageFault:
+    """The fault to raise, which names the place, the reason and the way out."""
+    return StorageFault(
+        f'cannot write {place}: {reason}; free space or give another folder by --results, '
+        'then start again: what is recorded is skipped'
+    )
 
 
 def plain(value: Any) -> Any:
@@ -68,7 +74,7 @@ def write_bytes(path: Path | str, content: bytes, durable: bool = True) -> None:
     path = Path(path)
     with storage(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f'.{path.name}.', suffix='.part', dir=path.parent)
+        handle, temporary = tempfile.mkstemp(prefix=f'.{path.name}.', suffix=PARTIAL, dir=path.parent)
         try:
             with os.fdopen(handle, 'wb') as stream:
                 stream.write(content)
@@ -124,7 +130,8 @@ def append_line(path: Path | str, value: Any) -> None:
 
 def check_writable(folder: Path) -> None:
     """Raise `StorageFault` now rather than after hours where `folder` cannot be made or written."""
-    probe = folder / f'.probe-{os.getpid()}'
+    probe = folder / f'.probe-{os.getpid()}{PARTIAL}'
     with storage(folder):
-        write_bytes(probe, b'x' * 4096)
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b'x' * 4096)
         probe.unlink()

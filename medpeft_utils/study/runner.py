@@ -19,7 +19,15 @@ from medpeft_utils.errors import MedpeftError
 from medpeft_utils.study import endings, records
 from medpeft_utils.study.claims import Claim, Claims, process_mark
 from medpeft_utils.study.context import PLAN, commit
-from medpeft_utils.study.files import StorageFault, append_line, check_writable, read_json, write_bytes, write_json
+from medpeft_utils.study.files import (
+    StorageFault,
+    append_line,
+    cannot_write,
+    check_writable,
+    read_json,
+    write_bytes,
+    write_json,
+)
 from medpeft_utils.study.grid import Grid, Run, dump
 from medpeft_utils.study.identity import code_version
 from medpeft_utils.study.places import StudyFolder
@@ -82,6 +90,7 @@ class Runner:
         self.grid, self.folder, self.options, self.progress = grid, folder, options, progress
         self.claims, self.times, self.counts = Claims(), Times(), Counts()
         self.active: dict[str, Active] = {}
+        self.leaving: dict[str, int] = {}  # runs that others took over, until their process here is gone: run -> slot
         self.slots = list(range(options.jobs))
         self.threads = options.threads or max(1, cores() // options.jobs)
         self.cards, self.commit = graphics_cards(), commit()
@@ -180,7 +189,7 @@ class Runner:
         waiting = sorted(self.waiting, key=lambda run: run.group in busy and bool(run.parameters.get('search_trials')))
         now = time.monotonic()
         for run in waiting:
-            if self.look_at.get(run.hash, 0.0) > now:
+            if self.look_at.get(run.hash, 0.0) > now or run.hash in self.leaving:
                 continue
             if self._count(run):
                 self.waiting.remove(run)
@@ -255,7 +264,9 @@ class Runner:
             return
         active = self.active.get(event.run)
         if active is None:
-            return  # one that was taken over by another runner and ended here
+            if event.kind == 'ended' and event.run in self.leaving:
+                self.slots.append(self.leaving.pop(event.run))
+            return
         if event.kind == 'started':
             active.began = time.monotonic()
             pid = event.details['pid']
@@ -270,7 +281,9 @@ class Runner:
         outcome = read_json(folder / OUTCOME)
         record = records.read(self.folder.record(run.hash))
         if record is None and code == STORAGE_EXIT:
-            raise StorageFault(outcome['error']['message'] if outcome else f'cannot write {folder}; free space there')
+            if outcome:
+                raise StorageFault(outcome['error']['message'])
+            raise cannot_write(folder, 'no space left on device, or read-only')  # not even the run's account fitted
         if record is None:
             if active.overdue:
                 outcome = endings.overdue(self.options.time_limit)
@@ -309,7 +322,7 @@ class Runner:
             self._event('lost', run=active.run.hash)
             self.pool.kill(active.run.hash)
             del self.active[active.run.hash]
-            self.slots.append(active.slot)
+            self.leaving[active.run.hash] = active.slot
             self.waiting.append(active.run)
 
     # Stopping
