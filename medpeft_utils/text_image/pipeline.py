@@ -64,7 +64,7 @@ class Known:
 
 
 PIPELINES = {
-    mini.NAME: Known('Stable Diffusion (mini)', 'Stable Diffusion v1.5', mini.IMAGE_SIZE, rate_factor=10.0),
+    mini.NAME: Known('Stable Diffusion (mini)', 'Stable Diffusion v1.5', mini.IMAGE_SIZE, rate_factor=100.0),
     'stable_diffusion_v1_5': Known(
         'Stable Diffusion v1.5', 'Stable Diffusion v1.5', 512, 'stable-diffusion-v1-5/stable-diffusion-v1-5'
     ),
