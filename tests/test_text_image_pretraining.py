@@ -120,6 +120,15 @@ def test_a_killed_stage_goes_on_to_the_same_bits(source, tmp_path):
         Autoencoder(Schedule(steps=4), source, tmp_path / 'killed')
 
 
+def test_the_rate_stays_before_it_falls_and_a_longer_training_begins_the_same():
+    short, long = (Schedule(steps=n, learning_rate=2.0, warmup=10, cooldown=0.25) for n in (100, 200))
+    assert [short.rate(step) for step in (0, 9, 10, 75)] == pytest.approx([0.2, 2.0, 2.0, 2.0])
+    assert short.rate(75 + 25 / 2) == pytest.approx(1.0) and short.rate(100) == pytest.approx(0.0)
+    assert [short.rate(step) for step in range(76)] == [long.rate(step) for step in range(76)]
+    whole = Schedule(steps=100, learning_rate=2.0, warmup=10)
+    assert whole.rate(55) == pytest.approx(1.0)  # half a cosine over all that follows the warm-up
+
+
 def test_a_perfect_reconstruction_by_hand(source, tmp_path):
     """A mean square error of e^2 on pixels of -1..1 is a PSNR of 10 log10(4 / e^2) dB."""
     stage = Autoencoder(SHORT, source, tmp_path)

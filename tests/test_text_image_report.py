@@ -162,28 +162,35 @@ def test_nothing_from_patients_is_drawn_into_what_is_shared(tmp_path: Path):
     run = tmp_path / 'results' / 'runs' / records['run'].iloc[0]
     (run / 'ground_truth.png').write_bytes((run / 'samples.png').read_bytes())  # even where somebody put one there
     output = report.render('figure2', records)
-    assert (output.data['pictures'] == 0).all()
-    assert not [axes for axes in output.figure.axes if axes.images] and not output.strips
     drawn = [axes.get_title() for axes in output.local.axes if axes.images]
     assert len(drawn) == 10 and 'Ground truth' not in drawn
     folder = tmp_path / 'figures'
-    paths = output.save(folder)
-    assert {path.name for path in folder.iterdir()} == {path.name for path in paths}
-    assert not list(folder.glob('figure2_*')) and (tmp_path / 'results' / 'figure2_local.png').is_file()
+    report.render('figure2', study(tmp_path / 'before', paper_like())).save(folder)
+    assert len(list(folder.glob('figure2*'))) == 16
+    assert output.save(folder) == [] and not list(folder.iterdir())
+    assert (tmp_path / 'results' / 'figure2_local.png').is_file()
     assert 'images of patients' in ' '.join(output.notes)
 
 
 @pytest.mark.parametrize('name', NAMES)
-def test_every_output_is_drawn_without_a_run_and_from_the_paper(name: str, tmp_path: Path):
+def test_an_output_without_a_run_is_the_papers_or_no_file(name: str, tmp_path: Path, invented: pd.DataFrame):
     empty = study(tmp_path, [record('Bias', 400, [1.0], status='failed', error='x')], pictures=False)
     for number, records in enumerate((paper.records(), empty)):
-        paths = report.render(name, records).save(tmp_path / str(number))
-        assert {path.suffix for path in paths} == {'.png', '.pdf', '.csv', '.md', '.tex'}
+        folder = tmp_path / str(number)
+        report.render(name, invented).save(folder)
+        output = report.render(name, records)
+        paths = output.save(folder)
+        if name in ('table4', 'text_image_claims'):
+            assert {path.suffix for path in paths} == {'.png', '.pdf', '.csv', '.md', '.tex'}
+        else:
+            assert not paths and not list(folder.iterdir()) and output.title in output._repr_markdown_()
 
 
 def test_pictures_that_are_missing_leave_a_place(tmp_path: Path):
     output = report.render('figure2', study(tmp_path, paper_like(), pictures=False))
-    assert (output.data['pictures'] == 0).all() and output.local is None
+    assert (output.data['pictures'] == 0).all() and not output.strips
+    patients = study(tmp_path / 'patients', paper_like(synthetic=False), pictures=False)
+    assert report.render('figure2', patients).local is None
 
 
 def test_the_places_of_pictures_come_with_the_records(tmp_path: Path):

@@ -421,6 +421,23 @@ def test_every_method_fits_24_gb_at_the_settings_of_the_paper():
 # ---- the notebook
 
 
+def test_the_notebook_refuses_a_test_split_that_is_too_small_before_it_trains(folder, table, tmp_path):
+    import papermill
+
+    root = Path(__file__).resolve().parents[1]
+    given = {'dataset': str(table), 'backbone': str(folder), 'record_folder': str(tmp_path / 'run')}
+    with pytest.raises(papermill.PapermillExecutionError, match='4 test images are too few for KID: 20') as caught:
+        papermill.execute_notebook(
+            root / 'notebooks' / 'experiments' / 'text_to_image.ipynb',
+            tmp_path / 'out.ipynb',
+            parameters=given,
+            kernel_name='python3',
+            cwd=root,
+            progress_bar=False,
+        )
+    assert 'TextToImage(settings)' in caught.value.source
+
+
 def test_the_notebook_runs_and_leaves_a_whole_record(folder, tmp_path):
     import papermill
 

@@ -1,4 +1,4 @@
-"""What a renderer gives back: a table or a figure that shows itself in a notebook and saves itself in five formats."""
+"""What a renderer gives back: a table or figure that shows itself in a notebook and saves itself; or nothing."""
 
 from __future__ import annotations
 
@@ -238,3 +238,29 @@ class Figure(Output):
         include = f'\\includegraphics[width=\\linewidth]{{{self.name}.pdf}}'
         lines = ['\\begin{figure}', '\\centering', include, f'\\caption{{{caption}}}', f'\\label{{fig:{self.name}}}']
         return '\n'.join([*lines, '\\end{figure}', ''])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nothing(Output):
+    """What a renderer gives back where no record bears on it: it says so in a notebook, and no file is written.
+
+    Args:
+        suffixes: of the further CSVs that the renderer writes where there is something.
+    """
+
+    data: pd.DataFrame = field(default_factory=pd.DataFrame)
+    suffixes: Sequence[str] = ()
+
+    def markdown(self) -> str:
+        """Title and notes."""
+        return '\n\n'.join([f'**{self.title}**', *self.notes]) + '\n'
+
+    def _repr_markdown_(self) -> str:
+        return self.markdown()
+
+    def save(self, folder: Path | str) -> list[Path]:
+        """Write nothing, and remove what an earlier report wrote under this name."""
+        names = [f'{self.name}.{kind}' for kind in ('png', 'pdf', 'csv', 'md', 'tex')]
+        for name in [*names, *(f'{self.name}_{suffix}.csv' for suffix in self.suffixes)]:
+            Path(folder, name).unlink(missing_ok=True)
+        return []

@@ -1,7 +1,7 @@
 """The registry of figures and tables: one decorated function is all that a new one costs.
 
     @renderer('table7', 'Time and memory', 'What does each method cost?')
-    def table7(records, f1): ...        # -> Table or Figure
+    def table7(records, f1): ...        # -> Table or Figure; Nothing, where no record bears on it
 
 A module of this folder that declares one is found by itself.
 """

@@ -1,15 +1,14 @@
 """Figure 2: ground truth and the best five methods, for the largest and the smallest data size, one prompt.
 
 Runs wrote the pictures beside their records (`text_image.pictures`). Pictures of synthetic radiographs are shown and
-kept beside the figure. Of a pipeline that was trained on patients' images nothing is drawn into the figure that is
-shared: its pictures, which may hold what it memorised, go into a figure of their own beside the results, which stays
-local; real images themselves are in neither.
+kept beside the figure. Of a pipeline that was trained on patients' images no figure is shared: its pictures, which may
+hold what it memorised, go into one beside the results, which stays local; real images themselves are in neither.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +17,18 @@ import pandas as pd
 from medpeft_utils.report import scores, style
 from medpeft_utils.report import text_image_scores as ti
 from medpeft_utils.report.figures import footer, footer_height
-from medpeft_utils.report.output import Figure
+from medpeft_utils.report.output import Figure, Nothing
 from medpeft_utils.report.renderers import renderer
 
 TITLE = 'Figure 2: images from one prompt'
 PROMPT = 'No acute cardiopulmonary process.'
 TRUTH = 'Ground truth'
 KEPT = 'figure2_{}.png'  # of a run's pictures, beside the figure
-WITHHELD = 'not shown:\nmade from\npatients’ images'
+LOCAL = 'figure2_local.png'
+PRIVATE = (
+    'Trained on images of patients: what is generated may repeat them and is not shared. The pictures are in '
+    f'{LOCAL} among the results, to be kept as the data; real images are in neither.'
+)
 HIDDEN = 'not shown:\npatients’ images'
 ABSENT = 'no pictures kept'
 EDGE, BLOCK, TOP = 1.15, 1.55, 0.42  # inches: side of a cell, from one line to the next, above the first
@@ -37,26 +40,45 @@ class Gallery(Figure):
 
     Args:
         strips: file name to pictures, of synthetic images only, kept beside the figure so that it can be drawn again.
-        local: the figure with what must not be shared, None where there is nothing of the kind.
-        local_path: where that goes: among the results, which git ignores.
     """
 
     strips: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def save(self, folder: Path | str) -> list[Path]:
+        """As every figure, with the strips."""
+        from medpeft_utils.text_image.pictures import write_strip
+
+        paths = super().save(folder)
+        remove_strips(folder, {Path(folder, name) for name in self.strips})
+        return paths + [write_strip(images, Path(folder) / name) for name, images in self.strips.items()]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Withheld(Nothing):
+    """A figure of what must not be shared: nothing is written beside the other figures.
+
+    Args:
+        local: the figure, None where runs kept no pictures.
+        local_path: where it goes: among the results, which git ignores.
+    """
+
     local: object = None
     local_path: Path | None = None
 
     def save(self, folder: Path | str) -> list[Path]:
-        """As every figure, with the strips; the local figure is written to its own place and is none of the paths."""
-        from medpeft_utils.text_image.pictures import write_strip
-
-        paths = super().save(folder)
-        for old in set(Path(folder).glob(KEPT.format('[0-9a-f]' * 8 + '*'))) - {Path(folder, n) for n in self.strips}:
-            old.unlink()  # of runs that are no longer drawn
-        paths += [write_strip(images, Path(folder) / name) for name, images in self.strips.items()]
+        """Write the local figure to its own place, which is none of the paths; remove what lies beside the others."""
+        remove_strips(folder)
         if self.local is not None and self.local_path is not None and self.local_path.parent.is_dir():
             with style.drawing():
                 self.local.savefig(self.local_path, dpi=200, metadata={'Software': None})
-        return paths
+        return super().save(folder)
+
+
+def remove_strips(folder: Path | str, kept: Collection[Path] = ()) -> None:
+    """Remove the pictures of runs that are no longer drawn."""
+    for path in (*Path(folder).glob(KEPT.format('[0-9a-f]' * 8 + '*')), Path(folder, KEPT.format('ground_truth'))):
+        if path not in kept:
+            path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -156,15 +178,6 @@ def _fill(axes, cell: Cell) -> None:
         axes.imshow(_mosaic(cell.images), interpolation='nearest')
 
 
-def _public(lines: list[tuple[str, list[Cell]]]) -> list[tuple[str, list[Cell]]]:
-    """The lines without any picture."""
-    return [(label, [replace(cell, images=None, words=_instead(cell)) for cell in cells]) for label, cells in lines]
-
-
-def _instead(cell: Cell) -> str:
-    return cell.words if cell.images is None else WITHHELD
-
-
 def _numbers(lines: list[tuple[str, list[Cell]]]) -> pd.DataFrame:
     rows = [
         {
@@ -180,45 +193,38 @@ def _numbers(lines: list[tuple[str, list[Cell]]]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=['row', 'column', 'run', 'number', 'pictures'])
 
 
-def _notes(records: pd.DataFrame, table: pd.DataFrame, synthetic: bool) -> list[str]:
-    if table.empty:
-        told = (
-            "The paper's pictures are not held here."
-            if scores.is_published(records)
-            else 'No run of this study belongs here.'
-        )
-        return [told]
-    notes = [f'Prompt: "{PROMPT}" The best five methods by average rank of FID; the same starting noise for all.']
-    if not synthetic:
-        notes.append(
-            'Trained on images of patients: what is generated may repeat them and is not in this figure, which is '
-            'shared. The pictures are in figure2_local.png among the results, to be kept as the data; real images are '
-            'in neither.'
-        )
-    return [*notes, *ti.describe(records, table)[:1]]
+def _nothing(records: pd.DataFrame) -> Withheld:
+    theirs = scores.is_published(records)
+    note = "The paper's pictures are not held here." if theirs else 'No run of text-to-image is among these records.'
+    return Withheld(name='figure2', title=TITLE, notes=[note])
 
 
 @renderer('figure2', TITLE, 'Do the images look like radiographs?')
-def figure2(records: pd.DataFrame, f1: str = 'weighted') -> Gallery:
-    """Figure 2 of the paper for the set with most runs: pictures of synthetic data, places left empty for patients'."""
+def figure2(records: pd.DataFrame, f1: str = 'weighted') -> Gallery | Withheld:
+    """Figure 2 of the paper for the set with most runs: pictures of synthetic data; of patients' data none."""
     table = ti.runs(records)
-    if len(table):
-        table = table[table['data'] == table['data'].value_counts().index[0]]
-    synthetic = bool(len(table) and table['synthetic'].all())
-    lines = _rows(records, table) if len(table) else [('', [Cell(TRUTH, '')])]
-    notes = _notes(records, table, synthetic)
-    shown = lines if synthetic or table.empty else _public(lines)
-    private = not synthetic and any(cell.images is not None for _, cells in lines for cell in cells)
-    strips = {
-        KEPT.format(c.run or 'ground_truth'): c.images for _, cells in lines for c in cells if c.images is not None
-    }
+    if table.empty:
+        return _nothing(records)
+    table = table[table['data'] == table['data'].value_counts().index[0]]
+    lines, synthetic = _rows(records, table), bool(table['synthetic'].all())
+    about = f'Prompt: "{PROMPT}" The best five methods by average rank of FID; the same starting noise for all.'
+    notes = [about, *ti.describe(records, table)[:1]]
+    if not synthetic:
+        pictures = any(cell.images is not None for _, cells in lines for cell in cells)
+        return Withheld(
+            name='figure2',
+            title=TITLE,
+            notes=[PRIVATE, *notes],
+            data=_numbers(lines),
+            local=_draw(lines, notes, False) if pictures else None,
+            local_path=Path(records.attrs['places'][0]) / LOCAL if pictures else None,
+        )
+    cells = [cell for _, line in lines for cell in line if cell.images is not None]
     return Gallery(
         name='figure2',
-        title=TITLE + (', synthetic images' if synthetic else ''),
+        title=f'{TITLE}, synthetic images',
         notes=notes,
-        data=_numbers(shown),
-        figure=_draw(shown, notes, synthetic),
-        strips=strips if synthetic else {},
-        local=_draw(lines, notes, False) if private else None,
-        local_path=Path(records.attrs['places'][0]) / 'figure2_local.png' if private else None,
+        data=_numbers(lines),
+        figure=_draw(lines, notes, True),
+        strips={KEPT.format(cell.run or 'ground_truth'): cell.images for cell in cells},
     )

@@ -8,12 +8,13 @@ import pandas as pd
 
 from medpeft_utils.report import paper
 from medpeft_utils.report import text_image_scores as ti
-from medpeft_utils.report.output import MISSING, Row, Table
+from medpeft_utils.report.output import MISSING, Nothing, Row, Table
 from medpeft_utils.report.renderers import renderer
 
 TITLE4 = 'Table 4: FID of images generated from the test prompts, lower is better'
 TITLE_METRICS = 'Generated images: every number, not FID alone'
 TITLE_LORA = "LoRA trained, never trained, and not applied: the paper's odd result"
+NO_RUN = 'No run of it is among these records.'
 PLACES = ('Largest', 'Middle', 'Smallest')
 COLUMNS4 = ['Data', 'Method', 'Source', 'Trained parameters', *PLACES, 'Average FID', 'Average rank']
 NOTES4 = (
@@ -170,9 +171,11 @@ def _real_cells(real: dict, inception: bool) -> list[str]:
 
 
 @renderer('generation_metrics', TITLE_METRICS, 'Do the images follow their prompts, differ, and are they no copies?')
-def generation_metrics(records: pd.DataFrame, f1: str = 'weighted') -> Table:
+def generation_metrics(records: pd.DataFrame, f1: str = 'weighted') -> Table | Nothing:
     """FID, KID, diversity, agreement with the prompt and nearness to training images, by set, size and method."""
     table, rows = ti.runs(records), []
+    if table.empty:
+        return Nothing(name='generation_metrics', title=TITLE_METRICS, notes=[NO_RUN], suffixes=('findings',))
     found = ti.against_base(table)
     inception = bool(found['fid_inception'].notna().any())
     columns = [*COLUMNS_METRICS, *(['FID on Inception'] if inception else [])]
@@ -191,10 +194,10 @@ def generation_metrics(records: pd.DataFrame, f1: str = 'weighted') -> Table:
         name='generation_metrics',
         title=TITLE_METRICS + _synthetic(table),
         columns=columns,
-        rows=rows or [Row(('no run of this study', '', ''), [MISSING] * (len(columns) - 3))],
-        notes=[*ti.describe(records, table), *(_notes_metrics(table) if len(table) else ())],
+        rows=rows,
+        notes=[*ti.describe(records, table), *_notes_metrics(table)],
         data=found,
-        further={'findings': _findings(table)} if len(table) else {},
+        further={'findings': _findings(table)},
     )
 
 
@@ -256,10 +259,12 @@ def _lora_block(data: str, table: pd.DataFrame) -> list[Row]:
 
 
 @renderer('lora_controls', TITLE_LORA, 'Does an FID that hardly depends on the data size come from adapters left out?')
-def lora_controls(records: pd.DataFrame, f1: str = 'weighted') -> Table:
+def lora_controls(records: pd.DataFrame, f1: str = 'weighted') -> Table | Nothing:
     """LoRA trained and applied, never trained, and not applied, over data sizes, beside the paper's LoRA."""
     table = ti.runs(records)
     table, rows = table[table['method'] == ti.LORA], []
+    if table.empty:
+        return Nothing(name='lora_controls', title=TITLE_LORA, notes=[NO_RUN])
     for data, group in ti.sets(table):
         rows += _lora_block(data, group)
     rows.append(Row(('MIMIC-CXR', 'Training pairs, paper'), list(ti.PAPER_PAIRS), muted=True, rule=True))

@@ -12,6 +12,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -62,7 +64,7 @@ class Known:
 
 
 PIPELINES = {
-    mini.NAME: Known('Stable Diffusion (mini)', 'Stable Diffusion v1.5', mini.IMAGE_SIZE, rate_factor=10.0),
+    mini.NAME: Known('Stable Diffusion (mini)', 'Stable Diffusion v1.5', mini.IMAGE_SIZE, rate_factor=100.0),
     'stable_diffusion_v1_5': Known(
         'Stable Diffusion v1.5', 'Stable Diffusion v1.5', 512, 'stable-diffusion-v1-5/stable-diffusion-v1-5'
     ),
@@ -314,13 +316,14 @@ def _read(name: str, folder: Path, source: str) -> Pipeline:
     safe = {'use_safetensors': True, 'local_files_only': True, 'torch_dtype': torch.float32}
     try:
         scheduler = json.loads((folder / 'scheduler' / 'scheduler_config.json').read_text())
-        parts = {
-            'tokenizer': AutoTokenizer.from_pretrained(folder / 'tokenizer', local_files_only=True),
-            'text_encoder': CLIPTextModel.from_pretrained(folder / 'text_encoder', **safe),
-            'vae': diffusers.AutoencoderKL.from_pretrained(folder / 'vae', **safe),
-            'unet': diffusers.UNet2DConditionModel.from_pretrained(folder / 'unet', **safe),
-            'scheduler': getattr(diffusers, scheduler['_class_name']).from_config(scheduler),
-        }
+        with _without_bars():
+            parts = {
+                'tokenizer': AutoTokenizer.from_pretrained(folder / 'tokenizer', local_files_only=True),
+                'text_encoder': CLIPTextModel.from_pretrained(folder / 'text_encoder', **safe),
+                'vae': diffusers.AutoencoderKL.from_pretrained(folder / 'vae', **safe),
+                'unet': diffusers.UNet2DConditionModel.from_pretrained(folder / 'unet', **safe),
+                'scheduler': getattr(diffusers, scheduler['_class_name']).from_config(scheduler),
+            }
     except (OSError, ValueError, KeyError, AttributeError, SafetensorError) as error:
         raise BadInput(f'{folder}: cannot be read ({error}); fetch the pipeline again') from error
     predicts = parts['scheduler'].config.prediction_type
@@ -328,6 +331,20 @@ def _read(name: str, folder: Path, source: str) -> Pipeline:
         raise DoesNotFit(f'{folder}: its U-Net predicts {predicts!r}; the training serves {", ".join(PREDICTIONS)}')
     size = image_size_of(name if name in PIPELINES else str(folder))
     return Pipeline(name, size, source=source, **parts)
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """Silence the progress bar that transformers shows for reading a file of megabytes."""
+    from transformers.utils import logging as theirs
+
+    shown = theirs.is_progress_bar_enabled()
+    theirs.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            theirs.enable_progress_bar()
 
 
 def _random(name: str, seed: int) -> Pipeline:

@@ -28,8 +28,11 @@ class Schedule:
     Args:
         steps: optimizer steps.
         batch: images a step.
-        learning_rate: peak of the cosine schedule.
+        learning_rate: the highest.
         warmup: steps in which the rate rises linearly.
+        cooldown: share of the steps, at the end, in which it falls along half a cosine; 1 for all after the warm-up.
+            Before that it stays, so that a training can be made longer without beginning anew (Hägele et al. 2024,
+            arXiv:2405.18392).
         weight_decay: AdamW's, on matrices and kernels only.
         seed: of initialisation, order and noise.
         held_out_share: share of every class that is never trained on.
@@ -39,6 +42,7 @@ class Schedule:
     batch: int = 64
     learning_rate: float = 1e-3
     warmup: int = 100
+    cooldown: float = 1.0
     weight_decay: float = 0.01
     seed: int = 0
     held_out_share: float = 0.02
@@ -47,7 +51,8 @@ class Schedule:
         """Learning rate at `step`, counted from 0."""
         if step < self.warmup:
             return self.learning_rate * (step + 1) / self.warmup
-        share = (step - self.warmup) / max(1, self.steps - self.warmup)
+        start = max(self.warmup, round(self.steps * (1 - self.cooldown)))
+        share = max(0, step - start) / max(1, self.steps - start)
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * share))
 
 
