@@ -15,14 +15,16 @@ import torch
 from click.testing import CliRunner
 
 from medpeft_utils import backbones, methods
-from medpeft_utils.backbones import radiograph
+from medpeft_utils.backbones import build, radiograph
 from medpeft_utils.backbones.small import SMALL_BACKBONES
 from medpeft_utils.cli import medpeft
 from medpeft_utils.errors import BadInput, DoesNotFit
 from medpeft_utils.pretraining import radiographs
+from medpeft_utils.pretraining.calibration import calibrated_norm
+from medpeft_utils.pretraining.commands import RECIPES, recipe_of
 from medpeft_utils.pretraining.objectives import MASKED, PAD, MaskedRecord, words_of
 from medpeft_utils.pretraining.publish import publish
-from medpeft_utils.pretraining.run import Pretraining, Recipe
+from medpeft_utils.pretraining.run import Pretraining, Recipe, _encoder_of
 
 MRM = 'vit_base_patch16_224.mrm'
 MINIS = ('vit_base_mini_mrm', 'vit_base_mini_cxr_mae')
@@ -188,8 +190,8 @@ def test_the_small_ones_average_their_tokens_and_say_what_they_saw(name):
 
     backbone = backbones.load(name, 14)
     assert backbone.label == f'{backbone.role} (mini)' and backbone.role in ('MRM', 'CXR-MAE')
-    assert backbone.fresh == ('fc_norm.weight', 'fc_norm.bias')
-    assert backbone.left_over == ('norm.bias', 'norm.weight')
+    assert backbone.fresh == () and backbone.left_over == ('norm.bias', 'norm.weight')
+    assert read_card(name)['calibration'] == 'fc_norm standardises every feature over 2,000 training images'
     assert 'pre-trained on synthetic radiographs' in read_card(name)['data']
     assert SMALL_BACKBONES[name].weights.stat().st_size < 5_000_000
 
@@ -235,11 +237,47 @@ def test_a_pretraining_of_radiographs_becomes_weights_and_a_card(drawn, tmp_path
     training = Pretraining(recipe, drawn, tmp_path)
     assert training.optimizer.defaults['betas'] == (0.9, 0.95)
     assert np.isfinite(training.train())
-    path = publish(tmp_path, drawn.data, drawn.licence, 'a command', 'a device', weights_folder=tmp_path)
+    told = (drawn.data, drawn.licence, 'a command', 'a device')
+    with pytest.raises(BadInput, match='give images of the pre-training'):
+        publish(tmp_path, *told, weights_folder=tmp_path)
+    path = publish(tmp_path, *told, weights_folder=tmp_path, images=drawn.images)
     loaded = backbones.load(name, 3, weights=str(path))
-    assert loaded.left_over == ('norm.bias', 'norm.weight')
+    assert loaded.left_over == ('norm.bias', 'norm.weight') and loaded.fresh == ()
     trained = training.objective.encoder.blocks[3].attn.qkv.weight
     assert torch.allclose(loaded.model.blocks[3].attn.qkv.weight, trained, atol=1e-3)  # half precision
+
+
+def test_a_calibrated_norm_gives_features_of_mean_0_and_deviation_1(drawn):
+    """Measured in the network as it is loaded, with the encoder's tokens behind a large constant."""
+    encoder = build('vit_base_mini_mrm', seed=3)
+    with torch.no_grad():
+        encoder.pos_embed[:, :, 5] += 200
+    state = {name: tensor for name, tensor in encoder.state_dict().items() if not name.startswith('fc_norm.')}
+    images = torch.from_numpy(drawn.images).permute(0, 3, 1, 2).float() / 127.5 - 1
+    with torch.no_grad():
+        before = encoder.eval()(images).std(dim=0)
+        encoder.load_state_dict(calibrated_norm('vit_base_mini_mrm', state, drawn.images), strict=False)
+        after = encoder(images)
+    assert before.max() < 0.05
+    assert after.mean(dim=0).abs().max() < 0.05 and (after.std(dim=0) - 1).abs().max() < 0.05
+
+
+@pytest.mark.parametrize('name', MINIS)
+def test_the_shipped_radiograph_models_tell_images_apart_at_the_head(drawn, name):
+    """A head sees features that vary by about 1 over images, of other patients than those of the calibration."""
+    backbone = backbones.load(name, 0)
+    images = torch.from_numpy(drawn.images).permute(0, 3, 1, 2).float() / 127.5 - 1
+    with torch.no_grad():
+        deviation = backbone.model.eval()(images).std(dim=0)
+    assert 0.5 < deviation.mean() < 2 and deviation.min() > 0.2
+
+
+@pytest.mark.parametrize('name', MINIS)
+def test_a_pretraining_begins_from_what_the_recipe_says(name):
+    recipe, on_patients = recipe_of(name, 2), recipe_of(name, 2, real=True)
+    assert Path(recipe.grown_from).stem == RECIPES[name]['begin'] and Path(on_patients.grown_from).stem == name
+    state = _encoder_of(Path(on_patients.grown_from))
+    assert 'norm.weight' in state and 'fc_norm.weight' not in state  # calibrated anew at the end
 
 
 def test_weights_of_patients_are_not_shipped_and_reports_are_needed():

@@ -303,6 +303,18 @@ def test_a_rate_for_256_images_is_that_share_of_it_and_a_search_goes_by_auroc(ru
     assert found['how'] == 'searched' and all(0 < trial['score'] <= 1 for trial in found['trials'])
 
 
+def test_a_default_rate_is_that_of_the_average_layer_on_small_backbones(run):
+    one_rate = run(method='full_ft', layer_decay=1.0)
+    assert one_rate.default_learning_rate() == pytest.approx(1e-3)  # 1e-4, ten times on small ones
+    layered = run(method='full_ft', layer_decay=0.65)
+    rate = layered.default_learning_rate()
+    scale = {}
+    for group in layered.protocol(rate).optimizer(layered.adapted).param_groups:
+        scale[round(np.log(group['scale']) / np.log(0.65))] = group['scale']
+    assert sorted(scale) == list(range(14))  # head and norm, 12 blocks, embedding
+    assert np.mean([rate * value for value in scale.values()]) == pytest.approx(1e-3)
+
+
 def test_warm_up_is_so_many_of_the_epochs(run):
     protocol = run(warmup_epochs=1, epochs=4).protocol(1.0)
     assert protocol.warmup_share == 0.25 and protocol.rate(3, 40) == pytest.approx(0.4)

@@ -51,6 +51,7 @@ def _section(name: str, card: dict[str, Any]) -> list[str]:
         f'| command | `{card["command"]}` |',
         f'| recipe | {recipe} |',
         *([f'| begun from | {_begun_from(card)} |'] if card.get('begun_from') else []),
+        *([f'| calibration | {card["calibration"]} |'] if card.get('calibration') else []),
         f'| time | {card["hours"]:.2f} h on {card["device"]} |',
         f'| SHA-256 | `{card["sha256"]}` ({card["bytes"] / 1e6:.1f} MB, half precision) |',
         '',

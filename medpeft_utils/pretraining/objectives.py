@@ -16,7 +16,7 @@ from medpeft_utils.backbones.small import SMALL_BACKBONES
 def _encoder(name: str) -> nn.Module:
     """A ViT as it is pre-trained: all tokens normalised after the blocks, also where fine-tuning averages them first.
 
-    `backbones.load` then leaves this `norm` out and starts the `fc_norm` of such a network anew.
+    `backbones.load` then leaves this `norm` out; the `fc_norm` of such a network is calibrated (`calibration.py`).
     """
     averages = SMALL_BACKBONES[name].architecture.get('global_pool') == 'avg'
     return SMALL_BACKBONES[name].build(num_classes=0, **({'global_pool': 'token'} if averages else {}))
@@ -73,21 +73,22 @@ class MaskedAutoencoder(nn.Module):
         cls, positions = vit.pos_embed[:, :1], vit.pos_embed[:, 1:]
         x = (x + positions).gather(1, keep.unsqueeze(-1).expand(-1, -1, x.shape[-1]))  # [B, K, D]
         x = torch.cat([(vit.cls_token + cls).expand(len(x), -1, -1), x], dim=1)  # [B, 1 + K, D]
-        return vit.norm(vit.blocks(vit.norm_pre(x)))
+        return vit.blocks(vit.norm_pre(x))
 
     def _reconstruct(self, images: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        """The loss over masked patches, and the encoder's tokens [B, 1 + K, D] of those that it saw."""
+        """The loss over masked patches; the encoder's tokens [B, 1 + K, D] of those that it saw, before its norm."""
         target = self._patches(images)
         n, tokens = target.shape[:2]
         order = torch.rand(n, tokens, generator=generator).to(images.device).argsort(dim=1)
         keep, masked = order.split([round(tokens * (1 - self.mask_share)), round(tokens * self.mask_share)], dim=1)
-        seen = self._encode_visible(images, keep)  # [B, 1 + K, D]
+        tokens_seen = self._encode_visible(images, keep)  # [B, 1 + K, D]
+        seen = self.encoder.norm(tokens_seen)
         full = self.mask_token.expand(n, tokens, -1).to(seen.dtype).clone()  # [B, N, D]
         index = keep.unsqueeze(-1).expand(-1, -1, full.shape[-1])
         full = full.scatter(1, index, seen[:, 1:]) + self.decoder_position + seen[:, :1]
         predicted = self.predict(self.decoder(full)).float()  # [B, N, 3 P P]
         error = (predicted - target).square().mean(dim=-1)  # [B, N]
-        return error.gather(1, masked).mean(), seen
+        return error.gather(1, masked).mean(), tokens_seen
 
     def forward(self, images: torch.Tensor, labels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         return self._reconstruct(images, generator)[0]
@@ -165,7 +166,9 @@ class MaskedRecord(MaskedAutoencoder):
     embedding, and a small transformer predicts the masked words; both losses weigh the same. As in the authors' code,
     images are flipped though reports name sides. Differs: half of the patches and 80 % of the words are masked, there
     75 and 50 % (with 6 x 6 patches and reports of set phrases, those leave a report little to learn from its image:
-    features were no better than random ones for a linear classifier); patches are reconstructed at the resolution of
+    features were no better than random ones for a linear classifier); the mean is taken before the norm, as fine-tuning
+    does, and standardised over the batch (a masked autoencoder's tokens have a large part that is the same in every
+    image, beside which a report would reach the encoder by a whisper); patches are reconstructed at the resolution of
     the input, there at twice that; words are whole, there word pieces; the report decoder has 2 blocks of the encoder's
     width, there 6 of 384; the loss is over masked words, there over all. Held-out score: the share of the masked words
     that is predicted.
@@ -182,6 +185,9 @@ class MaskedRecord(MaskedAutoencoder):
         self.register_buffer('reports', reports, persistent=False)
         self.embed = nn.Embedding(MASKED + 1 + len(words), width)
         self.word_position = nn.Parameter(torch.randn(1, reports.shape[1], width) * 0.02)
+        self.standardise = nn.Sequential(
+            nn.LayerNorm(width, elementwise_affine=False), nn.BatchNorm1d(width, affine=False)
+        )
         self.project = nn.Linear(width, width)
         self.report = nn.Sequential(*[Block(width, heads, qkv_bias=True) for _ in range(report_depth)])
         self.predict_words = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, MASKED + 1 + len(words)))
@@ -190,7 +196,7 @@ class MaskedRecord(MaskedAutoencoder):
         """Logits [M, V] of the masked words of the batch, and the words [M]."""
         words = self.reports[labels]  # [B, T]
         hidden = (torch.rand(words.shape, generator=generator).to(words.device) < WORDS_MASKED) & (words != PAD)
-        image = self.project(seen[:, 1:].mean(dim=1, keepdim=True))  # [B, 1, D]
+        image = self.project(self.standardise(seen[:, 1:].mean(dim=1).float())).unsqueeze(1)  # [B, 1, D]
         x = self.embed(words.masked_fill(hidden, MASKED)) + self.word_position + image  # [B, T, D]
         return self.predict_words(self.report(x)[hidden]).float(), words[hidden]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -12,6 +13,7 @@ from safetensors.torch import save_file
 from medpeft_utils.backbones.cards import file_hash, write_page
 from medpeft_utils.backbones.small import SMALL_BACKBONES, WEIGHTS_FOLDER
 from medpeft_utils.errors import BadInput
+from medpeft_utils.pretraining.calibration import IMAGES, averages_tokens, calibrated_norm
 
 HEADS = ('head.', 'fc.')
 SUMMARIES = {
@@ -46,6 +48,7 @@ def publish(
     device: str,
     weights_folder: Path = WEIGHTS_FOLDER,
     score_note: str = '',
+    images: np.ndarray | None = None,
 ) -> Path:
     """Write weights, card and the page of cards; the weights' path.
 
@@ -53,8 +56,9 @@ def publish(
         folder: of a `Pretraining` that ran to its last step.
         data, data_licence, command, device: for the card, in words.
         score_note: what a reader of the held-out score must know, in words.
+        images: [N, S, S, 3] uint8 of the pre-training, for the `fc_norm` of a network that has one (`calibration.py`).
     Raises:
-        BadInput: the pre-training has not reached its last step.
+        BadInput: the pre-training has not reached its last step, or a network with `fc_norm` comes without images.
     """
     saved = torch.load(Path(folder) / 'checkpoint.pt', map_location='cpu', weights_only=True)
     recipe, curve = json.loads(saved['recipe']), read_curve(folder)
@@ -65,7 +69,13 @@ def publish(
     weights_folder.mkdir(parents=True, exist_ok=True)
     card = _card(recipe, curve)
     told = {'name': name} | {key: json.dumps(card[key], sort_keys=True) for key in ('recipe', 'begun_from')}
-    save_file(encoder_state(saved['objective']), path, metadata=told)
+    state = encoder_state(saved['objective'])
+    if averages_tokens(name):
+        if images is None:
+            raise BadInput(f'{name!r} averages its tokens; give images of the pre-training, to calibrate its fc_norm')
+        state |= calibrated_norm(name, state, images)
+        card['calibration'] = f'fc_norm standardises every feature over {min(len(images), IMAGES):,} training images'
+    save_file(state, path, metadata=told)
     path.chmod(0o644)  # safetensors makes it readable by its owner alone
     card |= {'data': data, 'data_licence': data_licence, 'command': command, 'device': device}
     card |= {'score_note': score_note} if score_note else {}

@@ -91,13 +91,16 @@ def _build(recipe: Recipe, captions: list[str]) -> nn.Module:
 
 
 def _encoder_of(path: Path) -> dict[str, torch.Tensor]:
-    """An encoder's tensors in float32: from published weights, or with its head from a pre-training's checkpoint."""
+    """An encoder's tensors in float32: from published weights, or with its head from a pre-training's checkpoint.
+
+    An `fc_norm` is left out: pre-training normalises every token.
+    """
     if path.suffix == '.safetensors':
         state = load_file(path)
     else:
         objective = torch.load(path, map_location='cpu', weights_only=True)['objective']
         state = {name.removeprefix('encoder.'): t for name, t in objective.items() if name.startswith('encoder.')}
-    return {name: tensor.float() for name, tensor in state.items()}
+    return {name: tensor.float() for name, tensor in state.items() if not name.startswith('fc_norm.')}
 
 
 def _optimizer(recipe: Recipe, objective: nn.Module) -> torch.optim.AdamW:
