@@ -39,3 +39,15 @@ def cache_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
         folder = tmp_path_factory.mktemp('cache')
         patch.setenv('MEDPEFT_CACHE', str(folder))
         yield folder
+
+
+@pytest.fixture(scope='session', autouse=True)
+def ports_of_the_session() -> None:
+    """Each of several workers gives other ports to its kernels: one is looked for long before its kernel takes it."""
+    workers = int(os.environ.get('PYTEST_XDIST_WORKER_COUNT', 1))
+    if workers > 1:
+        from jupyter_client.connect import LocalPortCache
+
+        mine = int(os.environ['PYTEST_XDIST_WORKER'].removeprefix('gw')) % workers
+        taken = {port for port in range(1 << 16) if port // 2 % workers != mine}  # Linux gives ports of one parity
+        LocalPortCache.instance().currently_used_ports |= taken

@@ -201,6 +201,7 @@ def report(profile: str, results: Path, figures: Path) -> None:
     import papermill
 
     from medpeft_utils.study import records
+    from medpeft_utils.study.worker import own_sockets
 
     notebook = project_root() / 'notebooks' / 'figures_and_tables.ipynb'
     folder, target = (results / profile).resolve(), (figures / profile).resolve()
@@ -210,12 +211,14 @@ def report(profile: str, results: Path, figures: Path) -> None:
         raise BadInput(f'no records of {profile!r}, neither in {folder} nor in {target}; medpeft run {profile}')
     parameters = {'profile': profile, 'results_folder': str(folder), 'figures_folder': str(target)}
     target.mkdir(parents=True, exist_ok=True)
-    papermill.execute_notebook(
-        notebook,
-        target / 'figures_and_tables.ipynb',
-        parameters,
-        kernel_name='python3',
-        language='python',
-        progress_bar=False,
-    )
+    with own_sockets() as config:
+        papermill.execute_notebook(
+            notebook,
+            target / 'figures_and_tables.ipynb',
+            parameters,
+            kernel_name='python3',
+            language='python',
+            progress_bar=False,
+            config=config,
+        )
     click.echo(f'figures and tables of {profile}: {target}')

@@ -60,7 +60,7 @@ def _run_notebook(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     from papermill.exceptions import PapermillExecutionError
 
     try:
-        with _quick_sockets() as config, storage(folder):
+        with own_sockets() as config, storage(folder):
             papermill.execute_notebook(
                 job['notebook'],
                 folder / NOTEBOOK,
@@ -86,7 +86,7 @@ def _run_notebook(job: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _quick_sockets() -> Iterator[Any]:
+def own_sockets() -> Iterator[Any]:
     """Unix sockets in a folder of this run's own: no port that two kernels could both take, nothing left behind."""
     from traitlets.config import Config
 
