@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 from medpeft_utils.study import records
@@ -16,19 +18,27 @@ from medpeft_utils.study import records
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def medpeft(*arguments: object) -> str:
-    """Standard output of a command that must succeed."""
+def medpeft(*arguments: object, cache: Path | None = None) -> str:
+    """Standard output of a command that must succeed; `cache` in place of the session's."""
     command = [sys.executable, '-m', 'medpeft_utils.cli', *map(str, arguments)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500)
+    environment = os.environ | ({'MEDPEFT_CACHE': str(cache)} if cache else {})
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
 @pytest.fixture(scope='module')
 def smoke(tmp_path_factory) -> Path:
-    """The folder in which the smoke grid was run and reported."""
-    folder = tmp_path_factory.mktemp('smoke')
-    medpeft('run', 'smoke', '--results', folder / 'results')
+    """The folder in which the smoke grid was run and reported: once, also for several workers of pytest-xdist."""
+    if 'PYTEST_XDIST_WORKER' not in os.environ:
+        return run_and_report(tmp_path_factory.mktemp('smoke'))
+    folder = tmp_path_factory.getbasetemp().parent / 'smoke'  # of this session, and of all its workers
+    with FileLock(f'{folder}.lock'):
+        return folder if (folder / 'figures').is_dir() else run_and_report(folder)
+
+
+def run_and_report(folder: Path) -> Path:
+    medpeft('run', 'smoke', '--results', folder / 'results', cache=folder / 'cache')
     medpeft('report', 'smoke', '--results', folder / 'results', '--figures', folder / 'figures')
     return folder
 
@@ -48,8 +58,9 @@ def test_what_is_done_is_not_done_again(smoke):
 
 
 def test_a_repeated_run_has_the_same_metrics_to_the_last_bit(smoke, tmp_path):
+    """With a kernel of the other kind, and the number format that was found the fastest before."""
     only = ('--only', 'experiment=vit', '--only', 'method=lora')
-    medpeft('run', 'smoke', *only, '--results', tmp_path, '--plain-kernels')  # with a kernel of another kind, even
+    medpeft('run', 'smoke', *only, '--results', tmp_path, '--plain-kernels', cache=smoke / 'cache')
     (again,) = records.read_all(tmp_path / 'smoke')
     before = records.read(smoke / 'results' / 'smoke' / 'runs' / again['run'])
     assert again['started'] > before['started']
