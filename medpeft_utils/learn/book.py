@@ -116,7 +116,7 @@ def run(page: Page, target: str | Path | None = None, timeout: int = 600) -> flo
 
     notebook, started = nbformat.read(page.path, as_version=4), time.monotonic()
     how = {'kernel_name': 'python3', 'record_timing': False, 'extra_arguments': ['--log-level=ERROR']}
-    client = NotebookClient(notebook, timeout=timeout, **how)
+    client = NotebookClient(notebook, timeout=timeout, coalesce_streams=True, **how)
     folder = page.path.resolve().parent  # as JupyterLab does
     try:
         client.execute(cwd=str(folder), env=dict(os.environ))
