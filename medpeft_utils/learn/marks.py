@@ -74,14 +74,16 @@ def read(layout: Layout, family: str, method: str | None, config: dict[str, Any]
     marks = {place: Marks() for place in places}
     published = networks.parameter_names(family)
     trained = set(networks.adapted(method, family, config).trainable()) if method else set()
-    for name in published:
-        if place := _owner(name, places):
-            marks[place].own[name.removeprefix(f'{place}.')] = name in trained
-    for name in trained - published.keys():
-        if place := _owner(name, places):
-            _add(marks[place], name)
-        elif any(name.startswith(f'{block}.') for block in layout.blocks):
+    for name in [*published, *sorted(trained - published.keys())]:
+        place = _owner(name, places)
+        if place in layout.after and '.' in name.removeprefix(f'{place}.'):
+            place = ''  # of a layer within, which has no part of its own
+        if not place and name in trained and _owner(name, layout.blocks):
             raise KeyError(f'{name}: the drawing of {family!r} has no place for it')
+        if place and name in published:
+            marks[place].own[name.removeprefix(f'{place}.')] = name in trained
+        elif place:
+            _add(marks[place], name)
     for mark in marks.values():
         mark.inside.sort(key='γβδ'.find)
         mark.beside.sort(key=['LN', 'down', 'up', 'A', 'B', 'α'].index)
