@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,21 @@ from matplotlib.figure import Figure
 from medpeft_utils import plots
 from medpeft_utils.text_image import plots as pictures
 from medpeft_utils.text_image.adaptation import Settings, TextToImage
+from medpeft_utils.text_image.encoding import Encoded, encode
 
 DATASET = 'synthetic_chest_pairs'  # drawn radiographs with a sentence each
 PIPELINE = 'stable_diffusion_mini'
 PROMPTS = 'No acute cardiopulmonary process.', 'Large right pleural effusion.', 'Severe cardiomegaly.'
 PAIRS, BATCH = 256, 16
+
+
+class _Short(TextToImage):
+    """A run that encodes only the pairs that it uses: a study shares all of them, a lesson is alone."""
+
+    @cached_property
+    def encoded(self) -> Encoded:
+        rows = np.union1d(self.rows('train'), self.rows('validation'))
+        return encode(self.pipeline, self.data.images, self.data.texts, rows, self.cache / 'encoded')
 
 
 class GenerationLesson:
@@ -59,7 +70,7 @@ class GenerationLesson:
             learning_rate=learning_rate,
             sampling_steps=12,
         )
-        self.run = TextToImage(settings)
+        self.run = _Short(settings)
         self.seconds = 0.0
 
     @property
