@@ -489,6 +489,12 @@ def test_one_rank_a_task_the_authors_or_the_best_on_validation():
     assert sorted(figure.data['rank']) == [4, 4, 8, 16]
 
 
+def test_a_rank_with_one_seed_does_not_push_out_one_with_three():
+    rows = [invented('MRM', 'chexpert', 'LoRA', 0.5, seed, 0.8, rank=32, validation=0.6) for seed in range(3)]
+    rows += [invented('MRM', 'chexpert', 'LoRA', 0.5, 0, 0.8, rank=4, validation=0.9)]
+    assert set(cxr_scores.one_rank(cxr_scores.runs(pd.DataFrame(rows)))['rank']) == {32}
+
+
 def test_two_records_for_one_cell_are_refused():
     rows = [invented('MRM', 'chexpert', 'LoRA', 0.1, 0, 0.8)] * 2
     with pytest.raises(BadInput, match='profile of their own'):
