@@ -84,9 +84,10 @@ def _quoted(source: str) -> set[str]:
 
 
 def stamp(notebook: nbformat.NotebookNode) -> str:
-    """Hash over a notebook's cells and the package's code that decides what they show.
+    """Hash over a notebook's code and the package's code that decides what its cells show.
 
-    Of the methods only the files of those count whose keys the notebook names.
+    Words between the cells may be mended without a run. Of the methods only the files of those count whose keys the
+    notebook names.
     """
     from medpeft_utils import methods
 
@@ -95,8 +96,7 @@ def stamp(notebook: nbformat.NotebookNode) -> str:
     named = sorted(_quoted(plain) & set(methods.names())) or ['']
     imports, now = imported(plain), Code.now()
     versions = [now.version({'method': method, 'dataset': DATASET}, imports) for method in named]
-    cells = [f'{cell.cell_type}\0{cell.source}' for cell in notebook.cells]
-    return hashlib.sha256('\0'.join([*cells, *versions]).encode()).hexdigest()[:16]
+    return hashlib.sha256('\0'.join([*code, *versions]).encode()).hexdigest()[:16]
 
 
 def run(page: Page, target: str | Path | None = None, timeout: int = 600) -> float:
