@@ -157,7 +157,7 @@ def smaller(png: bytes) -> tuple[str, bytes]:
     if image.getcolors(DRAWN) is not None:
         image.quantize(64, dither=Image.Dither.NONE).save(buffer, 'PNG', optimize=True)
         return 'image/png', buffer.getvalue()
-    image.save(buffer, 'JPEG', quality=78, optimize=True)
+    image.save(buffer, 'JPEG', quality=72, optimize=True)
     return 'image/jpeg', buffer.getvalue()
 
 
