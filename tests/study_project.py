@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -75,6 +76,11 @@ def write_notebook(path: Path, *cells: str, parameters: str = PARAMETERS) -> Non
     nbformat.write(notebook, path)
 
 
+def _heed_control_c() -> None:
+    """What a shell starts in the background ignores SIGINT, and hands that on; these tests may run so."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Project:
     """Notebooks, grids and results below one folder, and the command line run in it."""
 
@@ -95,6 +101,7 @@ class Project:
     def start(self, *arguments: str, **more) -> subprocess.Popen:
         command = [sys.executable, '-m', 'medpeft_utils.cli', *arguments]
         pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, 'text': True}
+        pipes['preexec_fn'] = _heed_control_c
         return subprocess.Popen(command, cwd=self.root, env=os.environ, **{**pipes, **more})
 
     def medpeft(self, *arguments: str, code: int | None = 0) -> str:
