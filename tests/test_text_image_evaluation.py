@@ -122,7 +122,19 @@ def test_agreement_by_hand():
     # of the four pairs (positive, negative) three are in order; right at 0.5: 0.9 and 0.1
     assert found['by_label'] == {'spot': {'auroc': 0.75, 'accuracy': 0.5, 'positives': 2, 'images': 4}}
     assert found['auroc'] == 0.75
-    assert agreement(said[:1], seen[:1], ('spot', 'always'))['auroc'] is None
+    assert 0 <= found['auroc_low'] < 0.75 < found['auroc_high'] == 1  # some resample has none out of order
+    none = agreement(said[:1], seen[:1], ('spot', 'always'))
+    assert none['auroc'] is none['auroc_low'] is None
+
+
+def test_the_interval_of_agreement_holds_the_truth_as_often_as_it_says():
+    """Scores of two normals one apart: the area is Phi(1 / sqrt 2) = 0.760."""
+    draw, held = np.random.default_rng(0), 0
+    for _ in range(30):
+        said = draw.integers(0, 2, (120, 2))
+        found = agreement(said, draw.normal(size=(120, 2)) + said, ('a', 'b'))
+        held += found['auroc_low'] < 0.760 < found['auroc_high']
+    assert 25 <= held <= 30
 
 
 def test_labels_are_findings_or_else_words():

@@ -38,14 +38,17 @@ def made(source, tmp_path_factory):
 
 def test_captions_say_what_can_be_seen():
     dark = np.full((64, 64, 3), 10, np.uint8)
-    left = np.full((64, 64, 3), 100, np.uint8)
-    left[:, :32] += 60
     assert captions.caption(dark, 'goldfish', False) == 'a dark photo of a goldfish'
+    light = np.full((66, 66, 3), 100, np.uint8)
+    light[44:, 33:] = 180  # a sixth of the picture: 67 above its mean, and no other zone more than 13 below
+    assert captions.caption(light, 'cat', False) == 'a photo of a cat, lightest in the left lower zone'
     assert (
-        captions.caption(left[:, ::-1], 'elephant', True)
-        == 'a black and white photo of an elephant, brighter on the right side'
+        captions.caption(light[:, ::-1], 'elephant', True)
+        == 'a black and white photo of an elephant, lightest in the right lower zone'
     )
-    assert captions.caption(left.swapaxes(0, 1), 'cat', False) == 'a photo of a cat, brighter in the upper half'
+    both = light.copy()
+    both[22:44, :33] = 0
+    assert captions.places(both) == ['lightest in the left lower zone', 'darkest in the right mid zone']
     assert captions.first_name('goldfish, Carassius auratus') == 'goldfish'
 
 
@@ -169,7 +172,7 @@ def test_what_is_published_loads_as_a_pipeline(made, tmp_path):
     assert told['parameters']['unet'] == sum(p.numel() for p in loaded.unet.parameters())
     assert told['bytes'] == sum(file.stat().st_size for file in path.rglob('*') if file.is_file())
     assert set(told['sha256']) == {file.relative_to(path).as_posix() for file in path.rglob('*') if file.is_file()}
-    assert 'noise-prediction loss' in (path.parent / 'README.md').read_text()
+    assert 'velocity-prediction loss' in (path.parent / 'README.md').read_text()
 
 
 def test_an_unfinished_stage_is_not_published(source, made, tmp_path):

@@ -10,11 +10,11 @@ from tiny_generation import BASE_FID, paper_like, record, study
 
 from medpeft_utils import report
 from medpeft_utils.errors import BadInput
-from medpeft_utils.report import paper, source, text_image_claims
+from medpeft_utils.report import paper, source, text_image_claims, text_image_prompts
 from medpeft_utils.report import text_image_scores as ti
 from medpeft_utils.text_image.pictures import read_strip
 
-NAMES = ('table4', 'generation_metrics', 'lora_controls', 'figure2', 'text_image_claims')
+NAMES = ('table4', 'generation_metrics', 'lora_controls', 'prompt_following', 'figure2', 'text_image_claims')
 
 
 @pytest.fixture(scope='module')
@@ -67,6 +67,15 @@ def test_gaps_stay_gaps_and_ranks_are_over_sizes_that_all_have(tmp_path: Path):
     assert frame.loc[('Chest radiographs', 'DiffFit', 'this study')].tolist() == ['-'] * 6
 
 
+def test_prompts_and_fid_are_shown_beside_the_untuned_pipeline_and_real_images(invented: pd.DataFrame):
+    figure = report.render('prompt_following', invented)
+    found = figure.data.set_index(['method', 'pairs'])
+    assert {ti.BASE, text_image_prompts.REAL, 'LoRA'} <= set(found.index.get_level_values('method'))
+    assert found.loc[(text_image_prompts.REAL, 400), 'fid'] == pytest.approx(3.1)
+    assert found.loc[(ti.BASE, 400), 'fid'] == pytest.approx(BASE_FID, abs=3)
+    assert 'synthetic' in figure.title
+
+
 def test_two_records_of_a_cell_are_refused(tmp_path: Path):
     rows = [record('Bias', 400, [1.0]), record('Bias', 400, [2.0], run='0' * 16)]
     with pytest.raises(BadInput, match='several records'):
@@ -81,10 +90,10 @@ def test_fids_of_different_encoders_are_told(tmp_path: Path):
 
 def test_all_metrics_have_the_untuned_pipeline_and_real_images_beside(invented: pd.DataFrame):
     frame = lines('generation_metrics', invented)
-    assert frame.loc[('Chest radiographs', '4,000', 'Bias'), 'Findings: AUROC'] == '0.900'
+    assert frame.loc[('Chest radiographs', '4,000', 'Bias'), 'Findings: AUROC [95 %]'] == '0.900'
     assert frame.loc[('Chest radiographs', '4,000', ti.BASE), 'FID'].startswith('401.5')
     real = frame.loc[('Chest radiographs', '4,000', 'Real test images')]
-    assert (real['FID'], real['Findings: AUROC'], real['Copies']) == ('3.10', '0.990', '1.0 %')
+    assert (real['FID'], real['Findings: AUROC [95 %]'], real['Copies']) == ('3.10', '0.990', '1.0 %')
     findings = report.render('generation_metrics', invented).further['findings']
     assert set(findings['finding']) == {'spot'}
 

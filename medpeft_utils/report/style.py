@@ -20,6 +20,12 @@ _LOOKS = {  # method: (position in the palette, marker, line style)
     'LoRA': (2, 'D', '-'),
     'AdaptFormer': (5, 'h', '-'),
     'LayerNorm Tuning': (9, 'v', '-'),
+    'Attention': (1, '^', '-'),
+    'Bias': (0, 'o', '-'),
+    'Norm': (9, 'v', '-'),
+    'Bias+Norm+Attention': (6, '>', '-'),
+    'SV-Diff': (4, 'P', '-'),
+    'DiffFit': (5, 'h', '-'),
 }
 _OTHERS = ('<', '>', 'p', '*', '8')
 

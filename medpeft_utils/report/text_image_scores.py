@@ -25,6 +25,7 @@ NUMBERS = (
     *('fid', 'kid', 'kid_low', 'kid_high', 'similarity', 'nearest_ratio', 'nearest', 'copies', 'images'),
     *('fid_inception', 'kid_inception'),
 )
+AGREEMENT = 'auroc', 'auroc_low', 'auroc_high', 'accuracy'
 _RUN = [
     *('run', *CELL, 'seed', 'backbone_label', 'dataset_label', 'synthetic', 'trainable', 'total', 'samples', 'base'),
     *('real', 'controls', 'checks', 'encoder', 'sampling', 'pictures'),
@@ -85,10 +86,10 @@ def number(value: float | None) -> float:
 
 
 def flat(sample: dict) -> dict[str, float]:
-    """What the judge said of one set of images, as numbers: `NUMBERS`, auroc and accuracy of the findings."""
+    """What the judge said of one set of images, as numbers: `NUMBERS`, and `AGREEMENT` of the findings."""
     agreement = sample.get('agreement') or {}
     found = {name: number(sample.get(name)) for name in NUMBERS}
-    return found | {name: number(agreement.get(name)) for name in ('auroc', 'accuracy')}
+    return found | {name: number(agreement.get(name)) for name in AGREEMENT}
 
 
 def values(table: pd.DataFrame, which: str = 'samples') -> pd.DataFrame:
@@ -105,7 +106,7 @@ def values(table: pd.DataFrame, which: str = 'samples') -> pd.DataFrame:
         found = getattr(one, which) if which in ('samples', 'base') else one.controls.get(which, [])
         about = {name: getattr(one, name) for name in (*CELL, 'run', 'seed', 'encoder')}
         rows += [about | {'sampling_seed': sample.get('seed', 0)} | flat(sample) for sample in found]
-    columns = [*CELL, 'run', 'seed', 'encoder', 'sampling_seed', *NUMBERS, 'auroc', 'accuracy']
+    columns = [*CELL, 'run', 'seed', 'encoder', 'sampling_seed', *NUMBERS, *AGREEMENT]
     return pd.DataFrame(rows, columns=columns)
 
 

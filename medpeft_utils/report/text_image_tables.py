@@ -139,7 +139,7 @@ def _synthetic(table: pd.DataFrame) -> str:
 
 
 COLUMNS_METRICS = [
-    *('Data', 'Training pairs', 'Method', 'FID', 'KID (95 % of subsets)', 'Similarity', 'Findings: AUROC'),
+    *('Data', 'Training pairs', 'Method', 'FID', 'KID (95 % of subsets)', 'Similarity', 'Findings: AUROC [95 %]'),
     *('Findings: accuracy', 'Nearest: ratio', 'Copies'),
 ]
 
@@ -153,11 +153,14 @@ def _fixed(value: float, digits: int = 3) -> str:
 
 
 def _metric_cells(found: pd.DataFrame, inception: bool) -> list[str]:
-    mean = found[[*ti.NUMBERS, 'auroc', 'accuracy']].mean()
+    mean = found[[*ti.NUMBERS, *ti.AGREEMENT]].mean()
     kid = _fixed(mean['kid'])
     if kid != MISSING:
         kid += f' [{mean["kid_low"]:.3f}, {mean["kid_high"]:.3f}]'
-    cells = [ti.spread(found['fid']), kid, _fixed(mean['similarity']), _fixed(mean['auroc']), _share(mean['accuracy'])]
+    area = _fixed(mean['auroc'])
+    if not math.isnan(mean['auroc_low']):
+        area += f' [{mean["auroc_low"]:.2f}, {mean["auroc_high"]:.2f}]'
+    cells = [ti.spread(found['fid']), kid, _fixed(mean['similarity']), area, _share(mean['accuracy'])]
     cells += [_fixed(mean['nearest_ratio'], 2), _share(mean['copies'])]
     return [*cells, ti.spread(found['fid_inception'])] if inception else cells
 

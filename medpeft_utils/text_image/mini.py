@@ -1,9 +1,9 @@
 """The architecture of `stable_diffusion_mini`: the classes of Stable Diffusion v1.5, narrow, for 64x64 px.
 
-The text encoder is CLIP's; the VAE has four channels; the U-Net has four levels and no attention in the lowest. Two
+The text encoder is CLIP's; the VAE has four channels; the U-Net has four levels and no attention in the lowest. Three
 things differ: the VAE shrinks an image four times (64 px to 16x16x4), there eight times (512 px to 64x64x4), which
-would leave nothing of a small finding; and the U-Net's highest level has no attention either, which at this size
-would take as long as all the rest. `text_image/pretraining` trains it.
+would leave nothing of a small finding; the U-Net's highest level has no attention either, which at this size would
+take as long as all the rest; and the velocity is predicted. `text_image/pretraining` trains it.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ UNET = {
     'cross_attention_dim': TEXT['hidden_size'],
     'attention_head_dim': 4,
 }
-# Stable Diffusion's: betas, and sampling that ends at the first timestep and not at zero noise.
+# Stable Diffusion's betas, and sampling that ends at the first timestep and not at zero noise. What is predicted is the
+# velocity (Salimans and Ho 2022, arXiv:2202.00512), as in Stable Diffusion 2: see `pretraining/diffusion.py`.
 SCHEDULER = {
     'num_train_timesteps': 1000,
     'beta_start': 0.00085,
@@ -59,7 +60,7 @@ SCHEDULER = {
     'clip_sample': False,
     'set_alpha_to_one': False,
     'steps_offset': 1,
-    'prediction_type': 'epsilon',
+    'prediction_type': 'v_prediction',
 }
 
 

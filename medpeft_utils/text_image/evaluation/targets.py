@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import rankdata
 
 from medpeft_utils import auroc
 from medpeft_utils.errors import BadInput
@@ -13,6 +14,7 @@ from medpeft_utils.text_image.pairs import Pairs
 
 WORD = re.compile(r'[a-z]{3,}')
 MOST_WORDS = 32
+DRAWS = 400  # bootstrap resamples
 SHARE = 0.05  # a word is a label where at least so many texts have it, and as many have not
 
 
@@ -66,7 +68,8 @@ def agreement(values: np.ndarray, scores: np.ndarray, names: tuple[str, ...]) ->
         names: of the labels.
     Returns:
         auroc and accuracy (threshold 0.5), means over the labels that some text has and some has not (None where there
-        is none), and by_label: name to auroc, accuracy, positives, images.
+        is none); auroc_low and auroc_high, 95 % of bootstrap resamples of the images; and by_label: name to auroc,
+        accuracy, positives, images.
     """
     by_label = {}
     for column, name in enumerate(names):
@@ -84,4 +87,29 @@ def agreement(values: np.ndarray, scores: np.ndarray, names: tuple[str, ...]) ->
         measure: float(np.mean([label[measure] for label in by_label.values()])) if by_label else None
         for measure in ('auroc', 'accuracy')
     }
-    return means | {'by_label': by_label}
+    low, high = auroc.quantiles(_resampled(values, scores)) if by_label else (None, None)
+    return means | {'auroc_low': low, 'auroc_high': high, 'by_label': by_label}
+
+
+def _resampled(values: np.ndarray, scores: np.ndarray, draws: int = DRAWS) -> np.ndarray:
+    """[draws] mean AUROC over the labels in resamples of the images; values and scores as for `agreement`.
+
+    The images drawn depend on their number alone, so that two sets of as many images are resampled alike.
+    """
+    draw, areas = np.random.default_rng(0), np.full(draws, np.nan)
+    for number in range(draws):
+        rows = draw.integers(len(values), size=len(values))
+        found = [_area(values[rows, column], scores[rows, column]) for column in range(values.shape[1])]
+        if not np.isnan(found).all():
+            areas[number] = np.nanmean(found)
+    return areas
+
+
+def _area(said: np.ndarray, seen: np.ndarray) -> float:
+    """AUROC by ranks of one label, values [N] of 1, 0 or -1 (left out); NaN without some of 1 and of 0."""
+    said, seen = said[said >= 0], seen[said >= 0]
+    positives, negatives = int(said.sum()), int((said == 0).sum())
+    if not positives or not negatives:
+        return np.nan
+    above = rankdata(seen)[said == 1].sum() - positives * (positives + 1) / 2
+    return above / (positives * negatives)

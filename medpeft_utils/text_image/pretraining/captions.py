@@ -1,4 +1,4 @@
-"""Captions of natural images that say what can be seen: the class, light and grey, and where it is brighter.
+"""Captions of natural images that say what can be seen: class, light, grey, and which zone is lightest and darkest.
 
 And the tokenizer: the byte-pair encoding of CLIP, learned from these captions and from a list of words of radiology, so
 that an impression is not cut at 77 tokens. As no image goes with those words, what they mean is left to fine-tuning.
@@ -17,7 +17,9 @@ from medpeft_utils.text_image import mini
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
 
-DARK, BRIGHT, DIFFERENCE = 75.0, 165.0, 28.0  # mean grey value of a picture; difference between its halves (0 to 255)
+DARK, BRIGHT = 75.0, 165.0  # mean grey value of a picture, 0 to 255
+DIFFERENCE = 20.0  # of a zone's mean grey value from the picture's, so that the zone is named
+ZONES = ('upper', 'mid', 'lower')
 END = '</w>'  # of a word, in CLIP's vocabulary
 RADIOLOGY = """\
 no acute cardiopulmonary process abnormality intrathoracic disease evidence of focal consolidation pleural effusion
@@ -38,20 +40,25 @@ def first_name(caption: str) -> str:
     return caption.split(',')[0].strip().lower()
 
 
-def place(image: np.ndarray) -> str:
-    """Where a picture [S, S, 3] uint8 is clearly brighter: ', brighter on the left' and so on; '' where nowhere is."""
-    luma, half = image.mean(axis=2), len(image) // 2
-    across = luma[:, :half].mean() - luma[:, half:].mean()
-    down = luma[:half].mean() - luma[half:].mean()
-    if max(abs(across), abs(down)) < DIFFERENCE:
-        return ''
-    if abs(across) >= abs(down):
-        return ', brighter on the left side' if across > 0 else ', brighter on the right side'
-    return ', brighter in the upper half' if down > 0 else ', brighter in the lower half'
+def places(image: np.ndarray) -> list[str]:
+    """Where a picture [S, S, 3] uint8 is clearly lightest and darkest, of six zones as a radiologist divides the lungs.
+
+    Such as ['lightest in the left upper zone', 'darkest in the right lower zone']. Left and right are those of somebody
+    who faces the viewer, as on radiographs: what is called right lies on the left of the picture.
+    """
+    luma, half, cuts = image.mean(axis=2), image.shape[1] // 2, np.linspace(0, len(image), 4).round().astype(int)
+    means = {
+        f'{side} {zone} zone': luma[top:bottom, columns].mean()
+        for zone, top, bottom in zip(ZONES, cuts[:-1], cuts[1:], strict=True)
+        for side, columns in (('right', slice(0, half)), ('left', slice(half, None)))
+    }
+    lightest, darkest = max(means, key=means.get), min(means, key=means.get)
+    found = [f'lightest in the {lightest}'] if means[lightest] - luma.mean() > DIFFERENCE else []
+    return [*found, f'darkest in the {darkest}'] if luma.mean() - means[darkest] > DIFFERENCE else found
 
 
 def caption(image: np.ndarray, name: str, grey: bool) -> str:
-    """A caption such as 'a dark black and white photo of a goldfish, brighter on the left side'.
+    """A caption such as 'a dark black and white photo of a goldfish, lightest in the left upper zone'.
 
     Args:
         image: [S, S, 3] uint8.
@@ -61,7 +68,7 @@ def caption(image: np.ndarray, name: str, grey: bool) -> str:
     mean = image.mean()
     light = 'dark ' if mean < DARK else 'bright ' if mean > BRIGHT else ''
     article = 'an' if name[0] in 'aeiou' else 'a'
-    return f'a {light}{"black and white " if grey else ""}photo of {article} {name}{place(image)}'
+    return ', '.join([f'a {light}{"black and white " if grey else ""}photo of {article} {name}', *places(image)])
 
 
 def learn_tokenizer(names: list[str], length: int = mini.TOKENS) -> CLIPTokenizer:
@@ -87,11 +94,12 @@ def learn_tokenizer(names: list[str], length: int = mini.TOKENS) -> CLIPTokenize
 
 
 def _captions(names: list[str]) -> list[str]:
-    """Every caption that there may be."""
-    pictures = [np.full((4, 4, 3), level, np.uint8) for level in (0, 128, 255)]
-    left, upper = np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4, 3), np.uint8)
-    left[:, :2], upper[:2] = 255, 255
-    pictures += [left, left[:, ::-1], upper, upper[::-1]]
+    """Every word that there may be, in captions."""
+    pictures = [np.full((6, 6, 3), level, np.uint8) for level in (0, 128, 255)]
+    for row in range(0, 6, 2):
+        light = np.zeros((6, 6, 3), np.uint8)
+        light[row : row + 2, :3] = 255
+        pictures += [light, light[:, ::-1], 255 - light, 255 - light[:, ::-1]]
     return [caption(picture, name, grey) for picture in pictures for name in names for grey in (False, True)]
 
 

@@ -1,0 +1,94 @@
+"""Whether generated images look like real ones and show what their prompts ask for, before and after tuning."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+
+from medpeft_utils.report import style
+from medpeft_utils.report import text_image_scores as ti
+from medpeft_utils.report.figures import footer, footer_height, mark_synthetic
+from medpeft_utils.report.output import Figure, Nothing
+from medpeft_utils.report.renderers import renderer
+from medpeft_utils.report.text_image_tables import NO_RUN
+
+TITLE = 'Do the images follow their prompts, and look like real ones?'
+REAL = 'Real test images'
+DRAWN = (
+    "Left: how well a classifier's answer on an image tells whether the prompt asked for a finding, mean over findings; "
+    'bars: 95 %, bootstrap over images (mean over seeds). Dashed: chance. Right: FID, log scale. Paler: fewer training '
+    'pairs. The untuned pipeline and real images are the worst and the best that there can be.'
+)
+TICKS = 1, 3, 10, 30, 100, 300, 1000  # FID
+LINE = 0.34  # inches a method
+
+
+def numbers(table: pd.DataFrame) -> pd.DataFrame:
+    """Mean over training and sampling seeds of each set, size and method, with the untuned pipeline and real images.
+
+    Args:
+        table: `text_image_scores.runs`.
+    Returns:
+        Columns data, pairs, method, auroc, auroc_low, auroc_high, fid (of real images the floor).
+    """
+    wanted = ['auroc', 'auroc_low', 'auroc_high', 'fid']
+    rows = ti.against_base(table).groupby(ti.CELL, sort=False)[wanted].mean().reset_index()
+    real = []
+    for (data, pairs), group in table.groupby(['data', 'pairs'], sort=False):
+        one = group['real'].iloc[0]
+        about, floor = one.get('agreement') or {}, one.get('floor') or {}
+        row = {name: ti.number(about.get(name)) for name in wanted[:3]} | {'fid': ti.number(floor.get('fid'))}
+        real.append({'data': data, 'pairs': pairs, 'method': REAL} | row)
+    return pd.concat([rows, pd.DataFrame(real, columns=rows.columns)], ignore_index=True)
+
+
+def _draw(left, right, rows: pd.DataFrame) -> None:
+    """A line a method, in the order of the rows; within it a mark for each data size, the largest above."""
+    methods, sizes = list(dict.fromkeys(rows['method'])), sorted(rows['pairs'].unique(), reverse=True)
+    for one in rows.itertuples():
+        place, size = methods.index(one.method), sizes.index(one.pairs)
+        at = place + (size - (len(sizes) - 1) / 2) * 0.22
+        plain = one.method in (ti.BASE, REAL)
+        look = {'color': style.INK, 'marker': 'o' if one.method == REAL else 'X'} if plain else style.look(one.method)
+        how = {'color': look['color'], 'alpha': 1 - 0.3 * size, 'zorder': 4}
+        for axes, value in ((left, one.auroc), (right, one.fid)):
+            axes.plot(value, at, marker=look['marker'], markeredgecolor='white', markeredgewidth=0.4, **how)
+        if not math.isnan(one.auroc_low):
+            left.plot([one.auroc_low, one.auroc_high], [at, at], linewidth=1.6, **how | {'alpha': 0.35})
+    left.axvline(0.5, color=style.GREY, linestyle=(0, (4, 2)), linewidth=0.8, zorder=1)
+    left.set_yticks(range(len(methods)), methods)
+    left.set_ylim(len(methods) - 0.4, -0.6)
+    right.set_xscale('log')
+    right.minorticks_off()
+    low, high = rows['fid'].min(), rows['fid'].max()
+    ticks = [tick for tick in TICKS if low / 2 < tick < high * 2]
+    right.set_xticks(ticks, [f'{tick:g}' for tick in ticks])
+    left.set_xlabel('AUROC of findings, prompt against image')
+    right.set_xlabel('FID (lower is better)')
+
+
+@renderer('prompt_following', TITLE, 'After tuning, do prompts say what is drawn?')
+def prompt_following(records: pd.DataFrame, f1: str = 'weighted') -> Figure | Nothing:
+    """AUROC of the findings that prompts ask for, and FID, by method and data size: a row a set of pairs."""
+    table = ti.runs(records)
+    if table.empty:
+        return Nothing(name='prompt_following', title=TITLE, notes=[NO_RUN])
+    rows, notes = numbers(table), [*ti.describe(records, table), DRAWN]
+    sets = list(dict.fromkeys(rows['data']))
+    lines = [rows[rows['data'] == data]['method'].nunique() for data in sets]
+    beneath, width = footer_height(notes, style.TEXT_WIDTH), style.TEXT_WIDTH
+    height = LINE * sum(lines) + 0.85 * len(sets) + beneath
+    with style.drawing():
+        figure = style.new_figure(width, height)
+        grid = figure.subplots(len(sets), 2, squeeze=False, sharey='row', gridspec_kw={'height_ratios': lines})
+        figure.subplots_adjust(1.55 / width, (beneath + 0.45) / height, 0.97, 1 - 0.35 / height, 0.08, 0.35)
+        for (left, right), data in zip(grid, sets, strict=True):
+            _draw(left, right, rows[rows['data'] == data])
+            sizes = ', '.join(f'{size:,}' for size in sorted(rows[rows['data'] == data]['pairs'].unique())[::-1])
+            left.set_title(f'{data}: {sizes} pairs')
+            if table[table['data'] == data]['synthetic'].any():
+                mark_synthetic(right)
+        footer(figure, notes, beneath)
+    title = TITLE + (' (synthetic images)' if table['synthetic'].any() else '')
+    return Figure(name='prompt_following', title=title, figure=figure, notes=notes, data=rows)
