@@ -19,7 +19,7 @@ from medpeft_utils.text_image import pipeline
 from medpeft_utils.text_image.adaptation import Settings, TextToImage
 from medpeft_utils.text_image.encoding import encode
 from medpeft_utils.text_image.sampling import denoise, sample, starting_noise
-from medpeft_utils.text_image.training import Denoising, EncodedPairs, Training, validation_loss
+from medpeft_utils.text_image.training import Denoising, EncodedPairs, Training, timesteps, validation_loss
 from medpeft_utils.training.loop import Diverged, Protocol
 
 METHODS = methods.names('unet')
@@ -66,6 +66,15 @@ def training(pipe, cache: Path, key: str = 'bias_tuning', changes: dict | None =
     protocol = Protocol(**{'learning_rate': 1e-2, 'min_steps': 6, 'max_steps': 6, 'batch_size': 4, 'checks': 3})
     denoising = Denoising(pipe.noising, **(changes or {}))
     return Training(adapted, train, validation, protocol, denoising, **more)
+
+
+def test_timesteps_are_even_or_shifted_towards_noise():
+    """A shift of 4 puts t below 1000 * 4 * 0.5 / (1 + 3 * 0.5) = 800 in half of the draws."""
+    even, shifted = (timesteps(40_000, 1000, shift, torch.Generator().manual_seed(0)) for shift in (1.0, 4.0))
+    assert even.min() == 0 and even.max() == shifted.max() == 999
+    assert (even < 250).float().mean() == pytest.approx(0.25, abs=0.01)
+    assert (shifted < 800).float().mean() == pytest.approx(0.5, abs=0.01)
+    assert (shifted < 250).float().mean() == pytest.approx(1 / 13, abs=0.01)  # 4 t / (1 + 3 t) = 1 / 4
 
 
 # ---- pipelines

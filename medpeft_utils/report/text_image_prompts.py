@@ -16,7 +16,7 @@ from medpeft_utils.report.text_image_tables import NO_RUN
 TITLE = 'Do the images follow their prompts, and look like real ones?'
 REAL = 'Real test images'
 DRAWN = (
-    "Left: how well a classifier's answer on an image tells whether the prompt asked for a finding, mean over findings; "
+    "Left: how well a classifier's answer on an image tells whether a prompt asked for the finding, mean over all; "
     'bars: 95 %, bootstrap over images (mean over seeds). Dashed: chance. Right: FID, log scale. Paler: fewer training '
     'pairs. The untuned pipeline and real images are the worst and the best that there can be.'
 )

@@ -198,7 +198,8 @@ class TextToImage:
     def denoising(self) -> Denoising:
         s = self.settings
         how = {'micro_batch': s.micro_batch, 'gradient_checkpointing': s.gradient_checkpointing}
-        return Denoising(self.pipeline.noising, s.prompt_dropout, precision=self.precision, **how)
+        shift = pipeline.timestep_shift(s.backbone)
+        return Denoising(self.pipeline.noising, s.prompt_dropout, shift, precision=self.precision, **how)
 
     def protocol(self, learning_rate: float, seed: int | None = None) -> Protocol:
         """The training protocol of this run at a learning rate."""

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 NAME = 'stable_diffusion_mini'
 IMAGE_SIZE, LATENT_SIZE = 64, 16  # px; places of the latents along a side
 TOKENS = 77  # as CLIP's
+# In training; see `text_image.training.timesteps`. Only where nearly all is noise is the layout left to the text.
+TIMESTEP_SHIFT = 4.0
 
 VAE = {
     'in_channels': 3,

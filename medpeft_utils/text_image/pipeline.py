@@ -54,6 +54,7 @@ class Known:
         image_size: side in pixels that it was trained at.
         repository: on the hub; '' for the shipped one.
         rate_factor: by how much a method's default learning rate is multiplied on it.
+        timestep_shift: of the timesteps that it was trained at, and is tuned at.
     """
 
     label: str
@@ -61,10 +62,17 @@ class Known:
     image_size: int
     repository: str = ''
     rate_factor: float = 1.0
+    timestep_shift: float = 1.0
 
 
 PIPELINES = {
-    mini.NAME: Known('Stable Diffusion (mini)', 'Stable Diffusion v1.5', mini.IMAGE_SIZE, rate_factor=100.0),
+    mini.NAME: Known(
+        'Stable Diffusion (mini)',
+        'Stable Diffusion v1.5',
+        mini.IMAGE_SIZE,
+        rate_factor=100.0,
+        timestep_shift=mini.TIMESTEP_SHIFT,
+    ),
     'stable_diffusion_v1_5': Known(
         'Stable Diffusion v1.5', 'Stable Diffusion v1.5', 512, 'stable-diffusion-v1-5/stable-diffusion-v1-5'
     ),
@@ -100,6 +108,11 @@ def image_size_of(name: str) -> int:
     folder = Path(name).expanduser()
     unet, vae = (_config(folder, part) for part in ('unet', 'vae'))
     return unet.get('sample_size', 64) * 2 ** (len(vae.get('block_out_channels', ())) - 1)
+
+
+def timestep_shift(name: str) -> float:
+    """By how much the timesteps of training are shifted towards much noise; 1 (drawn evenly) for published ones."""
+    return PIPELINES[name].timestep_shift if name in PIPELINES else 1.0
 
 
 def learning_rate_factor(name: str) -> float:

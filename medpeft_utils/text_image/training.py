@@ -30,6 +30,15 @@ VALIDATION_SEED = 1_000_003  # of the noise and timesteps of every check of ever
 CLIP = 1.0  # norm of the gradient, as in the training scripts of diffusers
 
 
+def timesteps(count: int, of: int, shift: float, generator: torch.Generator) -> torch.Tensor:
+    """[count] timesteps in 0..of - 1, drawn evenly and then shifted towards much noise.
+
+    Esser et al. 2024, arXiv:2403.03206, Eq. 23: t' = shift t / (1 + (shift - 1) t), of t in 0..1; 1 is no shift.
+    """
+    t = torch.rand(count, generator=generator)
+    return (of * shift * t / (1 + (shift - 1) * t)).long().clamp(max=of - 1)
+
+
 @dataclass(frozen=True)
 class Denoising:
     """How the noise is learned.
@@ -37,6 +46,7 @@ class Denoising:
     Args:
         noising: diffusers' scheduler that adds it (`Pipeline.noising`).
         prompt_dropout: share of the pairs whose text is left empty, so that sampling can be guided.
+        timestep_shift: of `timesteps`, in training; what the pipeline was trained with.
         micro_batch: pairs that go through the network at a time; the gradient is that of the whole batch. 0: all.
         gradient_checkpointing: activations are computed again in the backward pass instead of being kept.
         precision: number format.
@@ -44,6 +54,7 @@ class Denoising:
 
     noising: object
     prompt_dropout: float = 0.1
+    timestep_shift: float = 1.0
     micro_batch: int = 0
     gradient_checkpointing: bool = False
     precision: Precision = PLAIN
@@ -213,7 +224,8 @@ class Training:
         chosen = self.train.rows_of(step, self.batch_size, self.protocol.seed)
         draw, count = self.generator, len(chosen)
         dropped = (torch.rand(count, generator=draw) < self.denoising.prompt_dropout).numpy()
-        times = torch.randint(0, self.denoising.noising.config.num_train_timesteps, (count,), generator=draw)
+        of, shift = self.denoising.noising.config.num_train_timesteps, self.denoising.timestep_shift
+        times = timesteps(count, of, shift, draw)
         noise = torch.randn(count, *self.train.encoded.latents.shape[1:], generator=draw)
         part, total = self.denoising.micro_batch or count, 0.0
         for start in range(0, count, part):
@@ -259,7 +271,8 @@ class Training:
     def _described(self) -> dict:
         """What a checkpoint must agree in with this training."""
         kept = {'method': self.adapted.method.key, 'steps': self.steps, 'pairs': len(self.train)}
-        kept |= asdict(self.protocol) | {'dropout': self.denoising.prompt_dropout, 'config': str(self.adapted.config)}
+        denoising = {'dropout': self.denoising.prompt_dropout, 'shift': self.denoising.timestep_shift}
+        kept |= asdict(self.protocol) | denoising | {'config': str(self.adapted.config)}
         return kept
 
     def _save(self) -> None:

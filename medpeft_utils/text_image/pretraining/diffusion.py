@@ -17,6 +17,7 @@ from medpeft_utils.text_image import mini
 from medpeft_utils.text_image.pretraining.autoencoder import GREY_SHARE, grey, to_input
 from medpeft_utils.text_image.pretraining.captions import caption, first_name, learn_tokenizer
 from medpeft_utils.text_image.pretraining.stage import Schedule, Stage
+from medpeft_utils.text_image.training import timesteps
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
@@ -98,7 +99,8 @@ class Diffusion(Stage):
     Differs: the text encoder is trained with the U-Net from random weights, in Stable Diffusion it is CLIP's; and the
     velocity is predicted (Salimans and Ho 2022, arXiv:2202.00512) where Stable Diffusion v1.5 predicts the noise. What
     a text asks for shows in the layout, thus where there is much noise; there a predicted noise says next to nothing of
-    the image, and a network as small as this one had not learned to heed its text.
+    the image, and a network as small as this one had not learned to heed its text. For the same reason timesteps are
+    shifted towards much noise (`mini.TIMESTEP_SHIFT`); the held-out loss is over all of them alike.
     """
 
     score_name = 'held-out velocity-prediction loss'
@@ -110,12 +112,12 @@ class Diffusion(Stage):
         networks = {'text_encoder': text, 'unet': mini.build_unet()}
         super().__init__(schedule, networks, *source.split(schedule.held_out_share, schedule.seed), folder, device)
 
-    def _velocity_loss(self, rows: np.ndarray, generator: torch.Generator, drop: float) -> torch.Tensor:
+    def _velocity_loss(self, rows: np.ndarray, generator: torch.Generator, drop: float, shift: float) -> torch.Tensor:
         tokens = self.data.tokens[rows].astype(np.int64)
         tokens[(torch.rand(len(rows), generator=generator) < drop).numpy()] = self.data.empty
         latents = torch.from_numpy(self.data.latents[rows]).float()
         noise = torch.randn(latents.shape, generator=generator)
-        times = torch.randint(0, self.noising.config.num_train_timesteps, (len(rows),), generator=generator)
+        times = timesteps(len(rows), self.noising.config.num_train_timesteps, shift, generator)
         noisy = self.noising.add_noise(latents, noise, times).to(self.device)
         texts = self.networks['text_encoder'](torch.from_numpy(tokens).to(self.device)).last_hidden_state
         predicted = self.networks['unet'](noisy, times.to(self.device), texts).sample
@@ -123,7 +125,7 @@ class Diffusion(Stage):
 
     def loss(self, rows: np.ndarray) -> torch.Tensor:
         """Mean squared error of the velocity, of variance 1."""
-        return self._velocity_loss(rows, self.generator, DROP_TEXT)
+        return self._velocity_loss(rows, self.generator, DROP_TEXT, mini.TIMESTEP_SHIFT)
 
     @torch.no_grad()
     def score(self) -> float:
@@ -132,6 +134,6 @@ class Diffusion(Stage):
         rows, generator = np.sort(self.held_out_rows), torch.Generator().manual_seed(0)
         rows = rows[:: max(1, len(rows) // HELD_OUT)][:HELD_OUT]
         parts = np.array_split(rows, max(1, len(rows) // 128))
-        losses = [self._velocity_loss(part, generator, 0.0).item() for part in parts]
+        losses = [self._velocity_loss(part, generator, 0.0, 1.0).item() for part in parts]
         self.networks.train()
         return float(np.average(losses, weights=[len(part) for part in parts]))

@@ -11,7 +11,7 @@ from medpeft_utils.text_image.pretraining.stage import Schedule
 
 # Small batches: in the same time on a CPU the VAE learns more from four times as many steps.
 VAE = Schedule(steps=6000, batch=16, learning_rate=4e-3)
-DIFFUSION = Schedule(steps=4000, batch=32, learning_rate=1e-3, warmup=200, cooldown=0.4)
+DIFFUSION = Schedule(steps=3600, batch=32, learning_rate=1e-3, warmup=200, cooldown=0.4)
 
 
 def make(
