@@ -213,9 +213,9 @@ def test_several_processes_pack_once(tmp_path):
     )
     command = [sys.executable, '-c', code, str(root), str(tmp_path / 'cache')]
     runs = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) for _ in range(3)]
-    outputs = [run.communicate(timeout=60)[0].split() for run in runs]
-    assert sum(output.count('decoded') for output in outputs) == 19
-    assert len({output[-1] for output in outputs}) == 1
+    outputs = [run.communicate(timeout=60)[0] for run in runs]
+    assert sum(output.count('decoded') for output in outputs) == 19  # threads decode: two may share a line
+    assert len({output.split()[-1] for output in outputs}) == 1
 
 
 def test_several_threads_of_one_process(tmp_path):
