@@ -14,6 +14,7 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 from scipy import linalg
+from sklearn.metrics import roc_auc_score
 from tiny_generation import make_pairs, spots
 
 from medpeft_utils import methods
@@ -123,8 +124,20 @@ def test_agreement_by_hand():
     assert found['by_label'] == {'spot': {'auroc': 0.75, 'accuracy': 0.5, 'positives': 2, 'images': 4}}
     assert found['auroc'] == 0.75
     assert 0 <= found['auroc_low'] < 0.75 < found['auroc_high'] == 1  # some resample has none out of order
+    assert len(found['resamples']) == 400 and {0.5, 1.0, None} <= set(found['resamples'])  # None: it has one kind only
     none = agreement(said[:1], seen[:1], ('spot', 'always'))
-    assert none['auroc'] is none['auroc_low'] is None
+    assert none['auroc'] is none['auroc_low'] is None and none['resamples'] == []
+
+
+def test_resamples_are_areas_of_the_images_drawn_again():
+    draw = np.random.default_rng(1)
+    said, seen = draw.integers(-1, 2, (60, 3)), draw.random((60, 3)).round(1)  # ties, and some unknown
+    times = np.random.default_rng(0).multinomial(60, np.full(60, 1 / 60), size=400)
+    found = agreement(said, seen, ('a', 'b', 'c'))['resamples']
+    for number in (0, 7, 399):
+        rows = np.repeat(np.arange(60), times[number])
+        known = [(said[rows, k], seen[rows, k], said[rows, k] >= 0) for k in range(3)]
+        assert found[number] == pytest.approx(np.mean([roc_auc_score(y[k], s[k]) for y, s, k in known]), abs=1e-4)
 
 
 def test_the_interval_of_agreement_holds_the_truth_as_often_as_it_says():

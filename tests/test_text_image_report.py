@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
-from tiny_generation import BASE_FID, paper_like, record, study
+from tiny_generation import BASE_FID, paper_like, record, sample, study
 
 from medpeft_utils import report
 from medpeft_utils.errors import BadInput
@@ -74,6 +75,28 @@ def test_prompts_and_fid_are_shown_beside_the_untuned_pipeline_and_real_images(i
     assert found.loc[(text_image_prompts.REAL, 400), 'fid'] == pytest.approx(3.1)
     assert found.loc[(ti.BASE, 400), 'fid'] == pytest.approx(BASE_FID, abs=3)
     assert 'synthetic' in figure.title
+    assert 'Training steps by pairs: 400 with 4,000, 200 with 2,000, 40 with 400.' in ' '.join(figure.notes)
+
+
+def _asked(tuned: list[float], untuned: list[float], method: str) -> dict:
+    """A record whose prompts are followed so well in each of four resamples, after tuning and before."""
+    made = record(method, 400, [10.0])
+    for which, drawn in (('samples', tuned), ('base', untuned)):
+        agreement = {'auroc': float(np.mean(drawn)), 'accuracy': 0.8, 'by_label': {}, 'resamples': drawn}
+        made['metrics'][which] = [sample(10.0) | {'agreement': agreement}]
+    return made
+
+
+def test_prompts_followed_better_after_tuning_are_told_from_chance(tmp_path: Path):
+    """Bias gains 0.1 in every resample, though the resamples differ by more; LoRA loses in some."""
+    before = [0.4, 0.5, 0.6, 0.7]
+    rows = [_asked([x + 0.1 for x in before], before, 'Bias'), _asked([0.5, 0.5, 0.5, 0.7], before, 'LoRA')]
+    figure = report.render('prompt_following', study(tmp_path, rows))
+    found = figure.data.set_index('method')
+    assert found.loc['Bias', ['gain', 'gain_low', 'gain_high']].tolist() == pytest.approx([0.1, 0.1, 0.1])
+    assert found.loc['LoRA', 'gain'] == pytest.approx(0) and found.loc['LoRA', 'gain_low'] < 0
+    told = ' '.join(figure.notes)
+    assert 'mean of 2 methods: +0.050 [' in told and 'By themselves above zero: Bias (400).' in told
 
 
 def test_two_records_of_a_cell_are_refused(tmp_path: Path):

@@ -15,7 +15,7 @@ import torch
 from medpeft_utils import methods
 from medpeft_utils.errors import BadInput, DoesNotFit, UnknownName
 from medpeft_utils.methods import unet as unets
-from medpeft_utils.text_image import pipeline
+from medpeft_utils.text_image import computing, pipeline
 from medpeft_utils.text_image.adaptation import Settings, TextToImage
 from medpeft_utils.text_image.encoding import encode
 from medpeft_utils.text_image.sampling import denoise, sample, starting_noise
@@ -319,7 +319,7 @@ def test_an_image_depends_on_seed_and_number_alone(pipe):
 
 
 def settings(folder: Path, table: Path, **changes) -> Settings:
-    small = {'batch_size': 4, 'steps': 2, 'checks': 1, 'sampling_steps': 2}
+    small = {'batch_size': 4, 'steps': 2, 'checks': 1, 'sampling_steps': 2, 'precision': 'float32'}  # nothing is timed
     return Settings(**{'dataset': str(table), 'backbone': str(folder), 'method': 'lora'} | small | changes)
 
 
@@ -358,6 +358,37 @@ def test_a_search_takes_the_rate_of_the_lowest_validation_loss(folder, table, tm
     other_seed = TextToImage(settings(folder, table, search_trials=2, seed=1), tmp_path)
     other_seed._search = lambda: pytest.fail('searched again')
     assert other_seed.choose_learning_rate(tmp_path / 'searches') == chosen
+
+
+def test_what_is_left_open_is_computed_as_is_fastest_here(folder, pipe, tmp_path, monkeypatch):
+    """Plain bfloat16 is the slowest here, with unfused attention the fastest; timed once, and then read."""
+    seconds, timed = {computing.PLAIN: 0.2, computing.FUSED: 0.3, computing.UNFUSED: 0.1}, []
+
+    def step_seconds(unet, way, batch):
+        timed.append(way)
+        return seconds[way]
+
+    monkeypatch.setattr(computing, 'step_seconds', step_seconds)
+    how = pipe, lambda: pipeline.load(str(folder)).unet, tiny.SIZE, 4, tmp_path
+    assert computing.choose('float32', *how) == computing.PLAIN and not timed
+    assert [computing.choose('auto', *how) for _ in range(2)] == [computing.UNFUSED] * 2
+    assert len(timed) == 3 * (1 + computing.ROUNDS)
+    seconds[computing.FUSED] = 0.05
+    assert computing.choose('bf16', *how) == computing.FUSED
+    assert computing.choose('auto', *how) == computing.UNFUSED  # as it was when the study began
+
+
+@pytest.mark.parametrize('way', computing.WAYS['auto'], ids=str)
+def test_every_way_to_compute_predicts_alike_and_is_timed(pipe, way):
+    noisy, times, texts = torch.randn(2, 4, 8, 8), torch.tensor([10, 900]), torch.randn(2, tiny.TOKENS, tiny.WIDTH)
+    unet = pipe.unet.requires_grad_(True)
+    with torch.no_grad():
+        plain = unet(noisy, times, encoder_hidden_states=texts).sample
+        with way.autocast(noisy.device):
+            other = computing.prepare(unet, way)(noisy, times, encoder_hidden_states=texts).sample
+    assert torch.allclose(plain, other.float(), atol=0.05 if way.bf16 else 1e-5)
+    assert computing.step_seconds(unet, way, (noisy, times, texts)) > 0
+    assert all(parameter.grad is None for parameter in unet.parameters())
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,13 @@ def record(method: str, pairs: int, fids: list[float], synthetic: bool = True, s
     run = f'{abs(hash((method, pairs, seed, synthetic))):016x}'[:16]
     return {
         **{'run': run, 'status': 'done', 'profile': 'invented', 'experiment': ti.EXPERIMENT, 'code_version': 'c'},
-        'parameters': {'dataset': 'x', 'seed': seed, 'training_pairs': pairs, 'weights': 'pretrained'},
+        'parameters': {
+            'dataset': 'x',
+            'seed': seed,
+            'training_pairs': pairs,
+            'weights': 'pretrained',
+            'steps': pairs // 10,
+        },
         'data': {
             'name': 'x',
             'label': label,

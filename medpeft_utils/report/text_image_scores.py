@@ -7,11 +7,12 @@ methods with the same training and sampling seed start from the same noise, so t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
 
+from medpeft_utils.auroc import quantiles
 from medpeft_utils.errors import BadInput
 from medpeft_utils.report import paper, ranks, scores
 
@@ -20,6 +21,7 @@ FULL, LORA, BIAS, SV_DIFF = 'Full FT', 'LoRA', 'Bias', 'SV-Diff'
 METHODS = (FULL, 'Attention', BIAS, 'Norm', 'Bias+Norm+Attention', LORA, SV_DIFF, 'DiffFit')
 PAPER_PAIRS = {'110K': 110_000, '55K': 55_000, '11K': 11_000}
 BASE, FLOOR = 'Untuned pipeline', 'Real images, two halves'
+ALL = 'Mean of the methods'
 CELL = ['data', 'pairs', 'method']
 NUMBERS = (
     *('fid', 'kid', 'kid_low', 'kid_high', 'similarity', 'nearest_ratio', 'nearest', 'copies', 'images'),
@@ -28,7 +30,7 @@ NUMBERS = (
 AGREEMENT = 'auroc', 'auroc_low', 'auroc_high', 'accuracy'
 _RUN = [
     *('run', *CELL, 'seed', 'backbone_label', 'dataset_label', 'synthetic', 'trainable', 'total', 'samples', 'base'),
-    *('real', 'controls', 'checks', 'encoder', 'sampling', 'pictures'),
+    *('real', 'controls', 'checks', 'encoder', 'sampling', 'pictures', 'steps'),
 ]
 
 
@@ -77,6 +79,7 @@ def _run(record: dict) -> dict:
         'encoder': (real.get('encoder') or {}).get('hash', ''),
         'sampling': record.get('sampling') or {},
         'pictures': record.get('pictures') or {},
+        'steps': int(record['parameters'].get('steps', 0)),
     }
 
 
@@ -170,6 +173,43 @@ def gains(found: pd.DataFrame, better: str, worse: str) -> pd.DataFrame:
     return apart.drop(columns='sampling_seed')
 
 
+def _resamples(samples: Sequence[dict]) -> np.ndarray:
+    """[draws] AUROC of the findings in resamples of the prompts, mean over sampling seeds; [0] where none are kept."""
+    kept = [(sample.get('agreement') or {}).get('resamples') or [] for sample in samples]
+    if not kept or not all(kept):
+        return np.array([])
+    return np.array(kept, dtype=float).mean(axis=0)  # None becomes NaN
+
+
+def following(table: pd.DataFrame) -> pd.DataFrame:
+    """By how much better the images of each cell show the findings of their prompts than the untuned pipeline's do.
+
+    The same prompts and starting noise on both sides: the interval is that of the difference over resamples of the
+    prompts, each the mean over training and sampling seeds.
+
+    Args:
+        table: `runs`.
+    Returns:
+        Columns data, pairs, method, gain (AUROC), gain_low, gain_high (95 %); beside the methods of a set and data size
+        a row ALL of their mean. NaN where a record keeps no resamples.
+    """
+    rows = []
+    for (data, pairs), cells in table.groupby(['data', 'pairs'], sort=False):
+        gains, draws = {}, {}
+        for method, runs_ in cells.groupby('method', sort=False):
+            auroc = [values(runs_, which)['auroc'].mean() for which in ('samples', 'base')]
+            apart = [_resamples(one.samples) - _resamples(one.base) for one in runs_.itertuples()]
+            gains[method] = auroc[0] - auroc[1]
+            draws[method] = np.mean(apart, axis=0) if len({len(a) for a in apart}) == 1 else np.array([])
+        if len({len(found) for found in draws.values()}) == 1:
+            gains[ALL], draws[ALL] = np.mean(list(gains.values())), np.mean(list(draws.values()), axis=0)
+        for method, gain in gains.items():
+            low, high = quantiles(draws.get(method, np.array([])))
+            row = {'data': data, 'pairs': pairs, 'method': method, 'gain': gain}
+            rows.append(row | {'gain_low': low, 'gain_high': high})
+    return pd.DataFrame(rows, columns=[*CELL, 'gain', 'gain_low', 'gain_high'])
+
+
 def against_base(table: pd.DataFrame) -> pd.DataFrame:
     """`values` with the untuned pipeline of every run's cell and seeds beside it, as a method of its own."""
     base = values(table, 'base').drop_duplicates(['data', 'pairs', 'seed', 'sampling_seed'])
@@ -192,7 +232,16 @@ def describe(records: pd.DataFrame, table: pd.DataFrame) -> list[str]:
     ways = sorted({(s.get('guidance'), s.get('steps')) for s in table['sampling'] if s}, key=str)
     how = '; '.join(f'guidance {guidance:g}, {steps} steps' for guidance, steps in ways)
     said = f'{synthetic}Data: {data}. Pipeline: {backbones}. {len(table)} runs, ' + ''.join([*seeds, *each, *images])
-    return [said + (f' ({how}).' if how else '.') + failures, *_encoders(table)]
+    return [said + (f' ({how}).' if how else '.') + _trained(table) + failures, *_encoders(table)]
+
+
+def _trained(table: pd.DataFrame) -> str:
+    """' Training steps by pairs: 240 with 4,000, 80 with 400.'; '' where the records do not tell."""
+    steps = table.groupby('pairs')['steps'].agg(lambda found: ' or '.join(map(str, sorted(set(found)))))
+    if (table['steps'] == 0).any():
+        return ''
+    words = [f'{said} with {pairs:,}' for pairs, said in steps.sort_index(ascending=False).items()]
+    return f' Training steps by pairs: {", ".join(words)}.'
 
 
 def _from_to(counts: pd.Series, what: str) -> str:

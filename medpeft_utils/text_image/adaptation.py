@@ -20,7 +20,7 @@ from torch import nn
 from medpeft_utils import methods
 from medpeft_utils.data.cache import cache_root
 from medpeft_utils.errors import BadInput, DoesNotFit, UnknownName
-from medpeft_utils.text_image import load_pairs, pipeline
+from medpeft_utils.text_image import computing, load_pairs, pipeline
 from medpeft_utils.text_image.encoding import Encoded, encode
 from medpeft_utils.text_image.pipeline import Cut, Pipeline
 from medpeft_utils.text_image.sampling import latent_shape, sample
@@ -30,7 +30,6 @@ from medpeft_utils.training.loop import Fit, Protocol
 from medpeft_utils.training.precision import Precision
 from medpeft_utils.training.search import search
 
-PRECISIONS = 'auto', 'float32', 'bf16'
 SEARCH_SEED = 1_000_003  # no run of a study trains with it
 
 
@@ -83,8 +82,8 @@ class Settings:
                 raise BadInput(f'{name}={getattr(self, name)}: give 0 or more')
         if not 0 <= self.prompt_dropout < 1:
             raise BadInput(f'prompt_dropout={self.prompt_dropout}: give a share from 0 to below 1')
-        if self.precision not in PRECISIONS:
-            raise UnknownName('precision', self.precision, PRECISIONS)
+        if self.precision not in computing.WAYS:
+            raise UnknownName('precision', self.precision, tuple(computing.WAYS))
         family, method = pipeline.family_of(self.backbone), methods.METHODS[self.method]
         if family not in method.families:
             fitting = ', '.join(methods.names(family))
@@ -152,14 +151,15 @@ class TextToImage:
     def _apply(self, unet: nn.Module, seed: int) -> methods.Adapted:
         s = self.settings
         adapted = methods.apply(unet, s.method, 'unet', s.config(), seed=seed, cache=self.cache / 'decompositions')
-        adapted.model.to(self.device)
+        computing.prepare(adapted.model.to(self.device), self.precision)
         return adapted
 
-    @property
+    @cached_property
     def precision(self) -> Precision:
-        """bfloat16 autocast on a GPU, float32 on a CPU, where the settings leave it open."""
-        chosen = self.settings.precision
-        return Precision(bf16=chosen == 'bf16' or (chosen == 'auto' and self.device.type == 'cuda'))
+        """How the U-Net is trained: what the settings say, and what they leave open as is fastest on this device."""
+        s = self.settings
+        how = self.image_size, s.micro_batch or s.batch_size, self.cache / 'precision'
+        return computing.choose(s.precision, self.pipeline, lambda: self._load().unet, *how)
 
     def rows(self, split: str) -> np.ndarray:
         """Rows of a split that this run uses.
@@ -244,7 +244,8 @@ class TextToImage:
         left_out += ('sampling_steps', 'sampling_seeds', 'test_images', 'controls')
         parameters = {name: value for name, value in asdict(self.settings).items() if name not in left_out}
         code = Code.now().version(asdict(self.settings), [type(self).__module__])
-        return _digest(parameters | {'pipeline': self.pipeline.hash, 'data': self.data.split_hash, 'code': code})
+        known = {'pipeline': self.pipeline.hash, 'data': self.data.split_hash, 'precision': str(self.precision)}
+        return _digest(parameters | known | {'code': code})
 
     def _search(self) -> dict:
         train = EncodedPairs(

@@ -47,7 +47,7 @@ def preview(data, count: int = 6, seed: int = 0) -> Figure:
 
 
 def loss_curve(rows: Sequence[dict], best: int | None = None, title: str = '', synthetic: bool = False) -> Figure:
-    """Noise-prediction loss over steps: training, validation at fixed noise, the untuned model's as a line."""
+    """Loss of the prediction over steps: training, validation at fixed noise, the untuned model's as a line."""
     table = pd.DataFrame(rows)
     figure, axis = plt.subplots(figsize=(5.4, 2.8))
     axis.axhline(table['validation_loss'][0], color=INK, lw=0.8, ls=':', label='validation, untuned')
@@ -57,7 +57,7 @@ def loss_curve(rows: Sequence[dict], best: int | None = None, title: str = '', s
     if best is not None:
         at = table['step'][best], table['validation_loss'][best]
         axis.plot(*at, 'o', ms=10, mfc='none', mec=INK, label='selected')
-    axis.set(xlabel='step', ylabel='noise-prediction loss')
+    axis.set(xlabel='step', ylabel='loss of the prediction')
     axis.legend(frameon=False, fontsize=8)
     figure.suptitle(title, fontsize=10)
     sns.despine(figure)

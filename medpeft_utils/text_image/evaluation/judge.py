@@ -124,6 +124,9 @@ class Judge:
         found |= {'similarity': diversity.similarity(self.pairs.images[self.rows])}
         found |= {'similarity_measure': diversity.measure_for(self.pairs.image_size)}
         found |= {'agreement': self._agreement(self.real_features, self.rows)}
+        del found['agreement'][
+            'resamples'
+        ]  # of other images than the generated ones: there is nothing to pair them with
         about = {'hash': self.hash, 'features': self.encoder.num_features, 'labels': list(self.targets.names)}
         return found | {'encoder': about | {'kind': self.targets.kind}}
 

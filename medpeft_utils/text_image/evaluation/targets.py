@@ -6,7 +6,6 @@ import re
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import rankdata
 
 from medpeft_utils import auroc
 from medpeft_utils.errors import BadInput
@@ -14,7 +13,7 @@ from medpeft_utils.text_image.pairs import Pairs
 
 WORD = re.compile(r'[a-z]{3,}')
 MOST_WORDS = 32
-DRAWS = 400  # bootstrap resamples
+DRAWS, DIGITS = 400, 4  # bootstrap resamples, and what is kept of each
 SHARE = 0.05  # a word is a label where at least so many texts have it, and as many have not
 
 
@@ -68,8 +67,9 @@ def agreement(values: np.ndarray, scores: np.ndarray, names: tuple[str, ...]) ->
         names: of the labels.
     Returns:
         auroc and accuracy (threshold 0.5), means over the labels that some text has and some has not (None where there
-        is none); auroc_low and auroc_high, 95 % of bootstrap resamples of the images; and by_label: name to auroc,
-        accuracy, positives, images.
+        is none); auroc_low and auroc_high, 95 % of bootstrap resamples of the images; resamples, the auroc in each of
+        them, by which two sets of images from the same texts are compared; and by_label: name to auroc, accuracy,
+        positives, images.
     """
     by_label = {}
     for column, name in enumerate(names):
@@ -87,29 +87,36 @@ def agreement(values: np.ndarray, scores: np.ndarray, names: tuple[str, ...]) ->
         measure: float(np.mean([label[measure] for label in by_label.values()])) if by_label else None
         for measure in ('auroc', 'accuracy')
     }
-    low, high = auroc.quantiles(_resampled(values, scores)) if by_label else (None, None)
-    return means | {'auroc_low': low, 'auroc_high': high, 'by_label': by_label}
+    areas = _resampled(values, scores) if by_label else np.array([])
+    low, high = auroc.quantiles(areas) if by_label else (None, None)
+    kept = [round(float(area), DIGITS) if np.isfinite(area) else None for area in areas]
+    return means | {'auroc_low': low, 'auroc_high': high, 'by_label': by_label, 'resamples': kept}
 
 
 def _resampled(values: np.ndarray, scores: np.ndarray, draws: int = DRAWS) -> np.ndarray:
     """[draws] mean AUROC over the labels in resamples of the images; values and scores as for `agreement`.
 
-    The images drawn depend on their number alone, so that two sets of as many images are resampled alike.
+    How often an image is drawn depends on the number of images alone, so that two sets of as many are resampled alike.
     """
-    draw, areas = np.random.default_rng(0), np.full(draws, np.nan)
-    for number in range(draws):
-        rows = draw.integers(len(values), size=len(values))
-        found = [_area(values[rows, column], scores[rows, column]) for column in range(values.shape[1])]
-        if not np.isnan(found).all():
-            areas[number] = np.nanmean(found)
-    return areas
+    count = len(values)
+    times = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), size=draws).astype(float)
+    areas = np.stack([_areas(values[:, k], scores[:, k], times) for k in range(values.shape[1])])  # [L, draws]
+    known = np.isfinite(areas)
+    return np.divide(
+        np.where(known, areas, 0).sum(axis=0), known.sum(axis=0), out=np.full(draws, np.nan), where=known.any(axis=0)
+    )
 
 
-def _area(said: np.ndarray, seen: np.ndarray) -> float:
-    """AUROC by ranks of one label, values [N] of 1, 0 or -1 (left out); NaN without some of 1 and of 0."""
-    said, seen = said[said >= 0], seen[said >= 0]
-    positives, negatives = int(said.sum()), int((said == 0).sum())
-    if not positives or not negatives:
-        return np.nan
-    above = rankdata(seen)[said == 1].sum() - positives * (positives + 1) / 2
-    return above / (positives * negatives)
+def _areas(said: np.ndarray, seen: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """AUROC of one label in every resample [draws]: the share of pairs, one with it and one without, in right order.
+
+    Args:
+        said: [N] of 1, 0, or -1 for unknown.
+        seen: [N] probabilities; a tie counts half.
+        times: [draws, N] how often each image was drawn.
+    """
+    there, absent = times[:, said == 1], times[:, said == 0]  # [draws, P], [draws, Q]
+    above, below = seen[said == 1, None], seen[None, said == 0]
+    won = ((there @ ((above > below) + 0.5 * (above == below))) * absent).sum(axis=1)
+    pairs = there.sum(axis=1) * absent.sum(axis=1)
+    return np.divide(won, pairs, out=np.full(len(times), np.nan), where=pairs > 0)

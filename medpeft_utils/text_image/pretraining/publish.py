@@ -16,11 +16,15 @@ from medpeft_utils.text_image.pretraining.stage import Stage, read_curve
 
 SUMMARY = (
     'Text to image at 64×64 px with the classes of Stable Diffusion v1.5 (CLIP tokenizer and text encoder, VAE with '
-    'four channels, U-Net with cross-attention), trained from nothing on captioned natural images.'
+    'four channels, U-Net with cross-attention), trained from nothing on captioned natural images. The U-Net predicts '
+    f'the velocity, from timesteps shifted towards much noise by {mini.TIMESTEP_SHIFT:g}: only there is the layout '
+    'left to the text. The captions say the class, whether a picture is dark, bright or without colour, and in which '
+    'of six zones it is lightest and darkest, left and right as on a radiograph.'
 )
 LIMITS = (
     'Its pictures are blurred and only hint at what they are asked for: it is a beginning for adaptation on a laptop, '
-    'and nothing else. Words of radiology are in its vocabulary, and no image has told it what they mean.'
+    'and nothing else. Of the words of radiology in its vocabulary images have told it sides and zones alone; what the '
+    'others mean is left to fine-tuning.'
 )
 
 
