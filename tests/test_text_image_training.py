@@ -15,7 +15,7 @@ import torch
 from medpeft_utils import methods
 from medpeft_utils.errors import BadInput, DoesNotFit, UnknownName
 from medpeft_utils.methods import unet as unets
-from medpeft_utils.text_image import computing, pipeline
+from medpeft_utils.text_image import computing, measuring, pipeline
 from medpeft_utils.text_image.adaptation import Settings, TextToImage
 from medpeft_utils.text_image.encoding import encode
 from medpeft_utils.text_image.sampling import denoise, sample, starting_noise
@@ -389,6 +389,10 @@ def test_every_way_to_compute_predicts_alike_and_is_timed(pipe, way):
     assert torch.allclose(plain, other.float(), atol=0.05 if way.bf16 else 1e-5)
     assert computing.step_seconds(unet, way, (noisy, times, texts)) > 0
     assert all(parameter.grad is None for parameter in unet.parameters())
+    images = [
+        sample(pipe, unet, tiny.CAPTIONS[:2], steps=2, precision=how).astype(int) for how in (computing.PLAIN, way)
+    ]
+    assert abs(images[0] - images[1]).max() <= (20 if way.bf16 else 0)
 
 
 @pytest.mark.parametrize(
@@ -409,6 +413,15 @@ def test_every_way_to_compute_predicts_alike_and_is_timed(pipe, way):
 def test_settings_that_cannot_be_used_are_refused(folder, table, changes, error, words):
     with pytest.raises(error, match=words):
         settings(folder, table, **changes).check()
+
+
+def test_the_untuned_pipeline_is_sampled_once_for_all_methods(folder, table, tmp_path):
+    def key(**changes) -> str:
+        run = TextToImage(settings(folder, table, **changes), tmp_path)
+        return measuring._key(run, run.data.rows('test'), 1)
+
+    assert key(method='lora') == key(method='bias_tuning', learning_rate=0.1, steps=7)
+    assert len({key(), key(guidance_scale=2.0), key(training_pairs=4), key(precision='bf16')}) == 4
 
 
 def test_too_many_pairs_are_refused(folder, table, tmp_path):

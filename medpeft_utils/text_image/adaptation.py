@@ -141,8 +141,8 @@ class TextToImage:
 
     @cached_property
     def base(self) -> nn.Module:
-        """The untuned U-Net, loaded anew."""
-        return self._load().unet
+        """The untuned U-Net, loaded anew; it computes as the tuned one does."""
+        return computing.prepare(self._load().unet, self.precision)
 
     @cached_property
     def adapted(self) -> methods.Adapted:
@@ -156,7 +156,7 @@ class TextToImage:
 
     @cached_property
     def precision(self) -> Precision:
-        """How the U-Net is trained: what the settings say, and what they leave open as is fastest on this device."""
+        """How the U-Net computes: what the settings say, and what they leave open as is fastest on this device."""
         s = self.settings
         how = self.image_size, s.micro_batch or s.batch_size, self.cache / 'precision'
         return computing.choose(s.precision, self.pipeline, lambda: self._load().unet, *how)
@@ -316,8 +316,9 @@ class TextToImage:
         """
         s, pipe = self.settings, self.pipeline.to(self.device)
         guidance = s.guidance_scale if guidance_scale is None else guidance_scale
-        how = {'guidance_scale': guidance, 'steps': steps or s.sampling_steps, 'image_size': self.image_size} | more
-        return sample(pipe, self.sampler() if unet is None else unet, prompts, seed, **how)
+        how = {'guidance_scale': guidance, 'steps': steps or s.sampling_steps, 'image_size': self.image_size}
+        how |= {'precision': self.precision}
+        return sample(pipe, self.sampler() if unet is None else unet, prompts, seed, **how | more)
 
 
 def forget(checkpoint: Path) -> None:

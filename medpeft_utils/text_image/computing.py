@@ -1,4 +1,4 @@
-"""How a U-Net is trained on the device at hand: number format and attention kernel.
+"""How a U-Net computes on the device at hand, in training and sampling: number format and attention kernel.
 
 On a GPU bfloat16 with the fused kernel, which is faster wherever there is one, and takes the least memory. On a CPU the
 two are timed: without the matrix units of newer ones bfloat16 gains only where attention is not fused.
@@ -62,7 +62,7 @@ def measure(unet: nn.Module, ways: tuple[Precision, ...], batch: tuple[torch.Ten
 def choose(
     choice: str, pipe: Pipeline, fresh: Callable[[], nn.Module], image_size: int, batch_size: int, folder: Path
 ) -> Precision:
-    """How to train the U-Net of a pipeline; on a CPU measured once and kept in `folder`, so that runs compute alike.
+    """How the U-Net of a pipeline is to compute; on a CPU measured once and kept in `folder`, so that runs compute alike.
 
     Args:
         choice: of `WAYS`.

@@ -44,7 +44,9 @@ def samples(run: TextToImage, judge, rows: np.ndarray, unet: nn.Module, seeds: i
 def _key(run: TextToImage, rows: np.ndarray, seeds: int) -> str:
     s = run.settings
     how = [run.pipeline.hash, run.data.split_hash, run.image_size, s.guidance_scale, s.sampling_steps, seeds]
-    code = Code.now().version(asdict(s), [__name__, 'medpeft_utils.text_image.evaluation'])
+    how += [str(run.precision)]
+    untuned = asdict(s) | {'method': None}  # no method's code has a part in it
+    code = Code.now().version(untuned, [__name__, 'medpeft_utils.text_image.evaluation'])
     parts = [repr([*how, code]).encode(), rows.tobytes(), run.rows('train').tobytes()]
     return hashlib.sha256(b'\0'.join(parts)).hexdigest()[:16]
 

@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 from medpeft_utils.errors import BadInput, DoesNotFit
 from medpeft_utils.methods.adapted import seeded
+from medpeft_utils.training.precision import PLAIN, Precision
 
 if TYPE_CHECKING:
     from medpeft_utils.text_image.pipeline import Pipeline
@@ -51,6 +52,7 @@ def sample(
     batch_size: int = 16,
     first: int = 0,
     image_size: int | None = None,
+    precision: Precision = PLAIN,
     quiet: bool = True,
 ) -> np.ndarray:
     """An image for every prompt, [N, S, S, 3] uint8, by the pipeline's own scheduler.
@@ -67,6 +69,7 @@ def sample(
         batch_size: images at a time; without effect but for rounding.
         first: number of the first image, where a set is made in parts.
         image_size: side in pixels; the pipeline's own where None.
+        precision: number format of the U-Net; text encoder, VAE and scheduler stay in theirs.
         quiet: no progress bar.
     Raises:
         BadInput: no prompt, or no step.
@@ -82,7 +85,8 @@ def sample(
         for start in tqdm(starts, desc='sampling', unit=' batches', disable=quiet, mininterval=1):
             part = list(prompts[start : start + batch_size])
             noise = starting_noise(len(part), shape, seed, first + start).to(pipe.device)
-            latents = denoise(pipe, unet, noise, pipe.encode_texts(part), empty, guidance_scale, steps)
+            texts = pipe.encode_texts(part)
+            latents = denoise(pipe, unet, noise, texts, empty, guidance_scale, steps, precision)
             images.append(pipe.decode(latents))
     unet.train(was_training)
     return np.concatenate(images)
@@ -96,6 +100,7 @@ def denoise(
     empty: torch.Tensor,
     guidance_scale: float,
     steps: int,
+    precision: Precision = PLAIN,
 ) -> torch.Tensor:
     """Unit normal noise [B, C, h, w] to scaled latents of the same shape.
 
@@ -110,7 +115,9 @@ def denoise(
     deterministic = {'eta': 0.0} if 'eta' in inspect.signature(scheduler.step).parameters else {}
     for time in scheduler.timesteps:
         x = scheduler.scale_model_input(torch.cat([latents, latents]) if guided else latents, time)
-        predicted = unet(x, time, encoder_hidden_states=context).sample.float()
+        with precision.autocast(noise.device):
+            predicted = unet(x, time, encoder_hidden_states=context).sample
+        predicted = predicted.float()
         if guided:
             without, with_text = predicted.chunk(2)
             predicted = without + guidance_scale * (with_text - without)
