@@ -59,9 +59,9 @@ def said_of(text: str) -> set[str]:
         low = sentence.lower()
         if low.startswith(('no ', 'normal')) or low == 'clear lungs.':
             continue
-        both = any(word in low for word in ('bilateral', 'bibasilar', 'both'))
+        both = any(word in low for word in ('bilateral', 'both'))
         sides = SIDES if both else [side for side in SIDES if side in low]
-        zone = next((zone for zone, words in WORDS.items() if any(word in low for word in words)), '')
+        zone = next((zone for zone in ZONES if zone in low), '')
         if re.search('cardi|heart', low):
             found.add('cardiomegaly')
         elif 'pneumothorax' in low:
@@ -71,9 +71,6 @@ def said_of(text: str) -> set[str]:
         else:
             found |= {f'{side} {zone} opacity' for side in sides}
     return found
-
-
-WORDS = {'upper': ('upper',), 'mid': ('mid', 'perihilar'), 'lower': ('lower', 'base', 'bibasilar', 'bases')}
 
 
 def test_captions_say_what_is_there_and_nothing_else(described):

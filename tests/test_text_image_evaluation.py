@@ -14,7 +14,6 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 from scipy import linalg
-from sklearn.metrics import roc_auc_score
 from tiny_generation import make_pairs, spots
 
 from medpeft_utils import methods
@@ -129,15 +128,29 @@ def test_agreement_by_hand():
     assert none['auroc'] is none['auroc_low'] is None and none['resamples'] == []
 
 
-def test_resamples_are_areas_of_the_images_drawn_again():
+def test_the_area_is_that_of_all_pairs_of_all_labels():
+    """By hand over the resamples too: every image as often as it was drawn, every pair of every label counted."""
     draw = np.random.default_rng(1)
-    said, seen = draw.integers(-1, 2, (60, 3)), draw.random((60, 3)).round(1)  # ties, and some unknown
-    times = np.random.default_rng(0).multinomial(60, np.full(60, 1 / 60), size=400)
-    found = agreement(said, seen, ('a', 'b', 'c'))['resamples']
+    said, seen = draw.integers(-1, 2, (30, 3)), draw.random((30, 3)).round(1)  # ties, and some unknown
+    times = np.random.default_rng(0).multinomial(30, np.full(30, 1 / 30), size=400)
+    found = agreement(said, seen, ('a', 'b', 'c'))
+
+    def by_hand(rows) -> float:
+        right = [
+            (seen[i, k] > seen[j, k]) + 0.5 * (seen[i, k] == seen[j, k])
+            for k in range(3)
+            for i in rows
+            for j in rows
+            if said[i, k] == 1 and said[j, k] == 0
+        ]
+        return float(np.mean(right))
+
+    assert found['auroc'] == pytest.approx(by_hand(range(30)))
     for number in (0, 7, 399):
-        rows = np.repeat(np.arange(60), times[number])
-        known = [(said[rows, k], seen[rows, k], said[rows, k] >= 0) for k in range(3)]
-        assert found[number] == pytest.approx(np.mean([roc_auc_score(y[k], s[k]) for y, s, k in known]), abs=1e-4)
+        assert found['resamples'][number] == pytest.approx(by_hand(np.repeat(np.arange(30), times[number])), abs=1e-4)
+    assert (found['auroc_low'], found['auroc_high']) == pytest.approx(
+        np.quantile(found['resamples'], [0.025, 0.975]), abs=1e-3
+    )
 
 
 def test_the_interval_of_agreement_holds_the_truth_as_often_as_it_says():

@@ -16,7 +16,7 @@ from medpeft_utils.report.text_image_tables import NO_RUN
 TITLE = 'Do the images follow their prompts, and look like real ones?'
 REAL = 'Real test images'
 DRAWN = (
-    "Left: how well a classifier's answer on an image tells whether a prompt asked for the finding, mean over all. "
+    "Left: how well a classifier's answer on an image tells whether a prompt asked for a finding, all findings pooled. "
     'Dashed: chance; dotted: the untuned pipeline. A bar to the right of it: prompts are followed better after tuning '
     '(95 % of the difference, paired bootstrap over prompts, mean over seeds; of the untuned pipeline and of real '
     'images 95 % of the value). Right: FID, log scale. Paler: fewer training pairs.'

@@ -62,7 +62,7 @@ def measure(unet: nn.Module, ways: tuple[Precision, ...], batch: tuple[torch.Ten
 def choose(
     choice: str, pipe: Pipeline, fresh: Callable[[], nn.Module], image_size: int, batch_size: int, folder: Path
 ) -> Precision:
-    """How the U-Net of a pipeline is to compute; on a CPU measured once and kept in `folder`, so that runs compute alike.
+    """How the U-Net of a pipeline is to compute; on a CPU it is measured once and kept, so that runs compute alike.
 
     Args:
         choice: of `WAYS`.

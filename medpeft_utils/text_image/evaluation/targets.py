@@ -61,62 +61,61 @@ def targets_of(pairs: Pairs, rows: np.ndarray) -> Targets:
 def agreement(values: np.ndarray, scores: np.ndarray, names: tuple[str, ...]) -> dict:
     """How well what a classifier sees in images agrees with what their texts say.
 
+    The area under the ROC curve is pooled over the labels: the share of pairs of images, one whose text has a label and
+    one whose text has it not, that the classifier puts in the right order. So a label counts by its pairs, and one that
+    two texts have does not count as much as one that thirty have.
+
     Args:
         values: [N, L] of the texts: 1, 0, or -1 for unknown, which is left out.
         scores: [N, L] probabilities that the classifier gives the images.
         names: of the labels.
     Returns:
-        auroc and accuracy (threshold 0.5), means over the labels that some text has and some has not (None where there
-        is none); auroc_low and auroc_high, 95 % of bootstrap resamples of the images; resamples, the auroc in each of
-        them, by which two sets of images from the same texts are compared; and by_label: name to auroc, accuracy,
-        positives, images.
+        auroc, and accuracy (threshold 0.5, mean over labels), of the labels that some text has and some has not (None
+        where there is none); auroc_low and auroc_high, 95 % of bootstrap resamples of the images; resamples, the auroc
+        in each of them, by which two sets of images from the same texts are compared; and by_label: name to auroc,
+        accuracy, positives, images.
     """
+    useful = [k for k in range(values.shape[1]) if len(set(values[:, k]) - {-1}) == 2]
+    if not useful:
+        nothing = dict.fromkeys(('auroc', 'accuracy', 'auroc_low', 'auroc_high'))
+        return nothing | {'by_label': {}, 'resamples': []}
     by_label = {}
-    for column, name in enumerate(names):
-        known = values[:, column] >= 0
-        said, seen = values[known, column], scores[known, column]
-        if not 0 < said.sum() < len(said):
-            continue
-        by_label[name] = {
+    for k in useful:
+        known = values[:, k] >= 0
+        said, seen = values[known, k], scores[known, k]
+        by_label[names[k]] = {
             'auroc': float(auroc.by_finding(said[:, None], seen[:, None])[0]),
             'accuracy': float(((seen > 0.5) == said).mean()),
             'positives': int(said.sum()),
             'images': int(known.sum()),
         }
-    means = {
-        measure: float(np.mean([label[measure] for label in by_label.values()])) if by_label else None
-        for measure in ('auroc', 'accuracy')
+    values, scores, count = values[:, useful], scores[:, useful], len(values)
+    # The same for any two sets of as many images.
+    times = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), size=DRAWS)
+    areas = pooled(values, scores, times)
+    low, high = auroc.quantiles(areas)
+    return {
+        'auroc': float(pooled(values, scores, np.ones((1, count)))[0]),
+        'accuracy': float(np.mean([label['accuracy'] for label in by_label.values()])),
+        'auroc_low': low,
+        'auroc_high': high,
+        'by_label': by_label,
+        'resamples': [round(float(area), DIGITS) if np.isfinite(area) else None for area in areas],
     }
-    areas = _resampled(values, scores) if by_label else np.array([])
-    low, high = auroc.quantiles(areas) if by_label else (None, None)
-    kept = [round(float(area), DIGITS) if np.isfinite(area) else None for area in areas]
-    return means | {'auroc_low': low, 'auroc_high': high, 'by_label': by_label, 'resamples': kept}
 
 
-def _resampled(values: np.ndarray, scores: np.ndarray, draws: int = DRAWS) -> np.ndarray:
-    """[draws] mean AUROC over the labels in resamples of the images; values and scores as for `agreement`.
-
-    How often an image is drawn depends on the number of images alone, so that two sets of as many are resampled alike.
-    """
-    count = len(values)
-    times = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), size=draws).astype(float)
-    areas = np.stack([_areas(values[:, k], scores[:, k], times) for k in range(values.shape[1])])  # [L, draws]
-    known = np.isfinite(areas)
-    return np.divide(
-        np.where(known, areas, 0).sum(axis=0), known.sum(axis=0), out=np.full(draws, np.nan), where=known.any(axis=0)
-    )
-
-
-def _areas(said: np.ndarray, seen: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """AUROC of one label in every resample [draws]: the share of pairs, one with it and one without, in right order.
+def pooled(values: np.ndarray, scores: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """[R] AUROC pooled over the labels in each of some resamples; NaN where no label has both kinds.
 
     Args:
-        said: [N] of 1, 0, or -1 for unknown.
-        seen: [N] probabilities; a tie counts half.
-        times: [draws, N] how often each image was drawn.
+        values, scores: [N, L], as for `agreement`.
+        times: [R, N] how often each image was drawn.
     """
-    there, absent = times[:, said == 1], times[:, said == 0]  # [draws, P], [draws, Q]
-    above, below = seen[said == 1, None], seen[None, said == 0]
-    won = ((there @ ((above > below) + 0.5 * (above == below))) * absent).sum(axis=1)
-    pairs = there.sum(axis=1) * absent.sum(axis=1)
+    times, won, pairs = times.astype(float), np.zeros(len(times)), np.zeros(len(times))
+    for said, seen in zip(values.T, scores.T, strict=True):
+        there, absent = times[:, said == 1], times[:, said == 0]  # [R, P], [R, Q]
+        above, below = seen[said == 1, None], seen[None, said == 0]
+        right = (above > below) + 0.5 * (above == below)  # [P, Q]; a tie counts half
+        won += ((there @ right) * absent).sum(axis=1)
+        pairs += there.sum(axis=1) * absent.sum(axis=1)
     return np.divide(won, pairs, out=np.full(len(times), np.nan), where=pairs > 0)

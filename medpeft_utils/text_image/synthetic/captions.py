@@ -1,6 +1,8 @@
 """Captions of synthetic radiographs in the wording of impressions: every finding is said, and nothing else.
 
-The normal one is mostly "No acute cardiopulmonary process.", the prompt of Figure 2 in Dutt et al. 2024.
+The normal one is mostly "No acute cardiopulmonary process.", the prompt of Figure 2 in Dutt et al. 2024. A finding, its
+grade and its place have one name each, for a training of a minute has to learn what they mean; what is normal, what
+follows from an opacity, and the order of words vary.
 """
 
 from __future__ import annotations
@@ -20,23 +22,8 @@ OTHER_NORMAL = (
     'No evidence of acute cardiopulmonary disease.',
     'No focal consolidation, effusion or pneumothorax.',
 )
-OPACITY = {
-    'faint': ('Hazy opacity', 'Faint opacity', 'Subtle opacity', 'Ill-defined opacity'),
-    'patchy': ('Patchy opacity', 'Airspace opacity', 'Focal opacity', 'Infiltrate'),
-    'dense': ('Consolidation', 'Dense consolidation', 'Dense opacity'),
-}
-PLACES = {
-    'upper': ('{side} upper lobe', '{side} upper lung', '{side} upper lung zone'),
-    'mid': ('{side} mid lung', '{side} mid lung zone', '{side} perihilar region'),
-    'lower': ('{side} lower lobe', '{side} lung base', '{side} lower lung', '{side} lower lung zone'),
-}
 ENDINGS = ('', '', '', ' concerning for pneumonia', ', compatible with pneumonia', ', may represent pneumonia')
-BOTH_BASES = ('Bibasilar {noun}{s}', '{Noun}{s} at both lung bases', 'Bilateral lower lobe {noun}{s}')
-HEART = {
-    'mild': ('Mild cardiomegaly', 'Mildly enlarged heart', 'Heart size is mildly enlarged'),
-    'moderate': ('Moderate cardiomegaly', 'Cardiomegaly', 'Enlarged cardiac silhouette'),
-    'severe': ('Severe cardiomegaly', 'Marked cardiomegaly', 'Markedly enlarged cardiac silhouette'),
-}
+BOTH_BASES = '{Grade} opacities in both lower lung zones', 'Bilateral lower lung zone {grade} opacities'
 ABSENT = {
     'effusion': 'No pleural effusion.',
     'pneumothorax': 'No pneumothorax.',
@@ -49,27 +36,18 @@ def _one_of(rng: np.random.Generator, choices: Sequence[str]) -> str:
     return choices[int(rng.integers(len(choices)))]
 
 
-def _plural(noun: str) -> str:
-    return '' if noun.endswith('s') else 'ies' if noun.endswith('y') else 's'
-
-
 def _opacity(rng: np.random.Generator, findings: list[Finding]) -> list[str]:
     """Sentences on the opacities; both lower ones of one grade are said in one."""
     lower = [finding for finding in findings if finding.zone == 'lower']
     sentences, rest = [], findings
     if len(lower) == 2 and lower[0].grade == lower[1].grade:
-        noun = _one_of(rng, OPACITY[lower[0].severity])
-        ending = _plural(noun)
-        stem = noun[:-1] if ending == 'ies' else noun
-        phrase = _one_of(rng, BOTH_BASES).format(noun=stem.lower(), Noun=stem, s=ending)
+        phrase = _one_of(rng, BOTH_BASES).format(grade=lower[0].severity, Grade=lower[0].severity.capitalize())
         sentences.append(f'{phrase}{_one_of(rng, ENDINGS)}.')
         rest = [finding for finding in findings if finding.zone != 'lower']
     for finding in rest:
-        noun = _one_of(rng, OPACITY[finding.severity])
-        place = _one_of(rng, PLACES[finding.zone]).format(side=finding.side)
-        first_place = f'{place[0].upper()}{place[1:]} {noun.lower()}'
-        phrase = first_place if rng.random() < 0.5 else f'{noun} in the {place}'
-        sentences.append(f'{phrase}{_one_of(rng, ENDINGS)}.')
+        grade, place = finding.severity, f'{finding.side} {finding.zone} lung zone'
+        forms = f'{place.capitalize()} {grade} opacity', f'{grade.capitalize()} opacity in the {place}'
+        sentences.append(f'{_one_of(rng, forms)}{_one_of(rng, ENDINGS)}.')
     return sentences
 
 
@@ -83,30 +61,16 @@ def _effusion(rng: np.random.Generator, findings: list[Finding]) -> list[str]:
             f'{larger.severity.capitalize()} {larger.side} and {smaller.severity} {smaller.side} pleural effusions.'
         ]
     (finding,) = findings
-    size, side = finding.severity, finding.side
-    forms = (
-        f'{size.capitalize()} {side} pleural effusion.',
-        f'{size.capitalize()} pleural effusion on the {side}.',
-        f'There is a {size} {side} pleural effusion.',
-    )
-    return [_one_of(rng, forms)]
+    return [f'{finding.severity.capitalize()} {finding.side} pleural effusion.']
 
 
 def _pneumothorax(rng: np.random.Generator, findings: list[Finding]) -> list[str]:
     (finding,) = findings
-    forms = {
-        'small': (
-            'Small {side} apical pneumothorax.',
-            'Small {side} pneumothorax.',
-            'Small apical pneumothorax on the {side}.',
-        ),
-        'large': ('Large {side} pneumothorax.', 'Large pneumothorax on the {side} with partial collapse of the lung.'),
-    }
-    return [_one_of(rng, forms[finding.severity]).format(side=finding.side)]
+    return [f'{finding.severity.capitalize()} {finding.side} pneumothorax.']
 
 
 def _cardiomegaly(rng: np.random.Generator, findings: list[Finding]) -> list[str]:
-    return [f'{_one_of(rng, HEART[findings[0].severity])}.']
+    return [f'{findings[0].severity.capitalize()} cardiomegaly.']
 
 
 SAY = {'pneumothorax': _pneumothorax, 'opacity': _opacity, 'effusion': _effusion, 'cardiomegaly': _cardiomegaly}
