@@ -96,7 +96,7 @@ def test_prompts_followed_better_after_tuning_are_told_from_chance(tmp_path: Pat
     assert found.loc['Bias', ['gain', 'gain_low', 'gain_high']].tolist() == pytest.approx([0.1, 0.1, 0.1])
     assert found.loc['LoRA', 'gain'] == pytest.approx(0) and found.loc['LoRA', 'gain_low'] < 0
     told = ' '.join(figure.notes)
-    assert 'mean of 2 methods: +0.050 [' in told and 'By themselves above zero: Bias (400).' in told
+    assert 'mean of 2 methods: +0.050 [' in told and 'By themselves above zero: Bias (400), of 2' in told
 
 
 def test_two_records_of_a_cell_are_refused(tmp_path: Path):

@@ -60,7 +60,7 @@ def better(table: pd.DataFrame) -> list[str]:
         sure = [f'{one.method} ({one.pairs:,})' for one in each[each['gain_low'] > 0].itertuples()]
         told.append(
             f'{data}, AUROC after tuning less before, mean of {each["method"].nunique()} methods: {sizes}. By '
-            f'themselves above zero: {", ".join(sure) or "none"}.'
+            f'themselves above zero: {", ".join(sure) or "none"}, of {len(each)} without correction.'
         )
     return told
 

@@ -213,8 +213,8 @@ def _notes_metrics(table: pd.DataFrame) -> list[str]:
     )
     return [
         f'Similarity: mean of random pairs of images ({measure}); near 1 is a generator that has collapsed. Findings: '
-        "a classifier's answer on the images against the prompts' findings, threshold 0.5 for accuracy; the row of "
-        'real images is its own quality, and its FID and KID are the floor between halves.',
+        "a classifier's answer on the images against the prompts' findings, all findings pooled, threshold 0.5 for "
+        'accuracy; the row of real images is its own quality, and its FID and KID are the floor between halves.',
         'Nearest: median distance to the nearest training image over that of real test images; copies: share nearer '
         'than 99 % of real test images are, 1 % by chance. Well below 1, or well above 1 %: look for memorised images.',
     ]
