@@ -57,23 +57,20 @@ def sample(
 ) -> np.ndarray:
     """An image for every prompt, [N, S, S, 3] uint8, by the pipeline's own scheduler.
 
-    Classifier-free guidance (Ho and Salimans 2022, arXiv:2207.12598) against the empty prompt.
-
     Args:
         pipe: a pipeline; its U-Net is not used.
         unet: on the pipeline's device: `pipe.unet`, `adapted.model`, or `adapted.merge()`.
         prompts: '' for none.
         seed: of the starting noise; image i also depends on `first` + i, and on nothing else.
-        guidance_scale: weight of the prompt; 1 is no guidance and takes half the time.
+        guidance_scale: weight of the prompt against the empty one (classifier-free guidance, Ho and Salimans 2022,
+            arXiv:2207.12598); 1 is no guidance and takes half the time.
         steps: denoising steps.
         batch_size: images at a time; without effect but for rounding.
         first: number of the first image, where a set is made in parts.
         image_size: side in pixels; the pipeline's own where None.
         precision: number format of the U-Net; text encoder, VAE and scheduler stay in theirs.
         quiet: no progress bar.
-    Raises:
-        BadInput: no prompt, or no step.
-        DoesNotFit: the size is no multiple of what the VAE shrinks by.
+    Raises BadInput where there is no prompt or no step, DoesNotFit where the VAE's shrinking does not divide the size.
     """
     if not prompts or steps < 1 or batch_size < 1:
         raise BadInput(f'{len(prompts)} prompts, steps={steps}, batch_size={batch_size}: give 1 or more of each')
