@@ -246,20 +246,31 @@ def test_the_gain_that_grows_with_the_model():
     assert verdict('gains_grow_with_the_model', small) == 'cannot be answered'
 
 
-def test_crossovers_and_slopes_of_a_low_data_study():
+def low_data_study(zero: float) -> pd.DataFrame:
+    """Records of Figure 1 in which the gain falls by a tenth for every doubling and is zero near the size `zero`."""
     rows = []
     for fraction in (0.1, 0.3, 0.5, 0.8, 1.0):
         for seed in range(3):
-            gain = -0.1 * np.log2(fraction / (0.5 + 0.01 * seed))  # by a tenth for every halving; zero at a half
+            gain = -0.1 * np.log2(fraction / (zero + 0.02 * (seed - 1)))
             for method, score in (('Full FT', 0.5), ('LoRA', 0.5 + gain), ('BitFit', 0.5 + gain * (1 + 0.1 * seed))):
                 other = {'fraction': fraction, 'experiment': 'low_data_regime'}
                 rows.append(invented_record('ViT-Base', 'HAM10000', method, seed, score, **other))
-    records = pd.DataFrame(rows)
-    answers = claims.answers(records)
+    return pd.DataFrame(rows)
+
+
+def test_crossovers_and_slopes_of_a_low_data_study():
+    answers = claims.answers(low_data_study(zero=0.5))
     assert answers['crossover_vit_base'].verdict == 'reproduced'
     assert '+10.0' in ' '.join(answers['gains_grow_as_data_shrink'].decides)
     assert answers['gains_grow_as_data_shrink'].verdict == 'reproduced'
     assert answers['crossover_vit_large_lora'].verdict == 'cannot be answered'
+
+
+@pytest.mark.parametrize(('zero', 'expected'), [(0.31, 'consistent'), (0.285, 'not reproduced')])
+def test_an_interval_that_only_touches_the_paper_s_range_is_not_consistent(zero: float, expected: str):
+    found = claims.answers(low_data_study(zero))['crossover_vit_base']
+    assert found.verdict == expected
+    assert 'paper 50 %: between 30 and 80 %' in found.decides[0]
 
 
 def test_the_page_of_claims_holds_rule_verdict_and_caveat(study: pd.DataFrame):

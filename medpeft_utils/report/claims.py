@@ -5,7 +5,6 @@ Every claim is one function with its decision rule in its docstring; `evidence.j
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -140,11 +139,11 @@ def gains_grow_with_the_model(study: Study) -> Verdict:
     return _judged([part], 'Sizes compared: ' + ' and '.join([have[0], have[-1]]) + '.', more)
 
 
-def _neighbours(percent: float) -> tuple[float, float]:
-    """The sizes of Figure 1 next to one of them: the crossover that the paper reads there lies between."""
+def _neighbours(percent: float) -> tuple[int, int]:
+    """The sizes of Figure 1 next to one of them, in %: the crossover that the paper reads there lies between."""
     sizes = [1, 5, 10, 20, 30, 50, 80, 100]
     place = sizes.index(percent)
-    return sizes[place - 1] / 100, sizes[place + 1] / 100
+    return sizes[place - 1], sizes[place + 1]
 
 
 def _crossover(study: Study, encoder: str, method: str) -> tuple[str, str] | None:
@@ -154,14 +153,13 @@ def _crossover(study: Study, encoder: str, method: str) -> tuple[str, str] | Non
     if found.empty:
         return None
     said = paper.CROSSOVERS[encoder, method]
-    low, high = _neighbours(said)
+    below, above = _neighbours(said)
     cross = found['crossover'].iloc[0]
-    what = f'{method} on {encoder}, {found["data"].iloc[0]}: {cross} (paper {said} %)'
-    if math.isnan(cross.low):
-        return (CONSISTENT if low <= cross.estimate <= high else NOT), what
-    if low <= cross.low and cross.high <= high:
+    what = f'{method} on {encoder}, {found["data"].iloc[0]}: {cross} (paper {said} %: between {below} and {above} %)'
+    if below <= 100 * cross.low and 100 * cross.high <= above:  # false where there is no interval
         return REPRODUCED, what
-    return (CONSISTENT if cross.low <= high and low <= cross.high else NOT), what
+    near = below <= 100 * cross.estimate <= above or cross.low <= said / 100 <= cross.high
+    return (CONSISTENT if near else NOT), what
 
 
 def _crossovers(study: Study, encoder: str, methods: Sequence[str]) -> Verdict:
@@ -178,8 +176,8 @@ def _crossovers(study: Study, encoder: str, methods: Sequence[str]) -> Verdict:
 )
 def crossover_vit_base(study: Study) -> Verdict:
     """The 95 % bootstrap interval of the crossover lies between the sizes next to the paper's, 30 % and 80 %
-    (reproduced), or overlaps that range (consistent); with fewer than three seeds the estimate lies in it (consistent).
-    The worse of LoRA and BitFit counts."""
+    (reproduced); the estimate lies there, or the interval holds the paper's size (consistent). The worse of LoRA and
+    BitFit counts."""
     return _crossovers(study, 'ViT-Base', ('LoRA', 'BitFit'))
 
 
