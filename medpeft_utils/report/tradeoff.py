@@ -62,8 +62,10 @@ def _tradeoff(axes, rows: pd.DataFrame, title: str) -> list:
     rows = rows.dropna(subset=['f1', 'parameters'])
     axes.set_xscale('log')
     axes.set_xlim(rows['parameters'].min() / 3, rows['parameters'].max() * 6)
-    room = max(rows['f1'].max() - rows['f1'].min(), 0.02)
-    axes.set_ylim(rows['f1'].min() - 0.14 * room, rows['f1'].max() + 0.16 * room)
+    bar = rows['sd'].fillna(0)
+    low, high = (rows['f1'] - bar).min(), (rows['f1'] + bar).max()
+    room = max(high - low, 0.02)
+    axes.set_ylim(low - 0.14 * room, high + 0.16 * room)
     front = rows.iloc[pareto(rows['parameters'].to_list(), rows['f1'].to_list())]
     how = {'color': style.GREY, 'linewidth': 0.9, 'linestyle': '--', 'zorder': 1}
     lines = axes.step(front['parameters'], front['f1'], where='post', **how)
