@@ -256,6 +256,21 @@ def test_missing_names_whole_encoders_and_single_cells():
     assert '1 of 4 cells (B y)' in provenance.missing(wanted, wanted[:3])
 
 
+def test_where_the_learning_rates_come_from_is_said_by_backbone():
+    records = invented_records(seeds=1)
+    chosen = scores.seed_scores(records, prefer=('cnn', 'vit'))
+    assert provenance.rates(records, chosen) == []
+    given = {'learning_rate': {'how': 'given', 'trials': []}, 'parameters': {'search_fraction': 0.2}}
+    records['record'] = [given] * len(records)
+    assert provenance.rates(records, chosen) == ['Learning rates: as the grid gives them.']
+    searched = {'learning_rate': {'how': 'searched', 'trials': [{}, {}, {}]}}
+    once, each = (searched | {'parameters': {'search_fraction': share}} for share in (0.2, 0.0))
+    records['record'] = [each if role == 'ViT-Base' else once for role in records['encoder_role']]
+    (text,) = provenance.rates(records, chosen)
+    assert 'ViT-Base (mini) the best of 3 on validation, searched with each share of the images;' in text
+    assert 'ViT-Large (mini) the best of 3 on validation, searched once with 20 % of the images' in text
+
+
 def test_description_says_synthetic_seeds_runs_and_failures():
     records = invented_records(seeds=2, synthetic=True)
     records.loc[0, 'status'] = 'failed'

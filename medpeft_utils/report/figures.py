@@ -174,6 +174,7 @@ def _notes1(records: pd.DataFrame, curves: pd.DataFrame, f1: str, drawn_ours: bo
         wanted = [(e, m, f) for e in ('ViT-Base', 'ViT-Large') for m in FIGURE1_METHODS for f in FIGURE1_FRACTIONS]
         have = list(curves[['encoder', 'method', 'fraction']].itertuples(index=False, name=None))
         notes.append(provenance.missing(wanted, have))
+        notes += provenance.rates(records, curves)
         notes.append(DRAWN)
         notes.append(f'Thin dashed lines: the paper on HAM10000, read off its Figure 1 ({paper.CITATION}).')
     else:

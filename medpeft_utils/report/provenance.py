@@ -50,6 +50,35 @@ def describe(records: pd.DataFrame, chosen: pd.DataFrame, f1: str, spread: bool 
     return [data, runs + failures]
 
 
+def rates(records: pd.DataFrame, chosen: pd.DataFrame) -> list[str]:
+    """A sentence on where the learning rates come from, by backbone where they differ; none where records do not say.
+
+    Args:
+        records: all records of the study; their column 'record' holds them whole.
+        chosen: the scores that are shown, as from `scores.seed_scores`.
+    """
+    whole = records.set_index('run').get('record', pd.Series(dtype=object))
+    by_backbone: dict[str, list[str]] = {}
+    for run, label in zip(chosen['run'], chosen['backbone_label'], strict=True):
+        if run in whole:
+            way = _way(whole[run])
+            if way not in by_backbone.setdefault(label, []):
+                by_backbone[label].append(way)
+    said = {label: ' or '.join(ways) for label, ways in by_backbone.items()}
+    if len(set(said.values())) > 1:
+        return ['Learning rates: ' + '; '.join(f'{label} {ways}' for label, ways in said.items()) + '.']
+    return [f'Learning rates: {ways}.' for ways in set(said.values())]
+
+
+def _way(record: dict) -> str:
+    """How a record's learning rate was found, in words."""
+    rate, share = record['learning_rate'], record['parameters'].get('search_fraction')
+    if rate['how'] != 'searched':
+        return {'default': "each method's default", 'given': 'as the grid gives them'}[rate['how']]
+    where = f'once with {share:.0%} of the images' if share else 'with each share of the images'
+    return f'the best of {len(rate["trials"])} on validation, searched {where.replace("%", " %")}'
+
+
 def missing(wanted: Sequence[tuple], have: Iterable[tuple]) -> str:
     """A sentence on which of the wanted cells (tuples of names) are missing; a name with no cell is said once."""
     have = set(have)

@@ -47,7 +47,7 @@ def seed_scores(records: pd.DataFrame, f1: str = 'weighted', prefer: Sequence[st
     Returns:
         Columns encoder, data, method (as the paper names them), fraction, seed, score (0..1), spread and printed (of
         the paper's numbers), backbone_label, dataset_label, synthetic, train_images, trainable_parameters,
-        head_parameters, total_parameters.
+        head_parameters, total_parameters, run.
     Raises:
         BadInput: an unknown average, or two records for one cell and seed.
     """
@@ -87,7 +87,7 @@ def _one_a_seed(scores: pd.DataFrame) -> pd.DataFrame:
             f'{first["encoder"]}, {first["fraction"]:.0%} of the images, seed {first["seed"]}; a report takes one: '
             'put the variants into a profile of their own'
         )
-    return kept.drop(columns=['second', 'run']).reset_index(drop=True)
+    return kept.drop(columns='second').reset_index(drop=True)
 
 
 def interval(values: Iterable[float], level: float = 0.95) -> tuple[float, float]:

@@ -205,12 +205,13 @@ def figure1_crossover(records: pd.DataFrame, f1: str = 'weighted') -> Table:
         data.append(row | ({} if published or not own else _fields(own)))
     ours = [] if published else ['This study', 'Bootstrap median', '95 % interval', 'Seeds']
     curves = figure1_scores(records, f1)
+    notes = [*provenance.describe(records, curves, f1, spread=False), *provenance.rates(records, curves)]
     return Table(
         name='figure1_crossover',
         title=TITLE_CROSSOVER + (', synthetic images' if provenance.is_synthetic(curves) else ''),
         columns=['Encoder', 'Method', 'Data', *ours, 'Paper, text', 'Paper, curve'],
         rows=rows,
-        notes=[*provenance.describe(records, curves, f1, spread=False), *CROSSOVER_NOTES[: 1 if published else 2]],
+        notes=[*notes, *CROSSOVER_NOTES[: 1 if published else 2]],
         data=pd.DataFrame(data),
         left=True,
     )
