@@ -112,7 +112,7 @@ def gains_grow_as_data_shrink(study: Study) -> Verdict:
             least = gains[gains['fraction'] == gains['fraction'].min()]
             if len(least):
                 smallest.append(
-                    f'{method} on {encoder} at {least["fraction"].iloc[0]:.0%}: {100 * least["gain"].mean():+.1f}'
+                    f'{method} on {encoder} at {100 * least["fraction"].iloc[0]:g} %: {100 * least["gain"].mean():+.1f}'
                 )
     more = [f'gain at the smallest size: {"; ".join(smallest)} points'] if smallest else []
     caveat = "The paper's own curves fall back to no gain at 1 % of the data (75 images): the growth ends somewhere."

@@ -75,8 +75,8 @@ def _way(record: dict) -> str:
     rate, share = record['learning_rate'], record['parameters'].get('search_fraction')
     if rate['how'] != 'searched':
         return {'default': "each method's default", 'given': 'as the grid gives them'}[rate['how']]
-    where = f'once with {share:.0%} of the images' if share else 'with each share of the images'
-    return f'the best of {len(rate["trials"])} on validation, searched {where.replace("%", " %")}'
+    where = f'once with {100 * share:g} % of the images' if share else 'with each share of the images'
+    return f'the best of {len(rate["trials"])} on validation, searched {where}'
 
 
 def missing(wanted: Sequence[tuple], have: Iterable[tuple]) -> str:
