@@ -13,8 +13,8 @@ import click
 @click.option('--out', required=True, type=click.Path(path_type=Path), help='The CSV to write.')
 def count(source: Path, out: Path) -> None:
     """Write images, patients, positives and overlap of every list as CSV."""
+    from medpeft_utils.core.errors import MedpeftError
     from medpeft_utils.data.lists import write_csv
-    from medpeft_utils.errors import MedpeftError
 
     try:
         write_csv(source, out)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib
 import sys
+from pathlib import Path
 
 import click
 
 import medpeft_utils
-from medpeft_utils.errors import MedpeftError
+from medpeft_utils.core.errors import BadInput, MedpeftError
 
 # command: where it is, and what `medpeft --help` says of it
 COMMANDS = {
@@ -20,7 +21,7 @@ COMMANDS = {
     'compare': ('medpeft_utils.study.compare:compare', "Compare methods on one's own images."),
     'report': ('medpeft_utils.study.commands:report', 'Render the figures and tables of a study.'),
     'params': ('medpeft_utils.cli:params', 'Count the trainable parameters of every method.'),
-    'bench': ('medpeft_utils.bench.commands:bench', 'Measure how fast this machine trains, starts and loads.'),
+    'bench': ('benchmarks.commands:bench', 'Measure how fast this machine trains, starts and loads.'),
     'book': ('medpeft_utils.learn.commands:book', 'Run the learning notebooks and build their pages.'),
     'data': ('medpeft_utils.data.commands:data', 'List, prepare and check datasets.'),
     'pairs': ('medpeft_utils.text_image.commands:pairs', 'List, prepare and check image-text pairs.'),
@@ -30,7 +31,7 @@ COMMANDS = {
         'medpeft_utils.text_image.pipeline_commands:pipelines',
         'List text-to-image pipelines, fetch one, compute its memory.',
     ),
-    'pretrain': ('medpeft_utils.pretraining.commands:pretrain', 'Train a small chest-radiograph backbone.'),
+    'pretrain': ('recipes.backbones.commands:pretrain', 'Train a small chest-radiograph backbone.'),
 }
 
 
@@ -44,11 +45,22 @@ class Commands(click.Group):
         if name not in COMMANDS:
             return None
         module, _, attribute = COMMANDS[name][0].partition(':')
+        if not module.startswith('medpeft_utils.'):
+            _beside_the_package(name)
         return getattr(importlib.import_module(module), attribute)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section('Commands'):
             formatter.write_dl([(name, words) for name, (_, words) in COMMANDS.items()])
+
+
+def _beside_the_package(name: str) -> None:
+    """Let benchmarks and recipes, which lie beside the package in a checkout, be imported."""
+    checkout = Path(medpeft_utils.__file__).resolve().parents[1]
+    if not (checkout / 'benchmarks').is_dir():
+        raise BadInput(f'`medpeft {name}` runs from a checkout of the project; an installed package does not hold it')
+    if str(checkout) not in sys.path:
+        sys.path.append(str(checkout))
 
 
 @click.group(cls=Commands, context_settings={'help_option_names': ['-h', '--help']})

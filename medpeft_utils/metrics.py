@@ -17,7 +17,7 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
-from medpeft_utils.errors import BadInput
+from medpeft_utils.core.errors import BadInput
 
 AVERAGES = ('macro', 'weighted', 'micro')
 

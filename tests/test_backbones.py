@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from medpeft_utils import backbones
 from medpeft_utils.backbones.small import SMALL_BACKBONES
-from medpeft_utils.errors import BadInput, DoesNotFit, UnknownName
+from medpeft_utils.core.errors import BadInput, DoesNotFit, UnknownName
 
 TINY = 'vit_tiny_patch16_224'  # 12 blocks of width 192: the smallest of timm's with the paper's layout
 

@@ -12,12 +12,12 @@ from tiny_backbones import BUILDERS, FAMILIES, backbone, output, perturb
 from torch import nn
 from torch.nn import functional as F
 
+from benchmarks import aims, device, run, studies, tables
+from benchmarks.commands import bench as command
+from benchmarks.plain import PLAIN, has_plain, plain_model
+from benchmarks.rounds import Broken, Timed, alternate, ratio
+from benchmarks.scale import PARTS, scale_for
 from medpeft_utils import methods
-from medpeft_utils.bench import aims, device, run, studies, tables
-from medpeft_utils.bench.commands import bench as command
-from medpeft_utils.bench.plain import PLAIN, has_plain, plain_model
-from medpeft_utils.bench.rounds import Broken, Timed, alternate, ratio
-from medpeft_utils.bench.scale import PARTS, scale_for
 from medpeft_utils.methods import lora, ssf
 from medpeft_utils.training import augment as aug
 from medpeft_utils.training.precision import Precision, candidates, choose

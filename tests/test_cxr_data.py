@@ -14,11 +14,11 @@ from tiny_datasets import draw
 from tiny_sources import write_dicom
 
 from medpeft_utils import data
+from medpeft_utils.core.errors import BadInput
 from medpeft_utils.data import lists, synthetic
 from medpeft_utils.data.sources import chexpert, nih_chestxray14, rsna_pneumonia_lists
 from medpeft_utils.data.synthetic import canvas, chest
 from medpeft_utils.data.synthetic.findings import COMMON_ENOUGH, SETS, labels_of
-from medpeft_utils.errors import BadInput
 
 NIH = nih_chestxray14.CARD.classes
 PUBLISHED = Path(__file__).resolve().parents[2] / 'shared' / 'data' / 'med_peft_splits'

@@ -18,13 +18,13 @@ from medpeft_utils import backbones, methods
 from medpeft_utils.backbones import build, radiograph
 from medpeft_utils.backbones.small import SMALL_BACKBONES
 from medpeft_utils.cli import medpeft
-from medpeft_utils.errors import BadInput, DoesNotFit
-from medpeft_utils.pretraining import radiographs
-from medpeft_utils.pretraining.calibration import calibrated_norm
-from medpeft_utils.pretraining.commands import RECIPES, recipe_of
-from medpeft_utils.pretraining.objectives import MASKED, PAD, MaskedRecord, words_of
-from medpeft_utils.pretraining.publish import publish
-from medpeft_utils.pretraining.run import Pretraining, Recipe, _encoder_of
+from medpeft_utils.core.errors import BadInput, DoesNotFit
+from recipes.backbones import radiographs
+from recipes.backbones.calibration import calibrated_norm
+from recipes.backbones.commands import RECIPES, recipe_of
+from recipes.backbones.objectives import MASKED, PAD, MaskedRecord, words_of
+from recipes.backbones.publish import publish
+from recipes.backbones.run import Pretraining, Recipe, _encoder_of
 
 MRM = 'vit_base_patch16_224.mrm'
 MINIS = ('vit_base_mini_mrm', 'vit_base_mini_cxr_mae')

@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from medpeft_utils import auroc, backbones, data, methods, report
+from medpeft_utils.core.errors import BadInput, UnknownName
 from medpeft_utils.data.cards import DataCard
 from medpeft_utils.data.dataset import Dataset
-from medpeft_utils.errors import BadInput, UnknownName
 from medpeft_utils.report import cxr_claims, cxr_scores, paper
 from medpeft_utils.training import recording
 from medpeft_utils.training.loop import Protocol

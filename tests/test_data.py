@@ -16,9 +16,9 @@ from click.testing import CliRunner
 from tiny_datasets import draw, make_busi, make_ham, make_own
 
 from medpeft_utils import data
+from medpeft_utils.core.errors import BadInput
 from medpeft_utils.data import decode, manifest, splits
 from medpeft_utils.data.commands import data as data_command
-from medpeft_utils.errors import BadInput
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL = ROOT.parent / 'shared' / 'data'

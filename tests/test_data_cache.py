@@ -14,8 +14,8 @@ import pytest
 from tiny_datasets import draw, make_busi
 
 from medpeft_utils import data
+from medpeft_utils.core.errors import BadInput
 from medpeft_utils.data import cache, packing, reading
-from medpeft_utils.errors import BadInput
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -13,9 +13,9 @@ from PIL import Image
 from tiny_datasets import draw, make_busi, make_ham, make_own
 
 from medpeft_utils import data
+from medpeft_utils.core.errors import BadInput, UnknownName
 from medpeft_utils.data import decode
 from medpeft_utils.data.commands import data as data_command
-from medpeft_utils.errors import BadInput, UnknownName
 
 
 def table(folder: Path, rows: list[tuple], columns=('image', 'label')) -> Path:

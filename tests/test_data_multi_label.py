@@ -8,9 +8,9 @@ import pytest
 from tiny_datasets import draw
 
 from medpeft_utils import data
+from medpeft_utils.core.errors import BadInput
 from medpeft_utils.data import multi_label, sources
 from medpeft_utils.data.cards import CARDS
-from medpeft_utils.errors import BadInput
 
 CLASSES = ('Atelectasis', 'Effusion', 'Mass')
 

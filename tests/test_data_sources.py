@@ -16,9 +16,9 @@ from tiny_datasets import make_own
 from tiny_sources import make_fitzpatrick, make_medmnist, make_rsna, make_smdg, write_dicom
 
 from medpeft_utils import data
+from medpeft_utils.core.errors import BadInput
 from medpeft_utils.data import arrays, decode, dicom, loading, sources
 from medpeft_utils.data.sources import fitzpatrick17k, medmnist, rsna_pneumonia, smdg
-from medpeft_utils.errors import BadInput
 
 ROOT = Path(__file__).resolve().parents[1]
 METADATA = ROOT.parent / 'shared' / 'data' / 'metadata'

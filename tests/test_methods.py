@@ -29,7 +29,7 @@ from tiny_backbones import (
 from torch import nn
 
 from medpeft_utils import methods
-from medpeft_utils.errors import BadInput, DoesNotFit, UnknownName
+from medpeft_utils.core.errors import BadInput, DoesNotFit, UnknownName
 from medpeft_utils.methods.base import METHODS, head_names
 
 HASH = '0123456789abcdef'

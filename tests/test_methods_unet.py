@@ -14,7 +14,7 @@ from tiny_unets import SIZE, UNETS, build
 from torch import nn
 
 from medpeft_utils import methods
-from medpeft_utils.errors import DoesNotFit
+from medpeft_utils.core.errors import DoesNotFit
 from medpeft_utils.methods import decomposition
 from medpeft_utils.methods.unet import ATTENTION_LAYERS, attention_blocks
 

@@ -14,8 +14,8 @@ from click.testing import CliRunner
 from tiny_datasets import draw
 from tiny_pairs import REPORT, make_covid, make_csv, make_mimic
 
+from medpeft_utils.core.errors import BadInput, UnknownName
 from medpeft_utils.data.decode import read_image
-from medpeft_utils.errors import BadInput, UnknownName
 from medpeft_utils.text_image import CARDS, load_pairs, prepare_pairs
 from medpeft_utils.text_image.commands import pairs as pairs_command
 from medpeft_utils.text_image.commands import script

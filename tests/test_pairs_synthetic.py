@@ -7,8 +7,8 @@ import re
 import numpy as np
 import pytest
 
+from medpeft_utils.core.errors import BadInput
 from medpeft_utils.data.synthetic.canvas import generator
-from medpeft_utils.errors import BadInput
 from medpeft_utils.text_image import load_pairs, synthetic
 from medpeft_utils.text_image.synthetic.anatomy import Patient
 from medpeft_utils.text_image.synthetic.captions import NORMAL, OTHER_NORMAL

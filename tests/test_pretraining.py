@@ -13,12 +13,12 @@ import torch
 from PIL import Image
 
 from medpeft_utils.backbones.small import SMALL_BACKBONES
-from medpeft_utils.errors import BadInput
-from medpeft_utils.pretraining import publish as publishing
-from medpeft_utils.pretraining.grow import block_plan, deepen
-from medpeft_utils.pretraining.objectives import OBJECTIVES
-from medpeft_utils.pretraining.run import Pretraining, Recipe
-from medpeft_utils.pretraining.source import pack
+from medpeft_utils.core.errors import BadInput
+from recipes.backbones import publish as publishing
+from recipes.backbones.grow import block_plan, deepen
+from recipes.backbones.objectives import OBJECTIVES
+from recipes.backbones.run import Pretraining, Recipe
+from recipes.backbones.source import pack
 
 
 def picture(seed: int) -> bytes:

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from test_report_invented import invented_record, invented_records
 
-from medpeft_utils.errors import BadInput
+from medpeft_utils.core.errors import BadInput
 from medpeft_utils.report import crossover, evidence, paper, provenance, ranks, scores, source
 from medpeft_utils.report.tables import crossovers
 

@@ -11,7 +11,7 @@ from PIL import Image
 from test_report_invented import invented_record, invented_records
 
 from medpeft_utils import report
-from medpeft_utils.errors import UnknownName
+from medpeft_utils.core.errors import UnknownName
 from medpeft_utils.report import claims, evidence, paper, tradeoff
 from medpeft_utils.report.labels import spread_out
 from medpeft_utils.report.output import Row, Table, latex_text

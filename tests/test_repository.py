@@ -27,7 +27,7 @@ EXPERIMENTS = [path for path in NOTEBOOKS if path.parent.name == 'experiments']
 
 MAX_FILE = 10 * 2**20  # bytes
 MAX_NOTEBOOK = 300_000  # bytes
-MAX_FUNCTION, MAX_CELL, MAX_CELL_FUNCTION = 45, 25, 15  # lines
+MAX_FUNCTION, MAX_CELL, MAX_CELL_FUNCTION = 60, 25, 15  # lines
 MAX_PARAMETERS = 30
 IMAGES = {'.png', '.jpg', '.jpeg', '.gif', '.bmp', '.tif', '.tiff', '.webp', '.svg', '.dcm', '.nii', '.npy', '.npz'}
 Function = ast.FunctionDef | ast.AsyncFunctionDef

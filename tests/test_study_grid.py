@@ -9,7 +9,7 @@ import pytest
 from study_project import FINISH, START, Project, write_notebook
 
 import medpeft_utils
-from medpeft_utils.errors import BadInput, UnknownName
+from medpeft_utils.core.errors import BadInput, UnknownName
 from medpeft_utils.study.check import check
 from medpeft_utils.study.code import Code, essence, imported
 from medpeft_utils.study.grid import dump, load_grid, selected

@@ -15,12 +15,13 @@ import numpy as np
 import pytest
 from study_project import Project
 
-from medpeft_utils.errors import BadInput
-from medpeft_utils.study import claims, records
-from medpeft_utils.study.files import StorageFault, append_line, plain, read_json, storage, write_bytes, write_json
+from medpeft_utils.core import leases
+from medpeft_utils.core.errors import BadInput
+from medpeft_utils.core.files import StorageFault, append_line, plain, read_json, storage, write_bytes, write_json
+from medpeft_utils.core.shared import once
+from medpeft_utils.study import records
 from medpeft_utils.study.grid import load_grid
 from medpeft_utils.study.progress import Counts, Progress, Times, duration
-from medpeft_utils.study.shared import once
 from medpeft_utils.study.worker import remove_left_sockets
 
 SCORES = dict.fromkeys(records.SCORES, 0.5)
@@ -165,7 +166,7 @@ def test_a_run_refuses_the_folder_of_another(tmp_path):
 
 
 def test_one_of_many_gets_a_claim(tmp_path):
-    both = [claims.Claims(), claims.Claims()]
+    both = [leases.Claims(), leases.Claims()]
     first = both[0].take(tmp_path / 'run', run='x')
     assert first.holder['run'] == 'x' and both[1].take(tmp_path / 'run') is None
     assert both[0].take(tmp_path / 'run') is None, 'an owner does not claim twice'
@@ -177,25 +178,25 @@ def test_one_of_many_gets_a_claim(tmp_path):
 
 
 def test_the_claim_of_a_process_that_is_gone_is_taken_over(tmp_path):
-    code = 'import sys; from pathlib import Path; from medpeft_utils.study.claims import Claims;'
+    code = 'import sys; from pathlib import Path; from medpeft_utils.core.leases import Claims;'
     code += 'Claims().take(Path(sys.argv[1]) / "run"); print(flush=True); sys.stdin.read()'
     pipes = {'stdin': subprocess.PIPE, 'stdout': subprocess.PIPE}
     with subprocess.Popen([sys.executable, '-c', code, str(tmp_path)], **pipes) as process:
         process.stdout.readline()
-        assert claims.Claims().take(tmp_path / 'run') is None
-        assert claims.seems_alive(claims.holder_of(tmp_path / 'run')[1], tmp_path / 'run.1')
+        assert leases.Claims().take(tmp_path / 'run') is None
+        assert leases.seems_alive(leases.holder_of(tmp_path / 'run')[1], tmp_path / 'run.1')
         process.kill()
         process.wait()
-    assert claims.Claims().take(tmp_path / 'run').number == 2
+    assert leases.Claims().take(tmp_path / 'run').number == 2
 
 
 def test_an_owner_elsewhere_is_gone_when_its_beat_stands_still(tmp_path, monkeypatch):
     now = [100.0]
-    monkeypatch.setattr(claims, 'time', SimpleNamespace(monotonic=lambda: now[0]))
-    owner = claims.Claims().take(tmp_path / 'run')
+    monkeypatch.setattr(leases, 'time', SimpleNamespace(monotonic=lambda: now[0]))
+    owner = leases.Claims().take(tmp_path / 'run')
     owner.holder['space'] = 'another machine'
     owner.beat(force=True)
-    other = claims.Claims(gone_after=60.0)
+    other = leases.Claims(gone_after=60.0)
     assert other.take(tmp_path / 'run') is None
     now[0] += 40
     owner.beat(force=True)
@@ -210,11 +211,11 @@ def test_an_owner_elsewhere_is_gone_when_its_beat_stands_still(tmp_path, monkeyp
 
 
 def test_of_many_that_take_over_one_wins(tmp_path):
-    claims.Claims().take(tmp_path / 'run').release(settled=False)
+    leases.Claims().take(tmp_path / 'run').release(settled=False)
     won, start = [], threading.Barrier(8)
 
     def take() -> None:
-        mine = claims.Claims()
+        mine = leases.Claims()
         start.wait()
         won.append(mine.take(tmp_path / 'run'))
 
@@ -230,7 +231,7 @@ def test_shared_work_is_done_once_across_processes(tmp_path):
     code = """
 import os, sys, time
 from pathlib import Path
-from medpeft_utils.study.shared import once
+from medpeft_utils.core.shared import once
 from medpeft_utils.study.worker import remove_left_sockets
 folder = Path(sys.argv[1])
 def compute():

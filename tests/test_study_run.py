@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from study_project import FINISH, START, Project, write_notebook
 
-from medpeft_utils.study.claims import process_mark
+from medpeft_utils.core.leases import process_mark
 
 KILLS = int(os.environ.get('MEDPEFT_KILLS', 20))
 linux = pytest.mark.skipif(not Path('/proc/self').exists(), reason='needs Linux')

@@ -18,10 +18,10 @@ from sklearn.metrics import f1_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from medpeft_utils.core.errors import BadInput, UnknownName
 from medpeft_utils.data import synthetic
 from medpeft_utils.data.synthetic import canvas, fundus
 from medpeft_utils.data.synthetic.layout import Layout, block, quotas
-from medpeft_utils.errors import BadInput, UnknownName
 
 NAMES = ['breastus', 'fitzpatrick17k', 'ham10000', 'smdg', 'rsna_pneumonia']
 SMALLEST = 16

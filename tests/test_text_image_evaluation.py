@@ -18,7 +18,7 @@ from tiny_generation import make_pairs, spots
 
 from medpeft_utils import methods
 from medpeft_utils.cli import medpeft
-from medpeft_utils.errors import BadInput, DoesNotFit
+from medpeft_utils.core.errors import BadInput, DoesNotFit
 from medpeft_utils.text_image import evaluation, pipeline, sampling
 from medpeft_utils.text_image.evaluation import distances, diversity, inception
 from medpeft_utils.text_image.evaluation.encoder import Encoder, Schedule, encode, encoder_rows, key_of, train

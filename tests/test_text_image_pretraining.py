@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from medpeft_utils.errors import BadInput
-from medpeft_utils.pretraining.source import NaturalImages
+from medpeft_utils.core.errors import BadInput
 from medpeft_utils.text_image import mini, pipeline
-from medpeft_utils.text_image.pretraining import captions, recipe
-from medpeft_utils.text_image.pretraining.autoencoder import Autoencoder, grey, to_input
-from medpeft_utils.text_image.pretraining.publish import as_pipeline, publish
-from medpeft_utils.text_image.pretraining.stage import Schedule, read_curve
+from recipes.backbones.source import NaturalImages
+from recipes.text_image import captions, recipe
+from recipes.text_image.autoencoder import Autoencoder, grey, to_input
+from recipes.text_image.publish import as_pipeline, publish
+from recipes.text_image.stage import Schedule, read_curve
 
 SHORT = Schedule(steps=3, batch=4, warmup=1, held_out_share=0.25)
 

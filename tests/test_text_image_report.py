@@ -10,7 +10,7 @@ import pytest
 from tiny_generation import BASE_FID, paper_like, record, sample, study
 
 from medpeft_utils import report
-from medpeft_utils.errors import BadInput
+from medpeft_utils.core.errors import BadInput
 from medpeft_utils.report import paper, source, text_image_claims, text_image_prompts
 from medpeft_utils.report import text_image_scores as ti
 from medpeft_utils.text_image.pictures import read_strip

@@ -13,7 +13,7 @@ import tiny_pipeline as tiny
 import torch
 
 from medpeft_utils import methods
-from medpeft_utils.errors import BadInput, DoesNotFit, UnknownName
+from medpeft_utils.core.errors import BadInput, DoesNotFit, UnknownName
 from medpeft_utils.methods import unet as unets
 from medpeft_utils.text_image import computing, measuring, pipeline
 from medpeft_utils.text_image.adaptation import Settings, TextToImage

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from medpeft_utils.errors import BadInput, DoesNotFit, UnknownName
+from medpeft_utils.core.errors import BadInput, DoesNotFit, UnknownName
 from medpeft_utils.training import augment as aug
 from medpeft_utils.training.classification import Classification, Settings, stored_size
 from medpeft_utils.training.loop import Diverged, Protocol

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from medpeft_utils.backbones.radiograph import RADIOGRAPH_BACKBONES
 from medpeft_utils.backbones.small import LEARNING_RATE_FACTOR, SMALL_BACKBONES
-from medpeft_utils.errors import BadInput, DoesNotFit, UnknownName
+from medpeft_utils.core.errors import BadInput, DoesNotFit, UnknownName
 
 if TYPE_CHECKING:
     from torch import nn

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from medpeft_utils.errors import BadInput, DoesNotFit
+from medpeft_utils.core.errors import BadInput, DoesNotFit
 
 # Parts that only pre-training needs; `mask_token` also makes timm take an MAE file for a DINOv2 one.
 PRETRAINING_ONLY = ('decoder_', 'mask_token', 'decoder.')

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from medpeft_utils.backbones.radiograph import RADIOGRAPH_BACKBONES
-from medpeft_utils.errors import BadInput
+from medpeft_utils.core.errors import BadInput
 
 FILE = 'model.safetensors'
 

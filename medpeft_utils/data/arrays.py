@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from medpeft_utils.errors import BadInput
+from medpeft_utils.core.errors import BadInput
 
 BLOCK = 256  # rows read at a time
 KEPT = 3  # blocks kept in memory, 116 MB at 224 pixels

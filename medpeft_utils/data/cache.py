@@ -23,10 +23,10 @@ import pandas as pd
 from filelock import FileLock
 from tqdm import tqdm
 
+from medpeft_utils.core.errors import BadInput
 from medpeft_utils.data import arrays
 from medpeft_utils.data.decode import read_image
 from medpeft_utils.data.packing import WAY_OUT, Blocks, pack
-from medpeft_utils.errors import BadInput
 
 log = logging.getLogger(__name__)
 BLOCK = 256  # images in memory at a time

@@ -9,8 +9,8 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from medpeft_utils.core.registry import Registry
 from medpeft_utils.data.splits import SHARES
-from medpeft_utils.registry import Registry
 
 
 @dataclass(frozen=True)

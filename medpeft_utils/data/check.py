@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from medpeft_utils.core.errors import BadInput
 from medpeft_utils.data import arrays, duplicates, manifest, multi_label
 from medpeft_utils.data.cache import file_digest, mapped
 from medpeft_utils.data.cards import DataCard
 from medpeft_utils.data.decode import examine_image
 from medpeft_utils.data.loading import Source, near_sets, open_source, with_splits
 from medpeft_utils.data.splits import SPLITS
-from medpeft_utils.errors import BadInput
 
 MOSTLY = 0.99  # a mode that fewer images than this have is worth a remark
 ELONGATED = 3.0  # an aspect ratio beyond which the resize to a square is worth a remark

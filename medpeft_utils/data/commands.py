@@ -113,8 +113,8 @@ def script(name: str, *others: str) -> click.Command:
     @click.option('--out', default=None, type=click.Path(), help='Folder of the packed cache ($MEDPEFT_CACHE).')
     @click.option('--image-size', 'sizes', type=int, multiple=True, default=(64,), show_default=True)
     def run(dataset: str, source: str, out: str | None, sizes: tuple[int, ...]) -> None:
+        from medpeft_utils.core.errors import MedpeftError
         from medpeft_utils.data import prepare as prepare_dataset
-        from medpeft_utils.errors import MedpeftError
 
         try:
             click.echo(summary(prepare_dataset(dataset, source, sizes, out)))

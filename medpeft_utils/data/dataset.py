@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from medpeft_utils.core.errors import BadInput, UnknownName
 from medpeft_utils.data import multi_label
 from medpeft_utils.data.cards import DataCard
 from medpeft_utils.data.manifest import split_hash
 from medpeft_utils.data.splits import SPLITS
-from medpeft_utils.errors import BadInput, UnknownName
 
 
 @dataclass(eq=False)

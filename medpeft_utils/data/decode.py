@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from medpeft_utils.core.errors import BadInput
 from medpeft_utils.data import arrays, dicom
-from medpeft_utils.errors import BadInput
 
 DEEP_MODES = ('I', 'F', 'I;16', 'I;16L', 'I;16B', 'I;16N')
 ALPHA_MODES = ('RGBA', 'LA', 'PA', 'La', 'RGBa')

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from medpeft_utils.errors import BadInput
+from medpeft_utils.core.errors import BadInput
 
 SUFFIXES = ('.dcm', '.dicom')
 GREY = ('MONOCHROME1', 'MONOCHROME2')

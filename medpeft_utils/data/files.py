@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from medpeft_utils.errors import BadInput
+from medpeft_utils.core.errors import BadInput
 
 IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp', '.gif', '.pgm', '.ppm', '.dcm', '.dicom')
 

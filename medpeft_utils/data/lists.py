@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from medpeft_utils.core.errors import BadInput
 from medpeft_utils.data import multi_label
 from medpeft_utils.data.cards import DataCard
 from medpeft_utils.data.splits import SPLITS
-from medpeft_utils.errors import BadInput
 
 log = logging.getLogger(__name__)
 

@@ -14,12 +14,12 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from medpeft_utils.core.errors import BadInput, UnknownName
 from medpeft_utils.data import duplicates, manifest, multi_label, own, sources, splits
 from medpeft_utils.data.cache import BLOCK, Store, cache_root, decoded, digests, mapped, write_whole
 from medpeft_utils.data.cards import CARDS, DataCard
 from medpeft_utils.data.dataset import Dataset
 from medpeft_utils.data.decode import examine_image
-from medpeft_utils.errors import BadInput, UnknownName
 
 log = logging.getLogger(__name__)
 

@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from medpeft_utils.core.errors import BadInput
 from medpeft_utils.data import arrays, multi_label
 from medpeft_utils.data.cards import DataCard
 from medpeft_utils.data.splits import SPLITS, require_everywhere
-from medpeft_utils.errors import BadInput
 
 COLUMNS = ('image', 'label', 'group', 'split')
 ALIASES = {'training': 'train', 'val': 'validation', 'valid': 'validation', 'dev': 'validation', 'testing': 'test'}

@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from medpeft_utils.core.errors import BadInput
 from medpeft_utils.data.splits import SHARES, SPLITS
-from medpeft_utils.errors import BadInput
 
 NONE = 'none'
 

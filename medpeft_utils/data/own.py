@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pandas as pd
 
+from medpeft_utils.core.errors import BadInput
 from medpeft_utils.data.cards import DataCard
 from medpeft_utils.data.files import IMAGE_SUFFIXES, images_below, read_table, require_columns
 from medpeft_utils.data.manifest import ALIASES, COLUMNS
 from medpeft_utils.data.splits import SPLITS
-from medpeft_utils.errors import BadInput
 
 LAYOUT = 'give one folder for each class with its images, or a CSV with columns image,label[,group][,split]'
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medpeft_utils.errors import BadInput
+from medpeft_utils.core.errors import BadInput
 
 log = logging.getLogger(__name__)
 Blocks = Callable[[int], Iterable[np.ndarray]]  # from a row on: [b, S, S, 3] uint8 each

@@ -10,7 +10,7 @@ from collections import Counter
 
 import numpy as np
 
-from medpeft_utils.errors import BadInput
+from medpeft_utils.core.errors import BadInput
 
 SPLITS = ('train', 'validation', 'test')
 SHARES = (0.75, 0.10, 0.15)

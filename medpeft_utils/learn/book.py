@@ -15,7 +15,7 @@ from pathlib import Path
 
 import nbformat
 
-from medpeft_utils.errors import MedpeftError, UnknownName
+from medpeft_utils.core.errors import MedpeftError, UnknownName
 from medpeft_utils.study.code import Code, imported
 
 FOLDER = Path('notebooks') / 'learn'

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from medpeft_utils.errors import MedpeftError
+from medpeft_utils.core.errors import MedpeftError
 
 
 @click.group()

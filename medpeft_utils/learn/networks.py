@@ -6,7 +6,7 @@ import json
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from medpeft_utils.errors import UnknownName
+from medpeft_utils.core.errors import UnknownName
 
 if TYPE_CHECKING:
     from torch import nn

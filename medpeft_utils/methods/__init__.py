@@ -12,7 +12,7 @@ import importlib
 import pkgutil
 from typing import Any
 
-from medpeft_utils.errors import DoesNotFit, UnknownName
+from medpeft_utils.core.errors import DoesNotFit, UnknownName
 from medpeft_utils.methods.adapted import Adapted, apply, load
 from medpeft_utils.methods.base import METHODS, Method, SelectiveMethod, option, register
 

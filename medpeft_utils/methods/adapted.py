@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from medpeft_utils.errors import BadInput, DoesNotFit
+from medpeft_utils.core.errors import BadInput, DoesNotFit
 from medpeft_utils.methods.base import BATCH_NORM, METHODS, Method, head_names, modules_of_type
 
 SCHEMA = '1'

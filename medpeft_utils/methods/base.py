@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 from torch import nn
 
 from medpeft_utils.backbones import head_names
-from medpeft_utils.errors import BadInput
-from medpeft_utils.registry import Registry
+from medpeft_utils.core.errors import BadInput
+from medpeft_utils.core.registry import Registry
 
 BATCH_NORM = nn.modules.batchnorm._BatchNorm  # 1d, 2d and 3d, and timm's BatchNormAct2d
 

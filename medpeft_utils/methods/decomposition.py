@@ -62,7 +62,7 @@ def hash_of(weights: dict[str, torch.Tensor]) -> str:
 
 
 def _computed_once(weights: dict[str, torch.Tensor], folder: Path) -> Path:
-    from medpeft_utils.study.shared import once
+    from medpeft_utils.core.shared import once
 
     path = folder / f'svd-{hash_of(weights)}.safetensors'
     note = path.with_suffix('.json')

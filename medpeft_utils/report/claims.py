@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from medpeft_utils.registry import Registry
+from medpeft_utils.core.registry import Registry
 from medpeft_utils.report import paper, ranks, scores
 from medpeft_utils.report.evidence import CONSISTENT, NOT, REPRODUCED, UNANSWERED, Evidence, judge, pooled
 from medpeft_utils.report.tables import crossovers, figure1_scores

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from medpeft_utils.registry import Registry
+from medpeft_utils.core.registry import Registry
 from medpeft_utils.report import cxr_scores as cxr
 from medpeft_utils.report.claims import Claim, Verdict
 from medpeft_utils.report.claims_page import COLUMNS, ClaimsPage, printed_row, section

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from medpeft_utils import auroc
-from medpeft_utils.errors import BadInput
+from medpeft_utils.core.errors import BadInput
 from medpeft_utils.report import paper, scores
 
 EXPERIMENT = 'cxr_lora_vs_full'

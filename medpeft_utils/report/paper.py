@@ -10,7 +10,7 @@ from importlib import resources
 
 import pandas as pd
 
-from medpeft_utils.errors import BadInput
+from medpeft_utils.core.errors import BadInput
 
 PUBLISHED = 'published'  # the profile of `records()`: numbers as printed, not a study of ours
 

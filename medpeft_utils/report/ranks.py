@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 from scipy import stats
 
-from medpeft_utils.errors import BadInput
+from medpeft_utils.core.errors import BadInput
 
 TIES = {'dense': '1, 2, 2, 3', 'average': '1, 2.5, 2.5, 4'}
 DECIMALS = 2  # scores are ranked as printed, because the paper's ranks come out exactly from its printed cells

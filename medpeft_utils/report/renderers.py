@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from medpeft_utils.registry import Registry
+from medpeft_utils.core.registry import Registry
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from medpeft_utils.errors import BadInput
+from medpeft_utils.core.errors import BadInput
 from medpeft_utils.report import paper
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import pandas as pd
 
-from medpeft_utils.registry import Registry
+from medpeft_utils.core.registry import Registry
 from medpeft_utils.report import scores
 from medpeft_utils.report import text_image_scores as ti
 from medpeft_utils.report.claims import Claim, Verdict

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from medpeft_utils.auroc import quantiles
-from medpeft_utils.errors import BadInput
+from medpeft_utils.core.errors import BadInput
 from medpeft_utils.report import paper, ranks, scores
 
 EXPERIMENT = 'text_to_image'

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 
-from medpeft_utils.errors import BadInput, DoesNotFit, MedpeftError
+from medpeft_utils.core.errors import BadInput, DoesNotFit, MedpeftError
 from medpeft_utils.study.grid import Grid, Run
 from medpeft_utils.study.notebook import NO_DEFAULT, ExperimentNotebook
 

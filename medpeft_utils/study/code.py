@@ -17,7 +17,7 @@ from typing import Any
 import medpeft_utils
 
 # These run, show and measure a study; nothing in them changes what a run finds.
-NOT_DECIDING = {'study', 'report', 'bench', 'pretraining', 'cli', 'plots', 'errors', 'registry', 'commands'}
+NOT_DECIDING = {'core', 'study', 'report', 'cli', 'plots', 'commands'}
 # Folders of which a run takes the file that a parameter names; the other files are found by a registry, not imported.
 CHOICES = {
     'methods': 'method',

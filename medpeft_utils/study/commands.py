@@ -10,7 +10,7 @@ from typing import Any
 import click
 import yaml
 
-from medpeft_utils.errors import BadInput
+from medpeft_utils.core.errors import BadInput
 from medpeft_utils.study.grid import Grid, Run, load_grid, selected
 from medpeft_utils.study.places import StudyFolder, find_grid, project_root
 from medpeft_utils.study.splits import identified, known, prepare

@@ -10,7 +10,7 @@ import click
 import pandas as pd
 import yaml
 
-from medpeft_utils.errors import BadInput
+from medpeft_utils.core.errors import BadInput
 from medpeft_utils.study.commands import RESULTS, execute, run_options, settings_option
 from medpeft_utils.study.grid import load_grid
 from medpeft_utils.study.places import StudyFolder

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import medpeft_utils
-from medpeft_utils.errors import BadInput
-from medpeft_utils.study.files import check_writable, plain, read_json
+from medpeft_utils.core.errors import BadInput
+from medpeft_utils.core.files import check_writable, plain, read_json
 from medpeft_utils.study.identity import code_version, run_hash, without_places
 from medpeft_utils.study.places import experiments_folder, project_root
 

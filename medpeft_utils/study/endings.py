@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from medpeft_utils.study.claims import is_alive, is_here
+from medpeft_utils.core.files import read_json
+from medpeft_utils.core.leases import is_alive, is_here
 from medpeft_utils.study.context import PLAN
-from medpeft_utils.study.files import read_json
 from medpeft_utils.study.grid import Run
 from medpeft_utils.study.processes import kill
 from medpeft_utils.study.worker import LOG, describe_end

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medpeft_utils.errors import BadInput
+from medpeft_utils.core.errors import BadInput
 
 TYPES = {'str': str, 'int': int, 'float': float, 'bool': bool, 'list': list, 'dict': dict}
 NO_DEFAULT = object()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from medpeft_utils.errors import BadInput, UnknownName
+from medpeft_utils.core.errors import BadInput, UnknownName
 
 
 def project_root(start: Path | None = None) -> Path:

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from medpeft_utils.errors import MedpeftError
-from medpeft_utils.study.files import write_json
+from medpeft_utils.core.errors import MedpeftError
+from medpeft_utils.core.files import write_json
 from medpeft_utils.study.processes import LINUX, kill, thread_variables
 
 BACKEND = 'module://matplotlib_inline.backend_inline'

@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medpeft_utils.errors import BadInput
+from medpeft_utils.core.errors import BadInput
+from medpeft_utils.core.files import plain, read_json, write_bytes, write_json
 from medpeft_utils.study.context import RunContext, start
-from medpeft_utils.study.files import plain, read_json, write_bytes, write_json
 from medpeft_utils.study.identity import code_version, same_code, without_places
 from medpeft_utils.study.places import StudyFolder, experiments_folder
 

@@ -15,11 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from medpeft_utils.errors import MedpeftError
-from medpeft_utils.study import endings, records
-from medpeft_utils.study.claims import Claim, Claims, process_mark
-from medpeft_utils.study.context import PLAN, commit
-from medpeft_utils.study.files import (
+from medpeft_utils.core.errors import MedpeftError
+from medpeft_utils.core.files import (
     StorageFault,
     append_line,
     cannot_write,
@@ -28,6 +25,9 @@ from medpeft_utils.study.files import (
     write_bytes,
     write_json,
 )
+from medpeft_utils.core.leases import Claim, Claims, process_mark
+from medpeft_utils.study import endings, records
+from medpeft_utils.study.context import PLAN, commit
 from medpeft_utils.study.grid import Grid, Run, dump
 from medpeft_utils.study.identity import code_version
 from medpeft_utils.study.places import StudyFolder

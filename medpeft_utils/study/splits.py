@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from medpeft_utils.errors import BadInput, MedpeftError
-from medpeft_utils.study.files import read_json, write_json
+from medpeft_utils.core.errors import BadInput, MedpeftError
+from medpeft_utils.core.files import read_json, write_json
 from medpeft_utils.study.grid import Run
 from medpeft_utils.study.identity import run_hash
 from medpeft_utils.study.places import StudyFolder

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medpeft_utils.errors import BadInput
+from medpeft_utils.core.errors import BadInput
+from medpeft_utils.core.leases import holder_of, numbered, seems_alive
 from medpeft_utils.study import records
-from medpeft_utils.study.claims import holder_of, numbered, seems_alive
 from medpeft_utils.study.grid import Grid, Run
 from medpeft_utils.study.identity import run_hash
 from medpeft_utils.study.places import StudyFolder

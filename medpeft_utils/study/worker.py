@@ -17,8 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from medpeft_utils.study.claims import process_mark
-from medpeft_utils.study.files import STORAGE_ERRORS, StorageFault, storage, write_json
+from medpeft_utils.core.files import STORAGE_ERRORS, StorageFault, storage, write_json
+from medpeft_utils.core.leases import process_mark
 from medpeft_utils.study.processes import adopt_orphans, die_with
 
 OUTCOME, LOG, NOTEBOOK = 'outcome.json', 'kernel.log', 'notebook.ipynb'

@@ -54,7 +54,7 @@ def preload(names: list[str]) -> list[str]:
 def _package_modules() -> list[str]:
     """Everything that a notebook may import from the package, so that code edited meanwhile does not reach a run."""
     found = pkgutil.walk_packages(medpeft_utils.__path__, 'medpeft_utils.', onerror=lambda name: None)
-    skipped = 'medpeft_utils.pretraining', 'medpeft_utils.cli'
+    skipped = ('medpeft_utils.cli',)
     return [module.name for module in found if not module.name.startswith(skipped)]
 
 

@@ -18,8 +18,8 @@ import torch
 from torch import nn
 
 from medpeft_utils import methods
+from medpeft_utils.core.errors import BadInput, DoesNotFit, UnknownName
 from medpeft_utils.data.cache import cache_root
-from medpeft_utils.errors import BadInput, DoesNotFit, UnknownName
 from medpeft_utils.text_image import computing, load_pairs, pipeline
 from medpeft_utils.text_image.encoding import Encoded, encode
 from medpeft_utils.text_image.pipeline import Cut, Pipeline
@@ -224,7 +224,7 @@ class TextToImage:
         A search does not depend on the run's seed: runs that differ in the seed alone share one, kept in `folder`.
         Sets and returns `learning_rate`: {value, how, trials}; the score of a trial is the loss, negative.
         """
-        from medpeft_utils.study.shared import once
+        from medpeft_utils.core.shared import once
 
         s = self.settings
         if s.learning_rate > 0:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from medpeft_utils.registry import Registry
+from medpeft_utils.core.registry import Registry
 
 
 @dataclass(frozen=True)

@@ -117,7 +117,7 @@ def script(name: str) -> click.Command:
     @SIZE
     @TRAIN
     def run(source: str, out: str | None, sizes: tuple[int, ...], train_pairs: int) -> None:
-        from medpeft_utils.errors import MedpeftError
+        from medpeft_utils.core.errors import MedpeftError
         from medpeft_utils.text_image import prepare_pairs
 
         try:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from medpeft_utils.study.shared import once
+from medpeft_utils.core.shared import once
 from medpeft_utils.training.precision import PLAIN, Precision, device_name
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.lib.format import open_memmap
 
-from medpeft_utils.study.shared import once
+from medpeft_utils.core.shared import once
 
 if TYPE_CHECKING:
     from medpeft_utils.text_image.pipeline import Pipeline

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from medpeft_utils.errors import BadInput, DoesNotFit
+from medpeft_utils.core.errors import BadInput, DoesNotFit
 
 MINI = 'stable_diffusion_mini'
 BATCH = 16

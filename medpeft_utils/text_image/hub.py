@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from medpeft_utils.errors import BadInput
+from medpeft_utils.core.errors import BadInput
 
 # What is read of a published pipeline; its safety checker and weights of other formats stay where they are.
 FILES = (

@@ -14,10 +14,10 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from medpeft_utils.core.errors import BadInput, UnknownName
 from medpeft_utils.data.cache import BLOCK, Store, cache_root, decoded, digests, write_whole
 from medpeft_utils.data.files import read_table, require_columns
 from medpeft_utils.data.manifest import source_hash
-from medpeft_utils.errors import BadInput, UnknownName
 from medpeft_utils.text_image import manifest
 from medpeft_utils.text_image.cards import CARDS, PairCard
 from medpeft_utils.text_image.pairs import Pairs, nested_rows

@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from medpeft_utils.core.errors import BadInput
 from medpeft_utils.data import splits
 from medpeft_utils.data.manifest import ALIASES, grouped
 from medpeft_utils.data.splits import SPLITS
-from medpeft_utils.errors import BadInput
 
 COLUMNS = ('image', 'text', 'group', 'split')
 FINDING = 'finding:'

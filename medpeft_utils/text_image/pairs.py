@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from medpeft_utils.core.errors import BadInput, UnknownName
 from medpeft_utils.data.splits import SPLITS
-from medpeft_utils.errors import BadInput, UnknownName
 from medpeft_utils.text_image.cards import PairCard
 from medpeft_utils.text_image.manifest import finding_columns, split_hash
 

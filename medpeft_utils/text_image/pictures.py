@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medpeft_utils.errors import BadInput
+from medpeft_utils.core.errors import BadInput
 
 SAMPLES, GROUND_TRUTH = 'samples.png', 'ground_truth.png'
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medpeft_utils.errors import BadInput, DoesNotFit, UnknownName
+from medpeft_utils.core.errors import BadInput, DoesNotFit, UnknownName
 from medpeft_utils.text_image import mini
 
 if TYPE_CHECKING:
@@ -362,7 +362,7 @@ def _without_bars() -> Iterator[None]:
 
 def _random(name: str, seed: int) -> Pipeline:
     from medpeft_utils.methods.adapted import seeded
-    from medpeft_utils.text_image.pretraining.captions import learn_tokenizer
+    from medpeft_utils.text_image.captions import learn_tokenizer
 
     if name != mini.NAME:
         raise BadInput(f'weights=random of {name!r}: only {mini.NAME!r} is built so; random weights generate nothing')

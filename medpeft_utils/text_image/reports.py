@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from medpeft_utils.core.errors import BadInput
 from medpeft_utils.data.cache import threads
-from medpeft_utils.errors import BadInput
 
 ARCHIVE = 'mimic-cxr-reports.zip'
 PROBES = 50  # studies that are looked for, to know a folder by

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from medpeft_utils.errors import BadInput, DoesNotFit
+from medpeft_utils.core.errors import BadInput, DoesNotFit
 from medpeft_utils.methods.adapted import seeded
 from medpeft_utils.training.precision import PLAIN, Precision
 

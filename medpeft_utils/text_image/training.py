@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from medpeft_utils.errors import BadInput
+from medpeft_utils.core.errors import BadInput
 from medpeft_utils.methods.adapted import Adapted, seeded
 from medpeft_utils.text_image.encoding import Encoded
 from medpeft_utils.training.loop import Diverged, Fit, Protocol, peak_memory_mb

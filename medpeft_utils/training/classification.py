@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from medpeft_utils import backbones, methods
-from medpeft_utils.errors import BadInput, DoesNotFit, UnknownName
+from medpeft_utils.core.errors import BadInput, DoesNotFit, UnknownName
 from medpeft_utils.training import features
 from medpeft_utils.training.augment import NONE, Augmentation
 from medpeft_utils.training.batches import Batches, FeatureBatches, ImageBatches, View
@@ -227,7 +227,7 @@ class Classification:
         A search does not depend on the run's seed: runs that differ in the seed alone share one, kept in `folder`.
         Sets and returns `learning_rate`: {value, how, trials}.
         """
-        from medpeft_utils.study.shared import once
+        from medpeft_utils.core.shared import once
 
         s = self.settings
         if s.learning_rate > 0:

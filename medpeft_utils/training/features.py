@@ -29,7 +29,7 @@ def extract(model: nn.Module, images: np.ndarray, view: View, batch_size: int = 
 
 def shared(model: nn.Module, images: np.ndarray, view: View, key: str, folder: Path) -> np.ndarray:
     """`extract`, computed once for `key` (backbone, data and precision) by whichever process comes first."""
-    from medpeft_utils.study.shared import once
+    from medpeft_utils.core.shared import once
 
     folder = Path(folder)
     path = folder / f'{key}.npy'

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from medpeft_utils.errors import MedpeftError
+from medpeft_utils.core.errors import MedpeftError
 from medpeft_utils.methods.adapted import seeded
 from medpeft_utils.training.batches import Batches
 from medpeft_utils.training.objective import SINGLE_LABEL, Objective

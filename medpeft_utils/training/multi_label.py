@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from sklearn.metrics import f1_score
 
 from medpeft_utils import auroc
-from medpeft_utils.errors import BadInput
+from medpeft_utils.core.errors import BadInput
 from medpeft_utils.metrics import AVERAGES
 from medpeft_utils.training.objective import Criterion, Objective
 

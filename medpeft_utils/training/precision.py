@@ -111,7 +111,7 @@ def choose(
 
     The choice is kept so that a repeated run computes in the same way and gives the same numbers.
     """
-    from medpeft_utils.study.shared import once
+    from medpeft_utils.core.shared import once
 
     batch = min(batch_size, 32)
 

@@ -18,7 +18,7 @@ import torch
 
 from medpeft_utils import auroc, backbones
 from medpeft_utils.backbones.small import SMALL_BACKBONES
-from medpeft_utils.errors import BadInput, UnknownName
+from medpeft_utils.core.errors import BadInput, UnknownName
 from medpeft_utils.training.classification import SPLITS, Classification, Settings
 from medpeft_utils.training.loop import Protocol
 from medpeft_utils.training.multi_label import MULTI_LABEL

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from medpeft_utils.errors import BadInput
+from medpeft_utils.core.errors import BadInput
 from medpeft_utils.training.loop import Diverged
 
 # Every method is searched over the same span around its own default: a factor of ten either way.

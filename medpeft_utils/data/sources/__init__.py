@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from medpeft_utils.core.errors import BadInput
 from medpeft_utils.data.cards import CARDS, DataCard, stand_in
-from medpeft_utils.errors import BadInput
 
 Reader = Callable[[Path], pd.DataFrame]
 _READERS: dict[str, tuple[Callable[[Path], Path], Reader]] = {}

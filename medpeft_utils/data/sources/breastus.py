@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from medpeft_utils.core.errors import BadInput
 from medpeft_utils.data.cards import DataCard
 from medpeft_utils.data.files import images_below
 from medpeft_utils.data.sources import locate, register
-from medpeft_utils.errors import BadInput
 
 MASK = re.compile(r'_mask(_\d+)?\.\w+$')  # 'benign (4)_mask.png', 'benign (4)_mask_1.png'
 

@@ -22,11 +22,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from medpeft_utils.core.errors import BadInput
 from medpeft_utils.data import lists
 from medpeft_utils.data.cards import DataCard
 from medpeft_utils.data.files import read_table, require_columns
 from medpeft_utils.data.sources import locate, register
-from medpeft_utils.errors import BadInput
 
 log = logging.getLogger(__name__)
 LISTS = 'CheXpert'  # the authors' name of the folder of lists

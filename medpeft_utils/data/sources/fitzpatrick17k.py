@@ -25,10 +25,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from medpeft_utils.core.errors import BadInput
 from medpeft_utils.data.cards import DataCard
 from medpeft_utils.data.files import images_below, read_table, require_columns
 from medpeft_utils.data.sources import locate, register
-from medpeft_utils.errors import BadInput
 
 TABLE = 'fitzpatrick17k.csv'
 SKIN = ('fitzpatrick_scale', 'fitzpatrick_centaur')  # 1 to 6, -1 where there is none

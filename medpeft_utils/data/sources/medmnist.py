@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from medpeft_utils.core.errors import BadInput
 from medpeft_utils.data import arrays
 from medpeft_utils.data.cache import cache_root
 from medpeft_utils.data.cards import DataCard
 from medpeft_utils.data.sources import register
-from medpeft_utils.errors import BadInput
 
 SIZES = (28, 64, 128, 224)
 SPLITS = ('train', 'val', 'test')

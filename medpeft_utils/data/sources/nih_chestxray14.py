@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pandas as pd
 
+from medpeft_utils.core.errors import BadInput
 from medpeft_utils.data import lists
 from medpeft_utils.data.cards import DataCard
 from medpeft_utils.data.files import images_below
 from medpeft_utils.data.sources import register
-from medpeft_utils.errors import BadInput
 
 log = logging.getLogger(__name__)
 LISTS = 'NIH_ChestX-ray'  # the authors' name of the folder of lists

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from medpeft_utils.core.errors import BadInput
 from medpeft_utils.data.cards import DataCard
 from medpeft_utils.data.files import images_below, read_table, require_columns
 from medpeft_utils.data.sources import locate, register
-from medpeft_utils.errors import BadInput
 
 TABLE = 'stage_2_train_labels.csv'
 DETAILS = 'stage_2_detailed_class_info.csv'

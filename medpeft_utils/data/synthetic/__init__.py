@@ -13,12 +13,12 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
+from medpeft_utils.core.errors import BadInput
+from medpeft_utils.core.registry import Registry
 from medpeft_utils.data.synthetic import dermatoscopy, fundus, radiograph, skin, ultrasound
 from medpeft_utils.data.synthetic.canvas import generator, to_bytes
 from medpeft_utils.data.synthetic.findings import SETS, Findings, labels_of
 from medpeft_utils.data.synthetic.layout import Layout, Modality, grain
-from medpeft_utils.errors import BadInput
-from medpeft_utils.registry import Registry
 
 MODALITIES: Registry[Modality] = Registry('synthetic dataset', 'medpeft data list')
 for _module in (ultrasound, skin, dermatoscopy, fundus, radiograph):

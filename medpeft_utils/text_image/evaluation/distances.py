@@ -11,7 +11,7 @@ from torch import nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import poly_mmd
 
-from medpeft_utils.errors import BadInput
+from medpeft_utils.core.errors import BadInput
 
 FEWEST = 20  # images on each side for KID: subsets of half of them must vary
 SUBSETS, LARGEST_SUBSET = 100, 1000  # of KID; 1,000 is torchmetrics' size

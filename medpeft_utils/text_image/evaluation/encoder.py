@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from medpeft_utils.core.shared import once
 from medpeft_utils.methods.adapted import seeded
-from medpeft_utils.study.shared import once
 from medpeft_utils.text_image.evaluation.targets import Targets, targets_of
 from medpeft_utils.text_image.pairs import Pairs
 

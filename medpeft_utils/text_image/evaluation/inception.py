@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from medpeft_utils.errors import BadInput
+from medpeft_utils.core.errors import BadInput
 
 FILE = 'weights-inception-2015-12-05-6726825d.pth'
 SOURCE = f'https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{FILE}'

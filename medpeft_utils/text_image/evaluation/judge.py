@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from medpeft_utils.errors import BadInput
+from medpeft_utils.core.errors import BadInput
 from medpeft_utils.text_image.evaluation import distances, diversity
 from medpeft_utils.text_image.evaluation.encoder import (
     Encoder,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from medpeft_utils import auroc
-from medpeft_utils.errors import BadInput
+from medpeft_utils.core.errors import BadInput
 from medpeft_utils.text_image.pairs import Pairs
 
 WORD = re.compile(r'[a-z]{3,}')

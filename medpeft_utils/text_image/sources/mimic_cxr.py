@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from medpeft_utils.core.errors import BadInput
 from medpeft_utils.data.files import require_columns
-from medpeft_utils.errors import BadInput
 from medpeft_utils.text_image.cards import PairCard
 from medpeft_utils.text_image.impressions import impression
 from medpeft_utils.text_image.manifest import FINDING

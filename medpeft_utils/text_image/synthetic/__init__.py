@@ -12,8 +12,8 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 
+from medpeft_utils.core.errors import BadInput
 from medpeft_utils.data.synthetic.canvas import generator
-from medpeft_utils.errors import BadInput
 from medpeft_utils.text_image.synthetic.anatomy import Patient
 from medpeft_utils.text_image.synthetic.captions import caption
 from medpeft_utils.text_image.synthetic.findings import NAMES, Finding, multi_hot, sample

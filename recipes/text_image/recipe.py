@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from medpeft_utils.pretraining.source import NaturalImages
-from medpeft_utils.text_image.pretraining.autoencoder import Autoencoder
-from medpeft_utils.text_image.pretraining.diffusion import Captioned, Diffusion, prepare
-from medpeft_utils.text_image.pretraining.stage import Schedule
+from recipes.backbones.source import NaturalImages
+from recipes.text_image.autoencoder import Autoencoder
+from recipes.text_image.diffusion import Captioned, Diffusion, prepare
+from recipes.text_image.stage import Schedule
 
 # Small batches: in the same time on a CPU the VAE learns more from four times as many steps.
 VAE = Schedule(steps=6000, batch=16, learning_rate=4e-3)

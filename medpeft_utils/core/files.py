@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from medpeft_utils.errors import MedpeftError
+from medpeft_utils.core.errors import MedpeftError
 
 # What no retry of a run can mend: no space, over quota, read-only, a device that fails.
 STORAGE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
@@ -135,3 +135,11 @@ def check_writable(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         probe.write_bytes(b'x' * 4096)
         probe.unlink()
+
+
+def write_tensors(path: Path | str, tensors: dict[str, Any], about: dict[str, str] | None = None) -> Path:
+    """Write tensors as safetensors by a rename; see `write_bytes`. `about` is the file's metadata."""
+    from safetensors.torch import save
+
+    write_bytes(path, save(tensors, metadata=about))
+    return Path(path)

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from medpeft_utils.pretraining.source import NaturalImages
 from medpeft_utils.text_image import mini
-from medpeft_utils.text_image.pretraining.autoencoder import GREY_SHARE, grey, to_input
-from medpeft_utils.text_image.pretraining.captions import caption, first_name, learn_tokenizer
-from medpeft_utils.text_image.pretraining.stage import Schedule, Stage
+from medpeft_utils.text_image.captions import caption, first_name, learn_tokenizer
 from medpeft_utils.text_image.training import timesteps
+from recipes.backbones.source import NaturalImages
+from recipes.text_image.autoencoder import GREY_SHARE, grey, to_input
+from recipes.text_image.stage import Schedule, Stage
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL

@@ -7,12 +7,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 from medpeft_utils.backbones.cards import file_hash
-from medpeft_utils.errors import BadInput
+from medpeft_utils.core.errors import BadInput
 from medpeft_utils.text_image import mini
 from medpeft_utils.text_image.pipeline import CARD, WEIGHTS_FOLDER, Pipeline
-from medpeft_utils.text_image.pretraining.autoencoder import Autoencoder
-from medpeft_utils.text_image.pretraining.diffusion import Captioned, Diffusion
-from medpeft_utils.text_image.pretraining.stage import Stage, read_curve
+from recipes.text_image.autoencoder import Autoencoder
+from recipes.text_image.diffusion import Captioned, Diffusion
+from recipes.text_image.stage import Stage, read_curve
 
 SUMMARY = (
     'Text to image at 64×64 px with the classes of Stable Diffusion v1.5 (CLIP tokenizer and text encoder, VAE with '

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from medpeft_utils.bench.device import sentence
+from benchmarks.device import sentence
 
 HOW = """\
 *Ours* is the package's training loop with all it does in a step (batch, augmentation, schedule, loss). *Plain* is the

@@ -19,8 +19,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from medpeft_utils.bench.rounds import Broken
-from medpeft_utils.bench.scale import Scale
+from benchmarks.rounds import Broken
+from benchmarks.scale import Scale
 from medpeft_utils.study.processes import children, thread_variables
 
 LOOK_SECONDS = 0.2

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from medpeft_utils.pretraining.source import NaturalImages
 from medpeft_utils.text_image import mini
-from medpeft_utils.text_image.pretraining.stage import Schedule, Stage
+from recipes.backbones.source import NaturalImages
+from recipes.text_image.stage import Schedule, Stage
 
 GREY_SHARE = 0.25  # of the pictures: a photograph without colour, as radiographs are
 CROP = 32  # px; four times as many different pictures for the same work as whole ones of 64 px

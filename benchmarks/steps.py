@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from medpeft_utils.bench.rounds import Broken, Timed, alternate, ask, ratio
-from medpeft_utils.bench.scale import Scale
+from benchmarks.rounds import Broken, Timed, alternate, ask, ratio
+from benchmarks.scale import Scale
 from medpeft_utils.study.processes import cores
 
 LOADER_BATCH = 64
@@ -49,7 +49,7 @@ def measure_steps(scale: Scale, say: Say) -> list[dict[str, Any]]:
 
 def _method(spec: dict[str, Any], label: str, kind: str, scale: Scale) -> dict[str, Any]:
     """The row of one method."""
-    from medpeft_utils.bench.plain import has_plain
+    from benchmarks.plain import has_plain
     from medpeft_utils.training.precision import PLAIN
 
     about = {name: spec[name] for name in ('family', 'backbone', 'method', 'batch_size')}

@@ -21,11 +21,11 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from medpeft_utils.backbones.small import SMALL_BACKBONES
-from medpeft_utils.errors import DoesNotFit
-from medpeft_utils.pretraining.grow import deepen
-from medpeft_utils.pretraining.objectives import OBJECTIVES
-from medpeft_utils.pretraining.source import NaturalImages
+from medpeft_utils.core.errors import DoesNotFit
 from medpeft_utils.training.augment import Augmentation, augment, normalise, resize
+from recipes.backbones.grow import deepen
+from recipes.backbones.objectives import OBJECTIVES
+from recipes.backbones.source import NaturalImages
 
 MEAN = STD = (0.5, 0.5, 0.5)
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import psutil
 
-from medpeft_utils.study.files import read_json, storage, write_json
+from medpeft_utils.core.files import read_json, storage, write_json
 
 BEAT_SECONDS = 5.0
 GONE_AFTER = 60.0

@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from benchmarks.plain import has_plain, plain_model
 from medpeft_utils import backbones, methods
-from medpeft_utils.bench.plain import has_plain, plain_model
 from medpeft_utils.training.batches import FeatureBatches, ImageBatches, View
 from medpeft_utils.training.classification import AUGMENTATIONS, stored_size
 from medpeft_utils.training.loop import Protocol, fit

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Generic, TypeVar
 
-from medpeft_utils.errors import UnknownName
+from medpeft_utils.core.errors import UnknownName
 
 Entry = TypeVar('Entry')
 

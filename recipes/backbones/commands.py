@@ -18,7 +18,7 @@ SHARED = {'batch': 64, 'learning_rate': 1e-3, 'warmup_share': 0.08, 'seed': 0, '
 def recipe_of(name: str, passes: float, real: bool = False):
     """The `Recipe` of a radiograph backbone; on real radiographs, which are few, it begins from the shipped weights."""
     from medpeft_utils.backbones.small import SMALL_BACKBONES
-    from medpeft_utils.pretraining.run import Recipe
+    from recipes.backbones.run import Recipe
 
     own = dict(RECIPES[name])
     begin = own.pop('begin')
@@ -41,10 +41,10 @@ def pretrain(name: str, images: str, count: int, passes: float, folder: str, thr
     """
     import torch
 
-    from medpeft_utils.errors import BadInput
-    from medpeft_utils.pretraining import radiographs
-    from medpeft_utils.pretraining.publish import publish as publish_weights
-    from medpeft_utils.pretraining.run import Pretraining
+    from medpeft_utils.core.errors import BadInput
+    from recipes.backbones import radiographs
+    from recipes.backbones.publish import publish as publish_weights
+    from recipes.backbones.run import Pretraining
 
     if images and publish:
         raise BadInput('--publish with --images: weights trained on patients are not shipped; leave one of them out')

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
 
-PRELOAD = ['torch', 'timm', 'peft', 'medpeft_utils.bench.candidates']
+PRELOAD = ['torch', 'timm', 'peft', 'benchmarks.candidates']
 START_SECONDS, TURN_SECONDS = 300.0, 1800.0
 
 
@@ -142,7 +142,7 @@ def _serve(connection: Connection, spec: dict[str, Any]) -> None:
     """The process' life: a question is answered at once; a candidate takes turns until the connection is closed."""
     import torch
 
-    from medpeft_utils.bench.candidates import CANDIDATES, QUESTIONS
+    from benchmarks.candidates import CANDIDATES, QUESTIONS
     from medpeft_utils.training.loop import peak_memory_mb
 
     torch.set_num_threads(spec['threads'])

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from medpeft_utils.errors import BadInput
+from medpeft_utils.core.errors import BadInput
 from medpeft_utils.training.loop import Diverged
 
 CHECKPOINT = 'checkpoint.pt'

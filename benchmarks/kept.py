@@ -9,9 +9,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from medpeft_utils.bench import device, tables
+from benchmarks import device, tables
+from medpeft_utils.core.files import read_json, write_bytes
 from medpeft_utils.report import style
-from medpeft_utils.study.files import read_json, write_bytes
 
 
 def stem(about: dict[str, Any], quick: bool, folder: Path) -> Path:
@@ -35,7 +35,7 @@ def save(result: dict[str, Any], folder: Path) -> list[Path]:
         paths.append(base.with_name(base.name + suffix))
         write_bytes(paths[-1], text.encode(), durable=False)
     if any('ours' in row for row in _rows(result)):
-        from medpeft_utils.bench.figure import draw
+        from benchmarks.figure import draw
 
         with style.drawing():
             figure = draw(result)

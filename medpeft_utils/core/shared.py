@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from medpeft_utils.study.claims import BEAT_SECONDS, Claim, Claims
-from medpeft_utils.study.files import read_json, write_json
+from medpeft_utils.core.files import read_json, write_json
+from medpeft_utils.core.leases import BEAT_SECONDS, Claim, Claims
 
 LOOK_SECONDS = 0.25
 

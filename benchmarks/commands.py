@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
-from medpeft_utils.bench.device import describe
-from medpeft_utils.bench.scale import PARTS, scale_for
-from medpeft_utils.errors import BadInput, UnknownName
+from benchmarks.device import describe
+from benchmarks.scale import PARTS, scale_for
+from medpeft_utils.core.errors import BadInput, UnknownName
 
 FIGURES = Path('figures') / 'bench'
 
@@ -49,7 +49,7 @@ def bench(
     if saved and changes['methods'] and not quick:
         raise BadInput('--save keeps whole tables; leave --method out, or write --json FILE')
     scale = _scale(device, quick, changes)
-    from medpeft_utils.bench import kept, run, tables
+    from benchmarks import kept, run, tables
 
     about = describe(scale.device, scale.threads)
     earlier = kept.earlier(about, quick, FIGURES) if saved else {}

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from typing import Any
 
-from medpeft_utils.bench import aims, device, studies
-from medpeft_utils.bench.rounds import Broken
-from medpeft_utils.bench.scale import PARTS, Scale
-from medpeft_utils.bench.steps import measure_loader, measure_steps
+from benchmarks import aims, device, studies
+from benchmarks.rounds import Broken
+from benchmarks.scale import PARTS, Scale
+from benchmarks.steps import measure_loader, measure_steps
 
 MEASURES: dict[str, Callable[[Scale, Callable[[str], None]], Any]] = {
     'steps': measure_steps,

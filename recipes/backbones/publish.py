@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 
 from medpeft_utils.backbones.cards import file_hash, write_page
 from medpeft_utils.backbones.small import SMALL_BACKBONES, WEIGHTS_FOLDER
-from medpeft_utils.errors import BadInput
-from medpeft_utils.pretraining.calibration import IMAGES, averages_tokens, calibrated_norm
+from medpeft_utils.core.errors import BadInput
+from recipes.backbones.calibration import IMAGES, averages_tokens, calibrated_norm
 
 HEADS = ('head.', 'fc.')
 SUMMARIES = {
@@ -112,7 +112,7 @@ def shown_recipe(recipe: dict) -> dict:
 
 def _card(recipe: dict, curve: list[dict]) -> dict:
     """What recipe and curve say of a backbone."""
-    from medpeft_utils.pretraining.objectives import OBJECTIVES
+    from recipes.backbones.objectives import OBJECTIVES
 
     name, objective = recipe['backbone'], recipe['objective']
     return {

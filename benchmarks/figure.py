@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from medpeft_utils.bench.tables import threads
+from benchmarks.tables import threads
 from medpeft_utils.report import style
 
 if TYPE_CHECKING:

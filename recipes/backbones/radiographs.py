@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from medpeft_utils.core.errors import BadInput
 from medpeft_utils.data.cache import BLOCK, cache_root, decoded, write_whole
-from medpeft_utils.errors import BadInput
 
 SEED = 1  # the stand-ins of the studies are drawn with seed 0
 SYNTHETIC = 'nih_chestxray14'
