@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from medpeft_utils.report import style, typeset
+from medpeft_utils.report import style
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -65,14 +65,6 @@ def _write_csv(path: Path, data: pd.DataFrame) -> Path:
     return path
 
 
-def _write_pictures(folder: Path, name: str, figure: matplotlib.figure.Figure) -> list[Path]:
-    paths = [folder / f'{name}.png', folder / f'{name}.pdf']
-    with style.drawing():
-        figure.savefig(paths[0], dpi=200, metadata={'Software': None})
-        figure.savefig(paths[1], metadata={'CreationDate': None, 'Producer': None, 'Creator': None})
-    return paths
-
-
 @dataclass(frozen=True, kw_only=True)
 class Output:
     """What tables and figures share.
@@ -91,10 +83,6 @@ class Output:
     data: pd.DataFrame
     further: Mapping[str, pd.DataFrame] = field(default_factory=dict)
 
-    def picture(self) -> matplotlib.figure.Figure:
-        """The figure that is written as PNG and PDF."""
-        raise NotImplementedError
-
     def markdown(self) -> str:
         raise NotImplementedError
 
@@ -102,11 +90,10 @@ class Output:
         raise NotImplementedError
 
     def save(self, folder: Path | str) -> list[Path]:
-        """Write PNG (200 dpi), PDF, CSV, Markdown and LaTeX into the folder; give back the paths."""
+        """Write CSV, Markdown and LaTeX into the folder; give back the paths."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        paths = _write_pictures(folder, self.name, self.picture())
-        paths.append(_write_csv(folder / f'{self.name}.csv', self.data))
+        paths = [_write_csv(folder / f'{self.name}.csv', self.data)]
         paths += [_write_csv(folder / f'{self.name}_{suffix}.csv', data) for suffix, data in self.further.items()]
         paths.append(_write(folder / f'{self.name}.md', self.markdown()))
         paths.append(_write(folder / f'{self.name}.tex', self.latex()))
@@ -137,9 +124,6 @@ class Table(Output):
     columns: Sequence[str]
     rows: Sequence[Row]
     left: bool = False
-
-    def picture(self) -> matplotlib.figure.Figure:
-        return typeset.draw(self)
 
     @property
     def heads(self) -> int:
@@ -206,8 +190,14 @@ class Figure(Output):
 
     figure: matplotlib.figure.Figure
 
-    def picture(self) -> matplotlib.figure.Figure:
-        return self.figure
+    def save(self, folder: Path | str) -> list[Path]:
+        """As every output, with the picture as PNG (200 dpi) and PDF."""
+        paths = super().save(folder)
+        png, pdf = (Path(folder, f'{self.name}.{kind}') for kind in ('png', 'pdf'))
+        with style.drawing():
+            self.figure.savefig(png, dpi=200, metadata={'Software': None})
+            self.figure.savefig(pdf, metadata={'CreationDate': None, 'Producer': None, 'Creator': None})
+        return [png, pdf, *paths]
 
     def _repr_png_(self) -> bytes:
         from io import BytesIO
