@@ -13,12 +13,12 @@ import pytest
 from click.testing import CliRunner
 
 import medpeft_utils
+from medpeft_utils.core.code import Code
 from medpeft_utils.core.errors import UnknownName
 from medpeft_utils.data.cards import names as datasets
 from medpeft_utils.learn import book, pages
 from medpeft_utils.learn.book import LessonFailed, Page
 from medpeft_utils.learn.commands import book as commands
-from medpeft_utils.study.code import Code
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / 'notebooks' / 'learn'

@@ -9,9 +9,9 @@ import pytest
 from study_project import FINISH, START, Project, write_notebook
 
 import medpeft_utils
+from medpeft_utils.core.code import Code, essence, imported
 from medpeft_utils.core.errors import BadInput, UnknownName
 from medpeft_utils.study.check import check
-from medpeft_utils.study.code import Code, essence, imported
 from medpeft_utils.study.grid import dump, load_grid, selected
 from medpeft_utils.study.identity import code_version, notebook_code, run_hash, same_code
 from medpeft_utils.study.notebook import NO_DEFAULT, read_parameters
@@ -167,15 +167,19 @@ FILES = {
     'backbones/weights/other.safetensors': 'a',
     'data/__init__.py': 'from medpeft_utils.data import sources, synthetic\nfrom medpeft_utils import backbones\n',
     'data/sources/__init__.py': '',
-    'data/sources/ham.py': 'TABLE = "ham.csv"\n',
+    'data/sources/ham.py': 'from medpeft_utils.data.sources import register\nTABLE = "ham.csv"\n',
     'data/sources/ham.csv': 'a',
-    'data/sources/other.py': '',
+    'data/sources/other.py': 'from medpeft_utils.data.sources import register\nimport medpeft_utils.data.lists\n',
+    'data/sources/many.py': 'from medpeft_utils.data.sources import register\nread("many.csv")\n',
+    'data/sources/many.csv': 'name,x\nblood,1\npath,2\n',
+    'data/lists.py': 'from medpeft_utils.data.sources import other, ham\n',
     'data/synthetic/__init__.py': '',
     'methods/__init__.py': 'from medpeft_utils.methods.base import Method\n',
     'methods/base.py': '',
-    'methods/lora.py': 'from medpeft_utils.methods.base import Method\n',
-    'methods/ssf.py': '',
-    'methods/twice.py': 'from medpeft_utils.methods import lora\n',
+    'methods/lora.py': 'from medpeft_utils.methods.base import Method, register\nkey = "lora"\n',
+    'methods/ssf.py': 'from medpeft_utils.methods.base import register\n',
+    'methods/twice.py': 'from medpeft_utils.methods import lora\nfrom medpeft_utils.methods.base import register\n',
+    'methods/lora_like.py': 'from medpeft_utils.methods.base import register\nclass A:\n    key = "lora_too"\n',
 }
 CHOSEN = {'method': 'lora', 'dataset': 'ham', 'backbone': 'vit'}
 
@@ -199,8 +203,41 @@ def test_a_run_is_decided_by_what_its_notebook_imports_and_what_its_parameters_c
     drawn = code.deciding({**CHOSEN, 'dataset': 'synthetic_ham'}, ['medpeft_utils.training.loop'])
     assert {*drawn} - {*found} == {'data/synthetic/__init__.py'}
     assert 'methods/lora.py' in code.deciding({**CHOSEN, 'method': 'twice'}, ['medpeft_utils.training.loop'])
+    assert 'methods/lora_like.py' in code.deciding({**CHOSEN, 'method': 'lora_too'}, ['medpeft_utils.training.loop'])
     everything = code.deciding()
     assert not {*FILES} - {*everything} - {'study/runner.py', 'backbones/weights/vit.json'}
+
+
+@pytest.mark.parametrize(
+    ('dataset', 'deciding'),
+    [
+        ('blood', {'many.py', 'many.csv'}),
+        ('other', {'other.py'}),
+        ('ham_small', {'ham.py', 'ham.csv'}),
+        ('/home/me/images', set()),
+        ('unheard_of', {'ham.py', 'ham.csv', 'other.py', 'many.py', 'many.csv'}),
+    ],
+)
+def test_a_dataset_is_decided_by_the_file_that_registers_it_or_by_all(tmp_path, dataset, deciding):
+    code = Code.now(_package(tmp_path / 'medpeft_utils'))
+    found = code.deciding({**CHOSEN, 'dataset': dataset}, ['medpeft_utils.training.loop'])
+    sources = {Path(name).name for name in found if name.startswith('data/sources/')}
+    assert sources - {'__init__.py'} == deciding
+
+
+def test_every_registered_name_is_decided_by_the_module_that_registers_it():
+    from medpeft_utils import methods
+    from medpeft_utils.data import sources
+
+    code = Code.now()
+    for name, (_, read) in sources._READERS.items():
+        found = code.deciding({'dataset': name, 'method': 'lora'}, ['medpeft_utils.training.classification'])
+        files = {place for place in found if place.startswith('data/sources/') and place.endswith('.py')}
+        module = read.__module__.removeprefix('medpeft_utils.').replace('.', '/') + '.py'
+        assert files == {'data/sources/__init__.py', module}, name
+    for key, method in methods.METHODS.items():
+        found = code.deciding({'dataset': 'ham10000', 'method': key}, ['medpeft_utils.training.classification'])
+        assert type(method).__module__.removeprefix('medpeft_utils.').replace('.', '/') + '.py' in found, key
 
 
 def test_the_version_follows_the_files_that_decide_and_no_others(tmp_path):
@@ -213,7 +250,7 @@ def test_the_version_follows_the_files_that_decide_and_no_others(tmp_path):
     for name in ('training/other.py', 'methods/ssf.py', 'methods/new.py', 'data/sources/new.py', 'metrics.py'):
         (package / name).write_text('x = 2\n')
         assert version() == first, name
-    (package / 'methods' / 'lora.py').write_text('"""Words."""\nfrom medpeft_utils.methods.base import Method  # why\n')
+    (package / 'methods' / 'lora.py').write_text('"""Words."""\n' + FILES['methods/lora.py'] + '# why\n')
     (package / 'backbones' / 'weights' / 'vit.json').write_text('another card')
     assert version() == first
     versions = {first}

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import nbformat
 
+from medpeft_utils.core.code import Code, imported
 from medpeft_utils.core.errors import MedpeftError, UnknownName
-from medpeft_utils.study.code import Code, imported
 
 FOLDER = Path('notebooks') / 'learn'
 STAMP = 'medpeft'  # the key in a notebook's metadata

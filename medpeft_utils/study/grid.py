@@ -36,8 +36,8 @@ from typing import Any
 
 import yaml
 
+from medpeft_utils.core.code import Code
 from medpeft_utils.core.errors import BadInput
-from medpeft_utils.study.code import Code
 from medpeft_utils.study.identity import code_version, run_hash, without_places
 from medpeft_utils.study.notebook import NO_DEFAULT, ExperimentNotebook, read_notebook
 from medpeft_utils.study.places import experiments_folder

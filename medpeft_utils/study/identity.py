@@ -9,8 +9,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from medpeft_utils.core.code import Code, essence, imported
 from medpeft_utils.core.files import plain
-from medpeft_utils.study.code import Code, essence, imported
 from medpeft_utils.study.notebook import read_notebook
 
 # Where a run's files lie says nothing about its result; the data themselves are identified by their split.

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import medpeft_utils
+from medpeft_utils.core.code import Code
 from medpeft_utils.study import worker
-from medpeft_utils.study.code import Code
 from medpeft_utils.study.processes import adopt_orphans, children, die_with, kill
 
 # What executes a notebook.

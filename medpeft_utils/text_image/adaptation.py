@@ -238,7 +238,7 @@ class TextToImage:
         return self.learning_rate
 
     def _search_key(self) -> str:
-        from medpeft_utils.study.code import Code
+        from medpeft_utils.core.code import Code
 
         left_out = ('seed', 'record_folder', 'data_folder', 'learning_rate', 'save_adapter', 'guidance_scale')
         left_out += ('sampling_steps', 'sampling_seeds', 'test_images', 'controls')

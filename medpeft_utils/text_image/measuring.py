@@ -15,9 +15,9 @@ import pandas as pd
 import torch
 from torch import nn
 
+from medpeft_utils.core.code import Code
 from medpeft_utils.core.shared import once
 from medpeft_utils.methods.adapted import seeded
-from medpeft_utils.study.code import Code
 from medpeft_utils.text_image.adaptation import TextToImage
 
 CHECK_SEED = 1_000_003

@@ -241,7 +241,7 @@ class Classification:
         return self.learning_rate
 
     def _search_key(self) -> str:
-        from medpeft_utils.study.code import Code
+        from medpeft_utils.core.code import Code
 
         left_out = ('seed', 'record_folder', 'data_folder', 'learning_rate', 'save_adapter')
         parameters = {k: v for k, v in asdict(self.settings).items() if k not in left_out}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import os
+import re
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -18,7 +19,7 @@ import medpeft_utils
 
 # These run, show and measure a study; nothing in them changes what a run finds.
 NOT_DECIDING = {'core', 'study', 'report', 'cli', 'plots', 'commands'}
-# Folders of which a run takes the file that a parameter names; the other files are found by a registry, not imported.
+# Folders of which a run takes the file that registers what a parameter names; a registry finds it, no import does.
 CHOICES = {
     'methods': 'method',
     'data/sources': 'dataset',
@@ -94,6 +95,7 @@ class Code:
         self.package = package
         found = {file.relative_to(package).as_posix(): _read(file, *state) for file, *state in _listed(package)}
         self._files: dict[str, tuple[bytes, frozenset[str], str]] = found
+        self._choices = {place for place, (_, imports, _) in found.items() if _is_choice(place, imports)}
         self._imports = {place: self._imports_of(place) for place in found}
         self._offers = {place: self._offers_of(place) for place in found}
         self._versions: dict[tuple, str] = {}
@@ -121,38 +123,77 @@ class Code:
         return self._versions[key]
 
     def deciding(self, parameters: dict[str, Any] | None = None, imports: Iterable[str] | None = None) -> list[str]:
-        """The files of the package that decide, as paths below it, in order; arguments as for `version`."""
+        """The files of the package that decide, as paths below it, in order; arguments as for `version`.
+
+        A file that registers something is taken where the run's parameters name it, or a file beside it imports it; an
+        import from another folder alone does not count, since what it needs is named by the parameters too.
+        """
         parameters, found = parameters or {}, set()
+        chosen = {folder: self._chosen(folder, parameters.get(name)) for folder, name in CHOICES.items()}
+
+        def is_chosen(place: str) -> bool:
+            return place not in self._choices or place in chosen[_folder(place)]
+
         if imports is None:
-            waiting = [place for place in self._files if place.endswith('.py') and _fits(place, parameters)]
+            waiting = [place for place in self._files if place.endswith('.py') and is_chosen(place)]
         else:
             waiting = [place for name in imports for place in self._modules(name)]
         while waiting:
             place = waiting.pop()
             if place not in found and not _is_drawn_in_vain(place, parameters):
                 found.add(place)
-                waiting += self._imports[place]
-                waiting += [other for other in self._offers[place] if _fits(other, parameters)]
+                within = _folder(place) if place in self._choices else None
+                waiting += [other for other in self._imports[place] if is_chosen(other) or _folder(other) == within]
+                waiting += [other for other in self._offers[place] if is_chosen(other)]
         return sorted(found)
+
+    def _chosen(self, folder: str, value: Any) -> set[str]:
+        """The files of a folder of `CHOICES` that register `value`; all of them where it is None, or where none fits.
+
+        Tried in turn: the file that declares it (`name='ham10000'`, `key = 'lora'`), the one whose name it begins with
+        ('fitzpatrick17k_nine'), and those that hold it, themselves or in a table that they read (`medmnist.csv`).
+        """
+        files = {place for place in self._choices if _folder(place) == folder}
+        if value is None:
+            return files
+        value = str(value).removeprefix(SYNTHETIC[1])
+        if folder.endswith('weights'):  # a backbone that is not shipped has none here
+            return {place for place in files if value.startswith(PurePosixPath(place).stem)}
+        if '/' in value or '\\' in value or value.endswith('.csv'):  # images of one's own: no published reader
+            return set()
+        quoted = repr(value)
+        declared = {
+            place for place in files if re.search(rf'\b(name|key)\s*=\s*{re.escape(quoted)}', self._files[place][2])
+        }
+        stems = {place for place in files if value.startswith(PurePosixPath(place).stem)}
+        longest = {place for place in stems if len(place) == max(map(len, stems))}
+        held = {place for place in files if quoted in self._files[place][2] or self._reads(place, value)}
+        return declared or longest or held or files
+
+    def _reads(self, place: str, value: str) -> bool:
+        """Whether a table that this file reads from its own folder holds `value` as a word."""
+        tables = (self.package / other for other in self._imports[place] if not other.endswith('.py'))
+        return any(re.search(rf'\b{re.escape(value)}\b', table.read_text(errors='replace')) for table in tables)
 
     def _imports_of(self, place: str) -> set[str]:
         """The files that a file imports, or reads by name from its own folder."""
         _, imports, source = self._files[place]
-        folder = PurePosixPath(place).parent
-        beside = [other for other in self._files if PurePosixPath(other).parent == folder]
+        beside = [other for other in self._files if _folder(other) == _folder(place)]
         read = {other for other in beside if not other.endswith('.py') and repr(PurePosixPath(other).name) in source}
         return read.union(*(self._modules(name) for name in imports))
 
     def _offers_of(self, place: str) -> list[str]:
         """The files of `CHOICES` that a registry finds, or a loader opens, by a name that it is given."""
-        folder, offers = PurePosixPath(place).parent, []
-        for other in map(PurePosixPath, self._files):
-            if other.parent.as_posix() not in CHOICES:
-                continue
-            registry = other.suffix == '.py' and other.parent == folder and place.endswith('/__init__.py')
-            if registry or (other.suffix == '.safetensors' and other.parent.parent == folder):
-                offers.append(other.as_posix())
-        return offers
+        folder = _folder(place)
+        if not place.endswith('.py'):
+            return []
+        registry = place.endswith('/__init__.py')
+        return [
+            other
+            for other in self._choices
+            if (registry and other.endswith('.py') and _folder(other) == folder)
+            or (other.endswith('.safetensors') and _folder(_folder(other)) == folder)
+        ]
 
     def _modules(self, name: str) -> list[str]:
         """The files behind a dotted name: its module, and the packages above it."""
@@ -163,13 +204,15 @@ class Code:
         return [place for place in tried if place in self._files]
 
 
-def _fits(place: str, parameters: dict[str, Any]) -> bool:
-    """Whether a run with these parameters takes a file of `CHOICES`: its name is the value, or what it begins with."""
-    path = PurePosixPath(place)
-    parameter = CHOICES.get(path.parent.as_posix())
-    if parameter not in parameters or path.name == '__init__.py':
-        return True
-    return str(parameters[parameter]).removeprefix(SYNTHETIC[1]).startswith(path.stem)
+def _folder(place: str) -> str:
+    return PurePosixPath(place).parent.as_posix()
+
+
+def _is_choice(place: str, imports: frozenset[str]) -> bool:
+    """Whether a file of a folder of `CHOICES` registers something, or holds weights."""
+    registers = any(name.rpartition('.')[2].startswith('register') for name in imports)
+    inside = _folder(place) in CHOICES and not place.endswith('/__init__.py')
+    return inside and (registers or place.endswith('.safetensors'))
 
 
 def _is_drawn_in_vain(place: str, parameters: dict[str, Any]) -> bool:
