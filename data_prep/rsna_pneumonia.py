@@ -3,4 +3,4 @@
 from medpeft_utils.data.commands import script
 
 if __name__ == '__main__':
-    script('rsna_pneumonia')()
+    script('rsna_pneumonia', 'rsna_pneumonia_subset')()

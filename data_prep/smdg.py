@@ -3,4 +3,4 @@
 from medpeft_utils.data.commands import script
 
 if __name__ == '__main__':
-    script('smdg')()
+    script('smdg', 'smdg_subset')()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import logging
 from collections import defaultdict
 from pathlib import Path
@@ -137,6 +138,41 @@ def test_a_subset_is_asked_for_by_name_and_counted(nih, caplog):
     assert len(loaded.train_rows(0.1)) == 3
 
 
+def test_samples_beside_each_other_are_one_set_at_one_resolution(nih):
+    above = nih / 'samples'
+    for part, folder in enumerate(('nih_chestxray14_64px', 'nih_chestxray14_224px')):
+        for number in range(part * 12, 18 + part * 12):
+            name = f'{number // 2 + 1:08d}_{number % 2:03d}.png'
+            draw(above / folder / 'images' / name, number, size=((64, 64), (128, 128))[part])
+    (nih / 'lists').rename(above / 'lists')
+    loaded = data.load('nih_chestxray14_samples', above, image_size=96)
+    assert len(loaded) == 30 and loaded.manifest.groupby('group')['split'].nunique().max() == 1
+    assert loaded.attributes['sample'].value_counts().to_dict() == {
+        'nih_chestxray14_224px': 18, 'nih_chestxray14_64px': 12}  # fmt: skip
+    notes = nih_chestxray14.read_samples(above).attrs['notes']
+    assert notes['images that several samples hold, taken once'] == 6
+    # no detail that 64 px cannot hold: the spectrum above their limit is as empty in the sharp sample as in the other
+    spectrum = np.abs(np.fft.rfft(loaded.images[..., 0].astype(float), axis=2)) ** 2
+    fine = spectrum[:, :, 38:].sum((1, 2)) / spectrum[:, :, 1:].sum((1, 2))
+    assert fine.max() < 0.05
+    with pytest.raises(BadInput, match=r'holds no folder nih_chestxray14\*'):
+        data.load('nih_chestxray14_samples', nih, image_size=16)
+
+
+def test_sex_age_and_view_come_from_the_table_of_the_nih(nih):
+    assert data.load('nih_chestxray14', nih, image_size=16).attributes.empty
+    rows = [(f'{patient:08d}_{number:03d}.png', f'{patient + 30:03d}Y', 'FM'[patient % 2], 'PA')
+            for patient in range(1, 15) for number in range(2)]  # fmt: skip
+    rows[0] = (*rows[0][:1], '411Y', *rows[0][2:])
+    columns = ['Image Index', 'Patient Age', 'Patient Gender', 'View Position']
+    pd.DataFrame(rows, columns=columns).to_csv(nih / 'Data_Entry_2017_v2020.csv', index=False)
+    loaded = data.load('nih_chestxray14', nih, image_size=16)
+    known = loaded.attributes.set_index(loaded.groups)
+    assert known.loc['00000002'].to_dict('list') == {'sex': ['F', 'F'], 'age': [32, 32], 'view': ['PA', 'PA']}
+    assert known.loc['00000001', 'age'].isna().sum() == 1  # nobody is 411 years old
+    assert known.loc['00000015', 'sex'].tolist() == ['', ''] and known.loc['00000015', 'age'].isna().all()
+
+
 # ---- CheXpert
 
 STUDIES = ['', '1.0', '0.0', '-1.0']
@@ -199,6 +235,24 @@ def test_the_policy_of_the_lists_is_read_off_their_prevalences():
         chexpert.certain(text.assign(Edema=['1', 'yes', '0']), chexpert.POLICIES['chexpert'], Path('train.csv'))
 
 
+def test_lists_of_the_other_size_are_those_of_the_images(chexpert_small):
+    plain = data.load('chexpert', chexpert_small, image_size=16)
+    text = (chexpert_small / 'train.csv').read_text().replace('CheXpert-v1.0-small/', 'CheXpert-v1.0/')
+    (chexpert_small / 'train.csv').write_text(text)
+    full = data.load('chexpert', chexpert_small, image_size=16)
+    assert full.split_hash == plain.split_hash and full.train_rows(0.1).tolist() == plain.train_rows(0.1).tolist()
+    assert len(full.train_rows(0.1)) == 2 and full.attributes['sex'].value_counts().to_dict() == {'Male': 12, '': 4}
+
+
+def test_a_list_none_of_whose_images_is_there_is_a_fault(chexpert_small):
+    for name in ('train_1.txt', 'train_10.txt'):
+        content = (chexpert_small / name).read_text()
+        (chexpert_small / name).write_text(content.replace('view', 'copy'))
+        with pytest.raises(BadInput, match=rf'{name}: none of its \d images is in train.csv .*/copy1.*/view1'):
+            data.load('chexpert', chexpert_small, image_size=16)
+        (chexpert_small / name).write_text(content)
+
+
 def test_chexpert_without_its_test_images_or_its_table(chexpert_small):
     (chexpert_small / 'test' / 'patient80' / 'study1' / 'view1_frontal.jpg').unlink()
     with pytest.raises(BadInput, match=r'test_list.txt line 1: no file of .*its test images in a folder test'):
@@ -211,7 +265,7 @@ def test_chexpert_without_its_test_images_or_its_table(chexpert_small):
 # ---- RSNA Pneumonia
 
 
-def test_rsna_by_the_lists(tmp_path):
+def make_rsna_lists(tmp_path: Path) -> None:
     parts = {'train_list': range(8), 'train_1': (0,), 'train_10': (1, 2), 'val_list': (8, 9), 'test_list': (10, 11)}
     for part, numbers in parts.items():
         folder = 'stage_2_test_images' if part == 'test_list' else 'stage_2_train_images'
@@ -219,11 +273,30 @@ def test_rsna_by_the_lists(tmp_path):
         for number in numbers:
             pixels = np.random.default_rng(number).integers(0, 256, (16, 16), dtype=np.uint8)
             write_dicom(tmp_path / folder / f'id-{number}.dcm', pixels)
+
+
+def test_rsna_by_the_lists(tmp_path):
+    make_rsna_lists(tmp_path)
     loaded = data.load('rsna_pneumonia_lists', tmp_path, image_size=16)
     assert loaded.labels.shape == (12, 1) and loaded.classes == ['Pneumonia']
     assert [len(loaded.rows(split)) for split in data.SPLITS] == [8, 2, 2]
     assert len(loaded.train_rows(0.01)) == 1 and len(loaded.train_rows(0.1)) == 2
     assert loaded.labels[loaded.rows('test')].ravel().tolist() == [0, 1]
+
+
+def test_rsna_lists_say_which_persons_they_share(tmp_path):
+    make_rsna_lists(tmp_path)
+    names = [path.stem for path in sorted((tmp_path / 'stage_2_train_images').glob('*.dcm'))]
+    rows = [{'subset_img_id': name, 'img_id': f'{i % 4:08d}_{i:03d}.png'} for i, name in enumerate(names)]
+    (tmp_path / 'pneumonia-challenge-dataset-mappings_2018.json').write_text(json.dumps(rows))
+    source = data.open_source('rsna_pneumonia_lists', tmp_path)
+    frame = source.checked()
+    training = set(frame['group'][frame['split'] == 'train'])
+    shared = (frame['split'] != 'train') & frame['group'].isin(training)
+    assert source.frame.attrs['notes'] == {'validation and test images of a person of the training list': shared.sum()}
+    assert 0 < shared.sum() == (frame['split'] == 'validation').sum()
+    folds = data.load('rsna_pneumonia_lists', tmp_path, image_size=16, folds=3)
+    assert folds.manifest.groupby('group')['split'].nunique().max() == 1
 
 
 # ---- stand-ins

@@ -156,6 +156,46 @@ def test_splits_are_a_function_of_the_seed(tmp_path):
     assert (first.manifest['split'] == again.manifest['split']).all()
 
 
+@pytest.mark.parametrize('folds', [2, 3, 5])
+def test_folds_test_every_image_once_and_keep_groups_whole(tmp_path, folds):
+    make_ham(tmp_path, lesions=9)
+    loaded = [data.load('ham10000', tmp_path, image_size=16, folds=folds, split_seed=fold) for fold in range(folds)]
+    tested = np.concatenate([fold.rows('test') for fold in loaded])
+    assert sorted(tested) == list(range(len(loaded[0])))
+    for fold in loaded:
+        assert fold.manifest.groupby('lesion_id')['split'].nunique().max() == 1
+        assert (fold.counts() > 0).all(axis=None)
+        assert abs(len(fold.rows('test')) - len(fold) / folds) <= 7
+        rest = len(fold) - len(fold.rows('test'))
+        assert abs(len(fold.rows('validation')) - rest * 0.10 / 0.85) <= 7
+    assert len({fold.split_hash for fold in loaded}) == folds
+    again = data.load('ham10000', tmp_path, image_size=16, folds=folds, split_seed=folds)
+    assert set(again.rows('test')) != set(loaded[0].rows('test'))  # the next division
+    usual = data.load('ham10000', tmp_path, image_size=16)
+    assert usual.split_hash not in {fold.split_hash for fold in loaded}
+
+
+def test_folds_of_too_few_groups_and_of_given_splits(tmp_path):
+    root = make_own(tmp_path / 'own', classes=2, images=4)
+    with pytest.raises(BadInput, match=r"class 'class 0' has 4 image\(s\) in 4 group\(s\): too few .* 5 folds"):
+        data.load(root, image_size=16, folds=5)
+    with pytest.raises(BadInput, match=r'folds=1: give 0 .*or a number of folds from 2'):
+        data.load(root, image_size=16, folds=1)
+    names = [f'class {k}/image {i}.png' for k in range(2) for i in range(4)]
+    rows = [(name, name[6], ('train', 'val', 'test', 'train')[i % 4]) for i, name in enumerate(names)]
+    pd.DataFrame(rows, columns=['image', 'label', 'split']).to_csv(root / 'table.csv', index=False)
+    given = data.load(root / 'table.csv', image_size=16)
+    folds = [data.load(root / 'table.csv', image_size=16, folds=4, split_seed=fold) for fold in range(4)]
+    assert len(given.rows('test')) == 2 and sorted(np.concatenate([fold.rows('test') for fold in folds])) == [*range(8)]
+
+
+def test_attributes_are_what_the_card_says(tmp_path):
+    attributes = data.load('ham10000', make_ham(tmp_path), image_size=16).attributes
+    assert attributes.columns.tolist() == ['sex', 'age', 'localization'] and len(attributes) == 84
+    assert attributes['age'].isna().sum() == 7 and set(attributes['sex']) == {'male'}
+    assert data.load('synthetic_breastus', image_size=16).attributes.shape[1] == 0
+
+
 def test_split_hash_does_not_depend_on_the_place(tmp_path):
     hashes = {data.load('breastus', make_busi(tmp_path / name), 16).split_hash for name in ('a', 'b')}
     assert len(hashes) == 1

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, JPEGLosslessSV1
-from tiny_datasets import make_own
+from tiny_datasets import draw, make_own
 from tiny_sources import make_fitzpatrick, make_medmnist, make_rsna, make_smdg, write_dicom
 
 from medpeft_utils import data
@@ -174,6 +174,18 @@ def test_smdg_faulty_downloads(tmp_path):
     refuses('smdg', folder, 'PAPILA-0.png', '43 more', 'full-fundus')
 
 
+def test_smdg_subset_takes_what_is_there(tmp_path):
+    folder, _ = make_smdg(tmp_path)
+    for name in ('PAPILA-0', 'CRFO-v4-2'):
+        (folder / 'full-fundus' / 'full-fundus' / f'{name}.png').unlink()
+    refuses('smdg', folder, 'PAPILA-0.png', '1 more', 'smdg_subset')
+    loaded = data.load('smdg_subset', folder, image_size=16)
+    assert len(loaded) == 42 and counted('smdg_subset', folder, 'not there') == 2
+    assert counted('smdg_subset', folder, 'suspects left out') == 2 and loaded.card.images is None
+    assert loaded.attributes['sex'].eq('F').all() and loaded.attributes['age'].max() == 66
+    assert set(loaded.attributes['subset']) == {'PAPILA', 'OIA-ODIR', 'CRFO', 'REFUGE', 'BEH'}
+
+
 # ---- RSNA Pneumonia -----------------------------------------------------------------------------------------------
 
 
@@ -202,6 +214,53 @@ def test_rsna_keeps_persons_together_where_the_mapping_tells(tmp_path):
     assert set(loaded.manifest['detail']) == {'Normal'}
     (folder / rsna_pneumonia.MAPPING).write_text('[{"img_id": "1"}]')
     refuses('rsna_pneumonia', folder, rsna_pneumonia.MAPPING, 'subset_img_id')
+
+
+def test_rsna_subset_reads_the_pictures_of_nih_by_person(tmp_path):
+    folder, table = make_rsna(tmp_path)
+    names = list(dict.fromkeys(table['patientId']))
+    for i, name in enumerate(names):
+        (folder / 'stage_2_train_images' / f'{name}.dcm').unlink()
+        if i >= 3:
+            draw(folder / 'stage_2_train_images' / f'{name}.{("png", "jpg")[i % 2]}', i)
+    rows = [{'subset_img_id': name, 'img_id': f'{i // 2:08d}_{i % 2:03d}.png'} for i, name in enumerate(names)]
+    (folder / rsna_pneumonia.MAPPING).write_text(json.dumps(rows))
+    refuses('rsna_pneumonia', folder, names[0], '2 more', 'rsna_pneumonia_subset')
+    loaded = data.load('rsna_pneumonia_subset', folder, image_size=16)
+    assert len(loaded) == 21 and counted('rsna_pneumonia_subset', folder, 'not there') == 3
+    assert len(set(loaded.groups)) == 11 and loaded.manifest.groupby('group')['split'].nunique().max() == 1
+
+
+# ---- Kermany pneumonia --------------------------------------------------------------------------------------------
+
+
+def make_kermany(folder: Path) -> Path:
+    """Children of one to three images; the number of every fifth is in train and test."""
+    for i in range(20):
+        for j in range(1 + i % 3):
+            split = 'test' if (i % 5 == 0 and j) or i > 15 else 'val' if i in (6, 7) else 'train'
+            names = f'IM-{i:04d}-{j:04d}.jpeg', f'person{i}_{("virus", "bacteria")[i % 2]}_{10 * i + j}.jpeg'
+            draw(folder / split / 'NORMAL' / names[0], 100 * i + j)
+            draw(folder / split / 'PNEUMONIA' / names[1], 100 * i + 50 + j)
+    return folder
+
+
+def test_kermany_by_person_number_and_as_published(tmp_path):
+    folder = make_kermany(tmp_path)
+    loaded = data.load('kermany_pneumonia', folder, image_size=16)
+    assert loaded.manifest.groupby('group')['split'].nunique().max() == 1 and len(set(loaded.groups)) == 40
+    assert set(loaded.manifest['kind']) == {'', 'virus', 'bacteria'}
+    published = data.load('kermany_pneumonia_published', folder, image_size=16)
+    assert (published.manifest['split'] == loaded.manifest['published_split']).all()
+    spanning = (published.manifest.groupby('group')['split'].nunique() > 1).sum()
+    assert spanning == counted('kermany_pneumonia', folder, 'several of the published splits') == 4
+    folds = data.load('kermany_pneumonia_published', folder, image_size=16, folds=4)
+    assert folds.manifest.groupby('group')['split'].nunique().max() == 1
+    draw(folder / 'train' / 'NORMAL' / 'other.png', 1)
+    refuses('kermany_pneumonia', folder, 'other.png', 'nothing tells the person')
+
+
+# ---- RSNA Pneumonia, faults ---------------------------------------------------------------------------------------
 
 
 def test_rsna_faulty_downloads(tmp_path):

@@ -52,9 +52,9 @@ def mapped(paths: list[Path], work: Callable, words: str) -> Iterator[list]:
             bar.update(min(BLOCK, len(paths) - start))
 
 
-def decoded(paths: list[Path], size: int, words: str) -> Iterator[np.ndarray]:
-    """Blocks of decoded images, [up to 256, size, size, 3] uint8 each."""
-    for block in mapped(paths, lambda path: read_image(path, size), f'decoding {words}'):
+def decoded(paths: list[Path], size: int, words: str, reduced_to: int = 0) -> Iterator[np.ndarray]:
+    """Blocks of decoded images, [up to 256, size, size, 3] uint8 each, reduced to a side first where one is given."""
+    for block in mapped(paths, lambda path: read_image(path, size, reduced_to), f'decoding {words}'):
         yield np.stack(block)
 
 

@@ -38,6 +38,12 @@ class DataCard:
         shares: of the images in train, validation and test, where the publication gives no splits.
         near_duplicates_together: whether near duplicates (`duplicates.py`) stay in one split where splits are made.
             Exact ones always do. Off, where splits are compared with those of others.
+        subgroups: columns of the manifest that say something of the person or the picture, such as 'sex', by which a
+            score can be looked at (`Dataset.attributes`); a reader may leave them out or blank where nothing tells.
+        groups_span_splits: whether the published splits have groups in several of them, which is then kept and said
+            and no fault; splits and folds that are made never do.
+        reduced_to: a side in pixels to which every image is reduced before all else, where parts of a set differ in
+            resolution and would be told apart by it; 0 for none.
     """
 
     name: str
@@ -58,6 +64,9 @@ class DataCard:
     published_images: int | None = None
     shares: tuple[float, float, float] = SHARES
     near_duplicates_together: bool = False
+    subgroups: tuple[str, ...] = ()
+    groups_span_splits: bool = False
+    reduced_to: int = 0
 
     @property
     def images(self) -> int | None:
@@ -66,6 +75,30 @@ class DataCard:
 
 
 CARDS: Registry[DataCard] = Registry('dataset', 'medpeft data list')
+
+
+def part_of(card: DataCard, *known_faults: str, **changes) -> DataCard:
+    """The card of `<name>_subset`: any part of a dataset, read from the same layout, with as many images as there are.
+
+    Args:
+        card: of the whole.
+        known_faults: what is known beside the faults of the whole.
+        changes: fields that differ besides.
+    """
+    said = f'a part of the set: nothing measured on it is a result on {card.label}'
+    return dataclasses.replace(
+        card,
+        **{
+            'name': f'{card.name}_subset',
+            'label': f'{card.label} (subset)',
+            'counts': {},
+            'published_images': None,
+            'paper_train_images': None,
+            'how_to_obtain': f'as {card.name}; any part of its images will do',
+            'known_faults': (*card.known_faults, *known_faults, said),
+            **changes,
+        },
+    )
 
 
 def stand_in(card: DataCard) -> DataCard:
@@ -79,6 +112,7 @@ def stand_in(card: DataCard) -> DataCard:
         published_images=None,
         shares=SHARES,
         near_duplicates_together=False,
+        subgroups=(),
         source=f'drawn from a seed by medpeft_utils.data.synthetic, with the class shares of {card.label}',
         how_to_obtain='nothing to obtain: it is generated where it is used',
         licence='Apache-2.0, as the code that draws it',

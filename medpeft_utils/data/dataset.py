@@ -66,6 +66,14 @@ class Dataset:
         return self.card.synthetic
 
     @property
+    def attributes(self) -> pd.DataFrame:
+        """What is known of the person or the picture of each row, one column each (`DataCard.subgroups`).
+
+        As the publication has it, '' or NaN where nothing is known; no column where nothing is known of any row.
+        """
+        return self.manifest[[name for name in self.card.subgroups if name in self.manifest]]
+
+    @property
     def image_size(self) -> int:
         return self.images.shape[1]
 

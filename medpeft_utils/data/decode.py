@@ -77,7 +77,7 @@ def _damage(path: Path, error: Exception) -> BadInput:
     return BadInput(f'{path}: {said}; fetch it again, or remove it (medpeft data check lists every such file)')
 
 
-def read_image(path: Path, size: int) -> np.ndarray:
+def read_image(path: Path, size: int, reduced_to: int = 0) -> np.ndarray:
     """Decode a file and resize the whole image to a square.
 
     JPEG files are decoded at the smallest of 1, 1/2, 1/4, 1/8 that still has twice the asked size (draft mode).
@@ -86,12 +86,15 @@ def read_image(path: Path, size: int) -> np.ndarray:
         path: an image file of any format and mode that Pillow knows, a DICOM file (`dicom.py`), or a row of a NumPy
             archive (`arrays.py`).
         size: side of the square in pixels.
+        reduced_to: a side to reduce a larger image to before that, so that those of several resolutions look alike.
     Returns:
         [size, size, 3] uint8.
     Raises:
         BadInput: not an image, cut off or damaged; the message names the file.
     """
-    _, _, picture = _decoded(path, 2 * size)
+    _, _, picture = _decoded(path, 2 * max(size, reduced_to))
+    if reduced_to and min(picture.size) > reduced_to:
+        picture = picture.resize((reduced_to, reduced_to), Image.Resampling.BICUBIC)
     if picture.size != (size, size):
         picture = picture.resize((size, size), Image.Resampling.BICUBIC)
     return np.asarray(picture.convert('RGB'))

@@ -2,8 +2,9 @@
 
 Lian et al. 2024 (arXiv:2401.12215) and Zhou et al. 2023 give `train_list.txt` (100 % of the labels), `train_10.txt`,
 `train_1.txt`, `val_list.txt` and `test_list.txt` for each set. They are looked for beside the images, in a folder
-`lists` there, and in the folder that $MEDPEFT_LISTS names (itself, or the authors' name for the set in it). The lists
-are their authors'; they are not part of this package.
+`lists` there, in the folder that $MEDPEFT_LISTS names (itself, or the authors' name for the set in it), and in a folder
+of all lists (DatasetsSplits or med_peft_splits) in or beside that of the images. The lists are their authors'; they
+are not part of this package.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 FILES = {'train': 'train_list.txt', 'validation': 'val_list.txt', 'test': 'test_list.txt'}
 SHARES = {'1': 'train_1.txt', '10': 'train_10.txt'}  # percentage of the labels to its list
 ENVIRONMENT = 'MEDPEFT_LISTS'
+FOLDERS = ('DatasetsSplits', 'med_peft_splits')  # the authors' folder of all lists, and one of another name
 WHERE = 'https://github.com/RL4M/MED-PEFT (folder DatasetsSplits)'
 
 
@@ -40,7 +42,8 @@ def find(root: Path, folder_name: str, card: DataCard) -> Path:
     """
     named = os.environ.get(ENVIRONMENT)
     places = [root, root / 'lists', *((Path(named) / folder_name, Path(named)) if named else ())]
-    for place in places:
+    beside = [above / name / folder_name for above in (root, root.resolve().parent) for name in FOLDERS]
+    for place in [*places, *beside]:
         if (place / FILES['validation']).is_file():
             return place
     looked = ', '.join(map(str, places))

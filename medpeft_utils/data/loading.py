@@ -87,21 +87,26 @@ def open_source(dataset: str | os.PathLike, folder: str | os.PathLike | None = N
     return Source(own.card_of(name, path, frame['label']), root, frame, path)
 
 
-def _made_splits(frame: pd.DataFrame, card: DataCard, seed: int) -> np.ndarray:
+def _made_splits(frame: pd.DataFrame, card: DataCard, seed: int, folds: int) -> np.ndarray:
     """[M] splits by group, stratified by class, or by the positives of every finding where multi-label."""
     groups = frame['group'].to_numpy(dtype=str)
-    if card.multi_label:
-        return multi_label.assign(multi_label.matrix(frame, card.classes), groups, seed, card.shares)
-    return splits.assign(frame['label'].to_numpy(dtype=str), groups, seed, card.shares)
+    rules = multi_label if card.multi_label else splits
+    labels = multi_label.matrix(frame, card.classes) if card.multi_label else frame['label'].to_numpy(dtype=str)
+    if folds:
+        train, validation, _ = card.shares
+        return splits.assign_folds(labels, groups, seed, folds, validation / (train + validation), rules.parts)
+    return rules.assign(labels, groups, seed, card.shares)
 
 
-def with_splits(frame: pd.DataFrame, card: DataCard, seed: int, where: str) -> pd.DataFrame:
-    """Given splits as they are, else splits made; files that are the same under two names kept in one group."""
-    if (frame['split'] == '').all():
-        frame = manifest.grouped(
-            frame if card.near_duplicates_together else frame.drop(columns='near', errors='ignore')
-        )
-        return frame.assign(split=_made_splits(frame, card, seed))
+def with_splits(frame: pd.DataFrame, card: DataCard, seed: int, where: str, folds: int = 0) -> pd.DataFrame:
+    """Given splits as they are, else splits made; files that are the same under two names kept in one group.
+
+    With `folds`, splits are made whatever is given, and lists of shares of a given training split count no more.
+    """
+    if folds or (frame['split'] == '').all():
+        dropped = ['share'] * bool(folds) + ['near'] * (not card.near_duplicates_together)
+        frame = manifest.grouped(frame.drop(columns=dropped, errors='ignore'))
+        return frame.assign(split=_made_splits(frame, card, seed, folds))
     frame = frame.drop(columns='near', errors='ignore')
     spanning = sum(rows['split'].nunique() > 1 for rows in manifest.duplicate_sets(frame))
     if spanning:
@@ -126,15 +131,17 @@ def near_sets(frame: pd.DataFrame, card: DataCard, pairs: np.ndarray) -> pd.Data
     return frame.assign(near=duplicates.sets_of(pairs, len(frame))) if card.near_duplicates_together else frame
 
 
-def _load_listed(source: Source, image_size: int, split_seed: int, root: Path) -> tuple[Dataset, Store]:
-    frame = source.checked()
+def _load_listed(source: Source, image_size: int, split_seed: int, root: Path, folds: int = 0) -> tuple[Dataset, Store]:
+    card, frame = source.card, source.checked()
     store = Store(root, source.key, manifest.source_hash(frame, source.root))
-    needed = ('sha256', 'near') if source.card.near_duplicates_together else ('sha256',)
+    needed = ('sha256', 'near') if card.near_duplicates_together else ('sha256',)
     full = store.manifest(lambda: _complete(frame, source), needed)
-    split = with_splits(full, source.card, split_seed, str(source.where))
-    paths, words = source.paths(frame), f'{source.card.label} at {image_size} px'
-    images = store.images(image_size, len(full), lambda start: decoded(paths[start:], image_size, words))
-    return Dataset(source.card, images, split, source.root), store
+    split = with_splits(full, card, split_seed, str(source.where), folds)
+    paths, words = source.paths(frame), f'{card.label} at {image_size} px'
+    images = store.images(
+        image_size, len(full), lambda start: decoded(paths[start:], image_size, words, card.reduced_to)
+    )
+    return Dataset(card, images, split, source.root), store
 
 
 def _pointer(name: str, root: Path) -> Path:
@@ -147,7 +154,7 @@ def prepared_folder(name: str, cache: str | os.PathLike | None = None) -> Path |
     return Path(json.loads(pointer.read_text())['folder']) if pointer.exists() else None
 
 
-def _load_prepared(card: DataCard, image_size: int, split_seed: int, root: Path) -> Dataset:
+def _load_prepared(card: DataCard, image_size: int, split_seed: int, root: Path, folds: int) -> Dataset:
     """A dataset that `prepare` has seen: from its folder, or from the cache alone where the folder is gone."""
     pointer = _pointer(card.name, root)
     if not pointer.exists():
@@ -159,7 +166,7 @@ def _load_prepared(card: DataCard, image_size: int, split_seed: int, root: Path)
     known = json.loads(pointer.read_text())
     if Path(known['folder']).exists():
         source = replace(open_source(card.name, known['folder']), card=card)
-        return _load_listed(source, image_size, split_seed, root)[0]
+        return _load_listed(source, image_size, split_seed, root, folds)[0]
     store = Store(root, known['key'], known['source'])
     full = store.manifest(needed=('near',) if card.near_duplicates_together else ())
     images = store.images(image_size, len(full)) if full is not None else None
@@ -169,7 +176,7 @@ def _load_prepared(card: DataCard, image_size: int, split_seed: int, root: Path)
             f'dataset {card.name!r} was prepared from {known["folder"]}, which is gone, and is not packed at '
             f'{image_size} px (packed: {packed}); run `medpeft data prepare {card.name} FOLDER` again'
         )
-    return Dataset(card, images, with_splits(full, card, split_seed, card.name), None)
+    return Dataset(card, images, with_splits(full, card, split_seed, card.name, folds), None)
 
 
 def generator_hash() -> str:
@@ -210,15 +217,15 @@ def _drawn_blocks(card: DataCard, image_size: int, count: int, first: int) -> It
         yield _drawn(card.name, image_size, range(start, min(start + BLOCK, count)))[0]
 
 
-def _load_synthetic(card: DataCard, image_size: int, split_seed: int, root: Path) -> Dataset:
+def _load_synthetic(card: DataCard, image_size: int, split_seed: int, root: Path, folds: int) -> Dataset:
     from medpeft_utils.data import synthetic
 
     count = synthetic.default_size(card.name)
     store = Store(root, card.name, generator_hash())
     full = store.manifest(lambda: _synthetic_manifest(card, count))
     images = store.images(image_size, count, lambda start: _drawn_blocks(card, image_size, count, start))
-    if (full['split'] == '').all():
-        full = full.assign(split=_made_splits(full, card, split_seed))
+    if folds or (full['split'] == '').all():
+        full = full.assign(split=_made_splits(full, card, split_seed, folds))
     return Dataset(card, images, full)
 
 
@@ -234,6 +241,7 @@ def load(
     split_seed: int = 0,
     cache: str | os.PathLike | None = None,
     near_duplicates_together: bool | None = None,
+    folds: int = 0,
 ) -> Dataset:
     """Load a dataset: checked, split, and decoded into the packed cache where it is not there yet.
 
@@ -246,20 +254,24 @@ def load(
         cache: folder of the packed cache; else $MEDPEFT_CACHE, else ~/.cache/medpeft.
         near_duplicates_together: whether images that show the same stay in one split where splits are made, even if
             their files differ (`duplicates.py`); as the dataset's card says where None.
+        folds: 0 for the given splits, or else those in the card's shares; a number makes folds by group in place of
+            both, of which `split_seed` tests one (`splits.assign_folds`).
     Raises:
         UnknownName: no such dataset.
         BadInput: what is wrong with the download, the table or an image, with its name.
     """
     _require_size(image_size)
+    if folds and not 2 <= folds <= 100:
+        raise BadInput(f'folds={folds}: give 0 for the usual splits, or a number of folds from 2 to 100')
     root = cache_root(cache)
     if str(dataset) in CARDS and not folder:
         card = CARDS[str(dataset)]
         if card.synthetic:
-            return _load_synthetic(card, image_size, split_seed, root)
-        return _load_prepared(_keeping(card, near_duplicates_together), image_size, split_seed, root)
+            return _load_synthetic(card, image_size, split_seed, root, folds)
+        return _load_prepared(_keeping(card, near_duplicates_together), image_size, split_seed, root, folds)
     source = open_source(dataset, folder)
     source = replace(source, card=_keeping(source.card, near_duplicates_together))
-    return _load_listed(source, image_size, split_seed, root)[0]
+    return _load_listed(source, image_size, split_seed, root, folds)[0]
 
 
 def _keeping(card: DataCard, near_duplicates_together: bool | None) -> DataCard:

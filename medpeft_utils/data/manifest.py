@@ -101,7 +101,7 @@ def _split_faults(frame: pd.DataFrame, card: DataCard, where: str) -> list[str]:
         )
     grouped = frame[frame['group'] != ''].groupby('group')['split'].nunique()
     spanning = grouped[grouped > 1].index
-    if len(spanning):
+    if len(spanning) and not card.groups_span_splits:
         faults.append(
             f'group {_such(spanning)} spans several splits, so that test images would be known from training; put each '
             'group into one split, or leave the split column out to have splits made'

@@ -47,8 +47,8 @@ def with_label(frame: pd.DataFrame, classes: tuple[str, ...]) -> pd.DataFrame:
     return frame.assign(label=np.asarray(names, dtype=object)[number])
 
 
-def assign(labels: np.ndarray, groups: np.ndarray, seed: int = 0, shares: tuple[float, ...] = SHARES) -> np.ndarray:
-    """Split images by group so that every split has its share of the images and of the positives of each label.
+def parts(labels: np.ndarray, groups: np.ndarray, seed: int, shares: tuple[float, ...]) -> np.ndarray:
+    """[M] number of the part that each image is in: by group, each part with its share of images and of positives.
 
     After iterative stratification (Sechidis et al. 2011, ECML PKDD, Algorithm 1): groups with the rarest label are
     placed first, each where most is missing of what it holds. Differs: groups in place of images, one order for all
@@ -56,33 +56,37 @@ def assign(labels: np.ndarray, groups: np.ndarray, seed: int = 0, shares: tuple[
 
     Args:
         labels: [M, L] of 0 and 1.
-        groups: [M] names of groups; images of one group stay in one split.
-        seed: which of the many such splits.
-        shares: of images in train, validation and test.
-    Returns:
-        [M] array of 'train', 'validation', 'test'.
+        groups: [M] names of groups; images of one group stay in one part.
+        seed: which of the many such divisions.
+        shares: of images in each part.
     Raises:
-        BadInput: fewer groups than splits.
+        BadInput: fewer groups than parts.
     """
     _, group_of = np.unique(groups, return_inverse=True)
     contents = np.zeros((group_of.max() + 1, labels.shape[1] + 1))  # [G, L + 1], images in the last column
     np.add.at(contents, group_of, np.column_stack([labels, np.ones(len(labels), dtype=labels.dtype)]))
-    if len(contents) < len(SPLITS):
-        raise BadInput(f'{len(contents)} group(s) of images are too few for train, validation and test')
+    if len(contents) < len(shares):
+        words = 'train, validation and test' if len(shares) == len(SPLITS) else f'{len(shares)} parts'
+        raise BadInput(f'{len(contents)} group(s) of images are too few for {words}')
     totals = contents.sum(axis=0)
-    wanted = np.outer(np.maximum(totals, 1), shares)  # [L + 1, 3]
+    wanted = np.outer(np.maximum(totals, 1), shares)  # [L + 1, P]
     room = wanted.copy()
     rarest = np.where(contents > 0, totals, np.inf).min(axis=1)
     order = np.random.default_rng(seed).permutation(len(contents))
-    split_of = np.empty(len(contents), dtype=int)
+    part_of = np.empty(len(contents), dtype=int)
     for group in order[np.lexsort((-contents[order, -1], rarest[order]))]:
         held = contents[group][:, None]  # [L + 1, 1]
-        split_of[group] = (held * (room - held / 2) / wanted).sum(axis=0).argmax()
-        room[:, split_of[group]] -= contents[group]
-    for split in range(len(SPLITS)):  # tiny sets only: every split holds a group
-        if not (split_of == split).any():
-            split_of[np.flatnonzero(split_of == 0)[-1]] = split
-    return np.asarray(SPLITS)[split_of[group_of]]
+        part_of[group] = (held * (room - held / 2) / wanted).sum(axis=0).argmax()
+        room[:, part_of[group]] -= contents[group]
+    for part in range(len(shares)):  # tiny sets only: every part holds a group
+        if not (part_of == part).any():
+            part_of[np.flatnonzero(part_of == 0)[-1]] = part
+    return part_of[group_of]
+
+
+def assign(labels: np.ndarray, groups: np.ndarray, seed: int = 0, shares: tuple[float, ...] = SHARES) -> np.ndarray:
+    """[M] 'train', 'validation' or 'test' of each image, as `parts` divides them."""
+    return np.asarray(SPLITS)[parts(labels, groups, seed, shares)]
 
 
 def whole_groups(groups: np.ndarray, fraction: float, seed: int) -> np.ndarray:

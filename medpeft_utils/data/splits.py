@@ -7,6 +7,7 @@ of BreastUS (584 of 780); how the rest was divided is not stated.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 
 import numpy as np
 
@@ -25,11 +26,11 @@ def _apportion(total: int, shares: tuple[float, ...]) -> np.ndarray:
 
 
 def targets(class_counts: np.ndarray, shares: tuple[float, ...] = SHARES) -> np.ndarray:
-    """[K] images of each class to [K, 3] images wanted of each class in each split.
+    """[K] images of each class to [K, P] images wanted of each class in each of P parts.
 
-    Rows sum to the class counts and columns to the apportioned total; a class of three or more has one in every split.
+    Rows sum to the class counts and columns to the apportioned total; a class of P or more has one in every part.
     """
-    exact = np.outer(class_counts, shares)  # [K, 3]
+    exact = np.outer(class_counts, shares)  # [K, P]
     wanted = np.floor(exact + 1e-9).astype(int)
     class_left = class_counts - wanted.sum(axis=1)
     split_left = _apportion(int(class_counts.sum()), shares) - wanted.sum(axis=0)
@@ -47,16 +48,16 @@ def targets(class_counts: np.ndarray, shares: tuple[float, ...] = SHARES) -> np.
 
 
 def _place(content: Counter, wanted: list[list[int]], room: list[list[int]], groups_left: list[int]) -> int:
-    """The split for one group of `content` (class to images): where it fits and most is missing.
+    """The part for one group of `content` (class to images): where it fits and most is missing.
 
     Args:
         content: images of each class in the group.
-        wanted: [K][3] images wanted.
-        room: [K][3] images wanted and not yet placed.
-        groups_left: [K] groups not yet placed, this one included. When there are as few as splits that have none of the
+        wanted: [K][P] images wanted.
+        room: [K][P] images wanted and not yet placed.
+        groups_left: [K] groups not yet placed, this one included. When there are as few as parts that have none of the
             class, the group goes to one of those.
     """
-    splits = range(len(SPLITS))
+    splits = range(len(wanted[0]))
     candidates = [s for s in splits if all(wanted[label][s] for label in content)] or list(splits)
     for label in content:
         empty = [s for s in candidates if room[label][s] == wanted[label][s]]
@@ -72,15 +73,15 @@ def _place(content: Counter, wanted: list[list[int]], room: list[list[int]], gro
     return max(fitting or candidates, key=need)
 
 
-def _require_enough(labels: np.ndarray, groups: np.ndarray) -> None:
-    """Raise BadInput where a class has too few groups to be in every split."""
+def _require_enough(labels: np.ndarray, groups: np.ndarray, parts: int, words: str) -> None:
+    """Raise BadInput where a class has too few groups to be in every part."""
     for name in np.unique(labels):
         rows = labels == name
         n_groups = len(np.unique(groups[rows]))
-        if n_groups < len(SPLITS):
+        if n_groups < parts:
             raise BadInput(
-                f'class {str(name)!r} has {rows.sum()} image(s) in {n_groups} group(s): too few to be in train, '
-                'validation and test; add images of it, merge it into another class, or leave it out'
+                f'class {str(name)!r} has {rows.sum()} image(s) in {n_groups} group(s): too few to be in {words}; add '
+                'images of it, merge it into another class, or leave it out'
             )
 
 
@@ -97,6 +98,30 @@ def require_everywhere(labels: np.ndarray, splits: np.ndarray, where: str) -> No
             )
 
 
+def parts(labels: np.ndarray, groups: np.ndarray, seed: int, shares: tuple[float, ...]) -> np.ndarray:
+    """[N] number of the part that each image is in: by group, stratified by class, in the shares given.
+
+    The same arguments give the same parts. Groups so mixed that a class is missing from a part are not looked for.
+    """
+    _, label_of = np.unique(labels, return_inverse=True)
+    _, group_of = np.unique(groups, return_inverse=True)
+    contents: list[Counter] = [Counter() for _ in range(group_of.max() + 1)]
+    for group, label in zip(group_of.tolist(), label_of.tolist(), strict=True):
+        contents[group][label] += 1
+    wanted = targets(np.bincount(label_of), shares).tolist()
+    room = [list(row) for row in wanted]
+    groups_left = np.bincount([label for content in contents for label in content]).tolist()
+    order = np.random.default_rng(seed).permutation(len(contents)).tolist()
+    part_of = np.empty(len(contents), dtype=int)
+    for group in sorted(order, key=lambda group: -contents[group].total()):  # large ones while there is room for them
+        part = _place(contents[group], wanted, room, groups_left)
+        part_of[group] = part
+        for label, count in contents[group].items():
+            room[label][part] -= count
+            groups_left[label] -= 1
+    return part_of[group_of]
+
+
 def assign(labels: np.ndarray, groups: np.ndarray, seed: int = 0, shares: tuple[float, ...] = SHARES) -> np.ndarray:
     """Split images by group, stratified by class. The same arguments give the same splits.
 
@@ -110,23 +135,43 @@ def assign(labels: np.ndarray, groups: np.ndarray, seed: int = 0, shares: tuple[
     Raises:
         BadInput: a class in fewer than three groups, or groups so mixed that a class would be missing from a split.
     """
-    _require_enough(labels, groups)
-    _, label_of = np.unique(labels, return_inverse=True)
-    _, group_of = np.unique(groups, return_inverse=True)
-    contents: list[Counter] = [Counter() for _ in range(group_of.max() + 1)]
-    for group, label in zip(group_of.tolist(), label_of.tolist(), strict=True):
-        contents[group][label] += 1
-    wanted = targets(np.bincount(label_of), shares).tolist()
-    room = [list(row) for row in wanted]
-    groups_left = np.bincount([label for content in contents for label in content]).tolist()
-    order = np.random.default_rng(seed).permutation(len(contents)).tolist()
-    split_of = np.empty(len(contents), dtype=int)
-    for group in sorted(order, key=lambda group: -contents[group].total()):  # large ones while there is room for them
-        split = _place(contents[group], wanted, room, groups_left)
-        split_of[group] = split
-        for label, count in contents[group].items():
-            room[label][split] -= count
-            groups_left[label] -= 1
-    splits = np.asarray(SPLITS)[split_of[group_of]]
+    _require_enough(labels, groups, len(SPLITS), 'train, validation and test')
+    splits = np.asarray(SPLITS)[parts(labels, groups, seed, shares)]
     require_everywhere(labels, splits, 'the groups do not divide')
+    return splits
+
+
+Divide = Callable[[np.ndarray, np.ndarray, int, tuple[float, ...]], np.ndarray]  # as `parts`
+
+
+def assign_folds(
+    labels: np.ndarray, groups: np.ndarray, seed: int, folds: int, share: float, divide: Divide = parts
+) -> np.ndarray:
+    """One fold of a cross-validation by group, stratified by class: test is fold `seed % folds`.
+
+    The test parts of `folds` seeds in a row, from a multiple of `folds` on, hold every image once; `seed // folds` is
+    which of the many such divisions. Validation is taken from the other folds, by group too.
+
+    Args:
+        labels: [N] names of classes, or [N, L] of 0 and 1 with `multi_label.parts` as `divide`.
+        groups: [N] names of groups.
+        seed: fold and division.
+        folds: how many there are, two or more.
+        share: of the images outside the test that go to validation.
+        divide: (labels, groups, seed, shares) to the number of each image's part.
+    Returns:
+        [N] array of 'train', 'validation', 'test'.
+    Raises:
+        BadInput: a class in fewer groups than folds, or with too few groups to be in every split.
+    """
+    if labels.ndim == 1:
+        least = max(folds, len(SPLITS))
+        _require_enough(labels, groups, least, f'each of {folds} folds and in validation')
+    division, fold = divmod(seed, folds)
+    rest = divide(labels, groups, division, (1 / folds,) * folds) != fold
+    splits = np.full(len(labels), 'test', dtype='<U10')
+    held_out = divide(labels[rest], groups[rest], seed, (1 - share, share))
+    splits[rest] = np.asarray(('train', 'validation'))[held_out]
+    if labels.ndim == 1:
+        require_everywhere(labels, splits, f'the groups do not divide into {folds} folds')
     return splits

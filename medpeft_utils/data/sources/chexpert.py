@@ -68,6 +68,7 @@ CARD = DataCard(
         'the 1 % list is no part of the 10 % list (237 of 2,234 images are)',
     ),
     multi_label=True,
+    subgroups=('sex', 'age', 'view'),
 )
 
 
@@ -77,8 +78,13 @@ def patient_of(path: str) -> str:
 
 
 def _below(path: str) -> str:
-    """The path below the folder of the download, whatever the folder is called: 'train/patient08465/…'."""
-    return path.partition('/')[2]
+    """The path below the folder of the download, whatever the folder is called: 'train/patient08465/study1/…'.
+
+    The download comes in two sizes, CheXpert-v1.0 and CheXpert-v1.0-small, whose lists differ in this name alone.
+    """
+    parts = path.split('/')
+    patient = next((i for i, part in enumerate(parts) if part.startswith('patient')), 2)
+    return '/'.join(parts[max(patient - 1, 0) :])
 
 
 def certain(values: pd.DataFrame, policy: tuple[int | None, ...], where: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -109,37 +115,74 @@ def _training(root: Path, policy: tuple[int | None, ...]) -> tuple[pd.DataFrame,
     require_columns(table, ('path', *columns), where)
     labels, keep = certain(table[columns], policy, where)
     words = [' '.join(map(str, row)) for row in labels.tolist()]
-    frame = pd.DataFrame({'path': table['path'], 'labels': words, 'line': np.arange(2, len(table) + 2)})
+    frame = pd.DataFrame({'path': table['path'].map(_below), 'labels': words, 'line': np.arange(2, len(table) + 2)})
     return frame[keep].reset_index(drop=True), int((~keep).sum())
 
 
+def _read_list(folder: Path, name: str) -> pd.DataFrame:
+    listed = lists.read(folder / name, CLASSES)
+    return listed.assign(path=listed['path'].map(_below), list=name)
+
+
 def _with_lists(train: pd.DataFrame, folder: Path, name: str) -> tuple[pd.DataFrame, dict[str, int]]:
-    """The training images with their `share`, and counts to note; for `chexpert` with the labels of the lists."""
-    shares = lists.shares_of(folder, CLASSES, None)
-    listed = pd.concat([lists.read(folder / file, CLASSES) for file in lists.SHARES.values()], ignore_index=True)
-    listed = dict(zip(listed['path'], listed['labels'], strict=True))
+    """The training images with their `share`, and counts to note; for `chexpert` with the labels of the lists.
+
+    Raises BadInput for a list none of whose images is there: it is that of another download.
+    """
     own = dict(zip(train['path'], train['labels'], strict=True))
-    notes = {'images of the 1 % and 10 % lists that the training set does not have': len(listed.keys() - own.keys())}
+    shares: dict[str, list[str]] = {}
+    labels_of: dict[str, str] = {}
+    for percentage, file in lists.SHARES.items():
+        listed = _read_list(folder, file)
+        if not own.keys() & set(listed['path']):
+            raise BadInput(
+                f'{folder / file}: none of its {len(listed):,} images is in {TABLE} ({listed["path"].iloc[0]!r} '
+                f'against {train["path"].iloc[0]!r}); take the lists of this download'
+            )
+        labels_of |= dict(zip(listed['path'], listed['labels'], strict=True))
+        for path in listed['path'].tolist():
+            shares.setdefault(path, []).append(percentage)
+    missing = len(labels_of.keys() - own.keys())
+    notes = {'images of the 1 % and 10 % lists that the training set does not have': missing}
     if name == CARD.name:
-        differing = sum(own.get(path, labels) != labels for path, labels in listed.items())
+        differing = sum(own.get(path, labels) != labels for path, labels in labels_of.items())
         notes['listed images whose labels differ from train.csv under the policy; the lists count'] = differing
-        train = train.assign(labels=[listed.get(path, labels) for path, labels in own.items()])
-    return train.assign(split='train', list=TABLE, share=[shares.get(path, '') for path in own]), notes
+        train = train.assign(labels=[labels_of.get(path, labels) for path, labels in own.items()])
+    share = [' '.join(shares.get(path, ())) for path in own]
+    return train.assign(split='train', list=TABLE, share=share), notes
+
+
+def _people(root: Path) -> pd.DataFrame:
+    """Sex, age and view by the path of an image, from the tables of the download that are there."""
+    parts = []
+    for path in sorted(root.glob('*.csv')):
+        table = read_table(path)
+        if 'path' not in table:
+            continue
+        known = pd.DataFrame(index=table['path'].map(_below))
+        known['sex'] = table.get('sex', pd.Series('', table.index)).to_numpy()
+        known['age'] = pd.to_numeric(table.get('age', pd.Series('', table.index)), errors='coerce').to_numpy()
+        view = [table.get(name, pd.Series('', table.index)) for name in ('frontal/lateral', 'ap/pa')]
+        known['view'] = (view[0] + ' ' + view[1]).str.strip().to_numpy()
+        parts.append(known)
+    people = pd.concat(parts)
+    return people[~people.index.duplicated()]
 
 
 def _read(root: Path, card: DataCard) -> pd.DataFrame:
     folder = lists.find(root, LISTS, card)
     train, left_out = _training(root, POLICIES[card.name])
     train, notes = _with_lists(train, folder, card.name)
-    others = [
-        lists.read(folder / lists.FILES[split], CLASSES).assign(split=split, list=lists.FILES[split], share='')
-        for split in ('validation', 'test')
-    ]
+    others = [_read_list(folder, lists.FILES[split]).assign(split=split, share='') for split in ('validation', 'test')]
     table = pd.concat([train, *others], ignore_index=True)
-    table['image'] = [path if (root / path).is_file() else '' for path in map(_below, table['path'].tolist())]
+    table['image'] = [path if (root / path).is_file() else '' for path in table['path'].tolist()]
     where = root if table.loc[table['image'] == '', 'list'].head(1).eq(TABLE).any() else folder
     lists.require_files(table, root, where, 'unpack CheXpert-v1.0-small there, with its test images in a folder test')
     manifest = lists.manifest(table, patient_of)
+    people = _people(root).reindex(manifest['image'])
+    for column in people:
+        values = people[column].to_numpy()
+        manifest[column] = values if column == 'age' else pd.Series(values).fillna('').to_numpy()
     manifest.attrs['notes'] = {'training images left out by the policy': left_out, **notes}
     log.info('%s: %s', card.label, manifest.attrs['notes'])
     return manifest

@@ -70,6 +70,7 @@ CARD = DataCard(
     ),
     paper_train_images=5809,
     near_duplicates_together=True,  # a fifth of it are
+    subgroups=SKIN,
 )
 
 

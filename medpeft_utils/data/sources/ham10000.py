@@ -45,6 +45,7 @@ CARD = DataCard(
         'two pairs of exact duplicates, each of one lesion; the age is missing for 57 images',
     ),
     paper_train_images=7511,
+    subgroups=('sex', 'age', 'localization'),
 )
 
 

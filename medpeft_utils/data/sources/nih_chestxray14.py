@@ -2,11 +2,12 @@
 
 `nih_chestxray14` wants every listed image. `nih_chestxray14_subset` takes those of them that are there, and says how
 many: for trying the study on a part of the download. Splits and 10 % list are the authors' own, cut to these images.
+`nih_chestxray14_samples` takes those that several folders hold, nih_chestxray14* below the one that is named.
+Sex, age and view come from the table of the NIH, where it lies with the images.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from pathlib import Path
 
@@ -14,8 +15,8 @@ import pandas as pd
 
 from medpeft_utils.core.errors import BadInput
 from medpeft_utils.data import lists
-from medpeft_utils.data.cards import DataCard
-from medpeft_utils.data.files import images_below
+from medpeft_utils.data.cards import DataCard, part_of
+from medpeft_utils.data.files import images_below, read_table, require_columns
 from medpeft_utils.data.sources import register
 
 log = logging.getLogger(__name__)
@@ -48,20 +49,25 @@ CARD = DataCard(
         'the 1 % list of Lian et al. is no part of their 10 % list (77 of 785 images are)',
     ),
     multi_label=True,
+    subgroups=('sex', 'age', 'view'),
 )
-SUBSET = dataclasses.replace(
+FEW = 'what the 1 % list leaves of it is too few images to train on'
+SUBSET = part_of(CARD, FEW)
+SAMPLES = part_of(
     CARD,
-    name='nih_chestxray14_subset',
-    label='NIH ChestX-ray14 (subset)',
-    counts={},
-    published_images=None,
-    how_to_obtain=f'as {CARD.name}; any part of its images will do',
-    known_faults=(
-        *CARD.known_faults,
-        'a part of the set: nothing measured on it is a result on NIH ChestX-ray14, and what the 1 % list leaves of it '
-        'is too few images to train on',
-    ),
+    FEW,
+    'samples can differ in how often a finding occurs (Pneumonia: 47 % of one of ours, 0.4 % of the other) and in '
+    'resolution, so that sharpness would tell the label: all images are reduced to 64 px first; what tells one sample '
+    'from another besides still tells part of the label, so that a finding is to be looked at within a sample too',
+    reduced_to=64,
+    subgroups=(*CARD.subgroups, 'sample'),
+    name='nih_chestxray14_samples',
+    label='NIH ChestX-ray14 (samples)',
+    how_to_obtain=f'folders nih_chestxray14* beside each other, each as {CARD.name}_subset; name the folder above them',
 )
+DATA_ENTRY = 'Data_Entry_2017*.csv'
+# Columns of the NIH's table, and what they are called here
+COLUMNS = {'patient gender': 'sex', 'patient age': 'age', 'view position': 'view'}
 
 
 def patient_of(path: str) -> str:
@@ -74,50 +80,108 @@ def _percent(table: pd.DataFrame, percentage: str) -> int:
     return sum(percentage in share.split() for share in table['share'].tolist())
 
 
-def _listed(root: Path, card: DataCard) -> tuple[pd.DataFrame, Path, int]:
-    """The lists with the `image` of each row ('' where there is none), their folder, and the number of other files."""
-    if not root.is_dir():
-        raise BadInput(f'{root}: no such folder; {card.label}: {card.how_to_obtain}')
-    folder = lists.find(root, LISTS, card)
-    table = lists.whole(folder, card.classes)
+def _entries(root: Path) -> pd.DataFrame:
+    """Sex, age and view by the name of the image, from the NIH's table where it is there; no rows where it is not."""
+    paths = sorted(root.rglob(DATA_ENTRY))
+    if not paths:
+        return pd.DataFrame()
+    table = read_table(paths[0])
+    require_columns(table, ('image index', *COLUMNS), paths[0])
+    entries = table.drop_duplicates('image index').set_index('image index')[[*COLUMNS]].rename(columns=COLUMNS)
+    age = pd.to_numeric(entries['age'].str.rstrip('Y'), errors='coerce')
+    return entries.assign(age=age.where(age <= 120))  # 16 patients are said to be 148 to 414 years old
+
+
+def _with_entries(manifest: pd.DataFrame, root: Path) -> pd.DataFrame:
+    entries = _entries(root)
+    names = [path.rpartition('/')[2] for path in manifest['image'].tolist()]
+    for column in entries:
+        known = entries[column].reindex(names).to_numpy()
+        manifest[column] = known if column == 'age' else pd.Series(known).fillna('').to_numpy()
+    return manifest
+
+
+def _images(folder: Path) -> dict[str, str]:
+    """Name to path of every image below a folder. Raises BadInput where a name is there twice."""
     found: dict[str, str] = {}
-    for path in images_below(root):
+    for path in images_below(folder):
         name = path.rpartition('/')[2]
         if name in found:
-            raise BadInput(f'{root}: {name!r} is there twice, as {found[name]!r} and {path!r}; remove one of them')
+            raise BadInput(f'{folder}: {name!r} is there twice, as {found[name]!r} and {path!r}; remove one of them')
         found[name] = path
+    return found
+
+
+def _listed(root: Path, card: DataCard, found: dict[str, str]) -> tuple[pd.DataFrame, Path, int]:
+    """The lists with the `image` of each row ('' where there is none), their folder, and the number of other files."""
+    folder = lists.find(root, LISTS, card)
+    table = lists.whole(folder, card.classes)
     names = [path.rpartition('/')[2] for path in table['path'].tolist()]
     return table.assign(image=[found.get(name, '') for name in names]), folder, len(set(found) - set(names))
 
 
-@register(CARD, with_stand_in=True)
+def _require_folder(folder: Path, card: DataCard) -> Path:
+    if not folder.is_dir():
+        raise BadInput(f'{folder}: no such folder; {card.label}: {card.how_to_obtain}')
+    return folder
+
+
+@register(CARD, lambda folder: _require_folder(folder, CARD), with_stand_in=True)
 def read(root: Path) -> pd.DataFrame:
     """One row a listed image, found by its name anywhere below the folder; the group is the patient."""
-    table, folder, unlisted = _listed(root, CARD)
+    table, folder, unlisted = _listed(root, CARD, _images(root))
     hint = f'unpack all of the download there, or use {SUBSET.name}, which takes the images that are there'
     lists.require_files(table, root, folder, hint)
-    manifest = lists.manifest(table, patient_of)
+    manifest = _with_entries(lists.manifest(table, patient_of), root)
     manifest.attrs['notes'] = {'image files that no list names': unlisted, **_spanning(manifest)}
     return manifest
 
 
-@register(SUBSET)
-def read_subset(root: Path) -> pd.DataFrame:
-    """One row a listed image that is there; how many of each list are not is logged and noted."""
-    table, _, unlisted = _listed(root, SUBSET)
+def _part(root: Path, card: DataCard, found: dict[str, str]) -> pd.DataFrame:
+    """The listed images that are there; how many of each list are not is logged and noted."""
+    table, _, unlisted = _listed(root, card, found)
     there = table[table['image'] != '']
     if there.empty:
-        raise BadInput(f'{root}: none of the {len(table):,} listed images is below it; {CARD.how_to_obtain}')
-    manifest = lists.manifest(there, patient_of)
+        raise BadInput(f'{root}: none of the {len(table):,} listed images is below it; {card.how_to_obtain}')
+    manifest = _with_entries(lists.manifest(there, patient_of), root)
     kept = {split: int((there['split'] == split).sum()) for split in lists.FILES}
     said = ', '.join(f'{count:,} of {(table["split"] == split).sum():,} {split}' for split, count in kept.items())
     log.warning('%s: a subset of NIH ChestX-ray14: %s images', root, said)
     manifest.attrs['notes'] = {
         'listed images that are not there': len(table) - len(there),
-        **{f'images of the {percentage} % list': _percent(there, percentage) for percentage in lists.SHARES},
+        **{
+            f'images of the {percentage} % list': sum(percentage in share.split() for share in there['share'].tolist())
+            for percentage in lists.SHARES
+        },
         'image files that no list names': unlisted,
         **_spanning(manifest),
     }
+    return manifest
+
+
+@register(SUBSET, lambda folder: _require_folder(folder, SUBSET))
+def read_subset(root: Path) -> pd.DataFrame:
+    """The listed images that are in one folder."""
+    return _part(root, SUBSET, _images(root))
+
+
+@register(SAMPLES, lambda folder: _require_folder(folder, SAMPLES))
+def read_samples(root: Path) -> pd.DataFrame:
+    """The listed images of all folders nih_chestxray14*; one that several hold is taken where its file is largest."""
+    folders = sorted(path for path in root.glob(f'{CARD.name}*') if path.is_dir())
+    if not folders:
+        raise BadInput(f'{root}: holds no folder {CARD.name}*; {SAMPLES.how_to_obtain}')
+    found: dict[str, str] = {}
+    twice = 0
+    for folder in folders:
+        for name, path in _images(folder).items():
+            path = f'{folder.name}/{path}'
+            twice += name in found
+            if name not in found or (root / path).stat().st_size > (root / found[name]).stat().st_size:
+                found[name] = path
+    manifest = _part(root, SAMPLES, found)
+    manifest['sample'] = manifest['image'].str.partition('/')[0]
+    manifest.attrs['notes'] |= {'images that several samples hold, taken once': twice}
     return manifest
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from medpeft_utils.core.errors import BadInput
-from medpeft_utils.data.cards import DataCard
+from medpeft_utils.data.cards import DataCard, part_of
 from medpeft_utils.data.files import images_below, read_table, require_columns
 from medpeft_utils.data.sources import locate, register
 
@@ -50,6 +50,15 @@ CARD = DataCard(
     ),
     paper_train_images=20412,
     shares=(0.765, 0.085, 0.15),
+    subgroups=('detail',),
+)
+SUBSET = part_of(
+    CARD,
+    'the images may be those of NIH ChestX-ray14 (8 bits, PNG or JPEG) in place of the DICOM files of the competition, '
+    'each under the name of its patientId',
+    how_to_obtain=(
+        f'as {CARD.name}, with any part of its images; or images of NIH ChestX-ray14 that are named by {MAPPING}'
+    ),
 )
 
 
@@ -65,7 +74,7 @@ def _folded(table: pd.DataFrame, where: Path) -> pd.DataFrame:
     return folded.assign(boxes=folded['patientid'].map(boxes).fillna(0).astype(int))
 
 
-def _persons(root: Path) -> dict[str, str]:
+def persons(root: Path) -> dict[str, str]:
     """patientId to the patient of NIH ChestX-ray14; {} without the mapping. Raises BadInput for another file."""
     path = root / MAPPING
     if not path.is_file():
@@ -89,32 +98,52 @@ def _details(root: Path) -> dict[str, str]:
     return dict(zip(table['patientid'], table['class'], strict=True))
 
 
-@register(CARD, root_of=lambda folder: locate(folder, TABLE, CARD), with_stand_in=True)
-def read(root: Path) -> pd.DataFrame:
-    """One row a radiograph of the training set, its boxes folded into one label; the group is the person."""
+def _table(root: Path) -> tuple[pd.DataFrame, int]:
+    """A row a radiograph of the training set with its `image` ('' where there is none), and the number of boxes."""
     table = read_table(root / TABLE)
     require_columns(table, ('patientid', 'target'), root / TABLE)
-    folded = _folded(table, root / TABLE)
     stems = {name.rpartition('/')[2].rpartition('.')[0]: name for name in images_below(root)}
-    missing = [name for name in folded['patientid'].tolist() if name not in stems]
-    if missing:
-        raise BadInput(
-            f'{root / TABLE}: lists {missing[0]} and {len(missing) - 1:,} more images that are not below {root}; '
-            'unpack stage_2_train_images there'
-        )
-    patient, persons, details = folded['patientid'], _persons(root), _details(root)
+    folded = _folded(table, root / TABLE)
+    return folded.assign(image=folded['patientid'].map(stems).fillna('')), len(table) - len(folded)
+
+
+def _manifest(folded: pd.DataFrame, root: Path, notes: dict[str, int]) -> pd.DataFrame:
+    """One row a radiograph, its boxes folded into one label; the group is the person."""
+    patient, known, details = folded['patientid'], persons(root), _details(root)
     manifest = pd.DataFrame(
         {
-            'image': patient.map(stems),
+            'image': folded['image'],
             'label': folded['target'].map(lambda target: TARGETS.get(target, target)),
-            'group': patient.map(lambda name: persons.get(name, name)),
+            'group': patient.map(lambda name: known.get(name, name)),
             'split': '',
             'boxes': folded['boxes'],
             'detail': patient.map(lambda name: details.get(name, '')),
         }
     )
-    manifest.attrs['notes'] = {
-        'rows folded into the image that they are a box of': len(table) - len(folded),
-        'images whose person the mapping to NIH ChestX-ray14 tells': int(patient.isin(list(persons)).sum()),
-    }
-    return manifest
+    told = int(patient.isin(list(known)).sum())
+    manifest.attrs['notes'] = notes | {'images whose person the mapping to NIH ChestX-ray14 tells': told}
+    return manifest.reset_index(drop=True)
+
+
+@register(CARD, root_of=lambda folder: locate(folder, TABLE, CARD), with_stand_in=True)
+def read(root: Path) -> pd.DataFrame:
+    """Every radiograph of the table, as `_manifest` has it. Raises BadInput where one is missing."""
+    folded, boxes = _table(root)
+    missing = folded['patientid'][folded['image'] == '']
+    if len(missing):
+        raise BadInput(
+            f'{root / TABLE}: lists {missing.iloc[0]} and {len(missing) - 1:,} more images that are not below {root}; '
+            f'unpack stage_2_train_images there, or use {SUBSET.name}, which takes the images that are there'
+        )
+    return _manifest(folded, root, {'rows folded into the image that they are a box of': boxes})
+
+
+@register(SUBSET, root_of=lambda folder: locate(folder, TABLE, SUBSET))
+def read_subset(root: Path) -> pd.DataFrame:
+    """The radiographs of the table that are there; how many are not is noted."""
+    folded, boxes = _table(root)
+    there = folded[folded['image'] != '']
+    if there.empty:
+        raise BadInput(f'{root}: none of the {len(folded):,} images of {TABLE} is below it; {SUBSET.how_to_obtain}')
+    notes = {'rows folded into the image that they are a box of': boxes}
+    return _manifest(there, root, notes | {'images of the table that are not there': len(folded) - len(there)})

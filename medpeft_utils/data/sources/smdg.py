@@ -14,14 +14,14 @@ from pathlib import Path
 import pandas as pd
 
 from medpeft_utils.core.errors import BadInput
-from medpeft_utils.data.cards import DataCard
+from medpeft_utils.data.cards import DataCard, part_of
 from medpeft_utils.data.files import images_below, read_table, require_columns
 from medpeft_utils.data.sources import locate, register
 
 TABLE, FOLDER = 'metadata - standardized.csv', 'full-fundus'
 TYPES = {'0': 'no glaucoma', '1': 'glaucoma'}  # column `types`; -1 is a suspect
 SUSPECT = '-1'
-SUBSET = (
+SOURCE_SET = (
     r'^(BEH|CRFO|DR-HAGIS|DRISHTI-GS|EyePACS-Glaucoma|G1020|HRF|JSIEC|LES-AV|OIA-ODIR|ORIGA|PAPILA|REFUGE|sjchoi86)'
 )
 # What the original file name says of the patient, by subset: '1029_right.jpg', 'Glaucoma-P_10-Left Eye'
@@ -53,6 +53,13 @@ CARD = DataCard(
     ),
     paper_train_images=9852,
     shares=(0.80, 0.10, 0.10),
+    subgroups=('sex', 'age', 'eye', 'subset'),
+)
+SUBSET = part_of(
+    CARD,
+    'the shares of glaucoma of the source sets differ, and with them those of sharp and of wide images: what tells the '
+    'source set (column `subset`) tells part of the class',
+    how_to_obtain=f'as {CARD.name}: its table, whole or cut, beside a folder full-fundus with any part of its images',
 )
 
 
@@ -69,37 +76,27 @@ def _groups(table: pd.DataFrame, subset: pd.Series) -> pd.Series:
 
 
 def _files(table: pd.DataFrame, root: Path) -> pd.Series:
-    """The image of every row, wherever the folder full-fundus lies. Raises BadInput where one is missing."""
+    """The image of every row, wherever the folder full-fundus lies; '' where there is none."""
     # optic-disc/ORIGA-1.png is the mask of full-fundus/ORIGA-1.png
     found = {name.rpartition('/')[2]: name for name in images_below(root) if FOLDER in name.split('/')[:-1]}
-    names = table['fundus'].str.rpartition('/')[2]
-    missing = [name for name in names.tolist() if name and name not in found]
-    if missing:
-        raise BadInput(
-            f'{root / TABLE}: lists {missing[0]} and {len(missing) - 1:,} more images that are not in a folder '
-            f'{FOLDER} below {root}; unpack the whole download there'
-        )
-    return names.map(found).fillna('')
+    return table['fundus'].str.rpartition('/')[2].map(found).fillna('')
 
 
-@register(CARD, root_of=lambda folder: locate(folder, TABLE, CARD), with_stand_in=True)
-def read(root: Path) -> pd.DataFrame:
-    """One row a fundus photograph, suspects left out; the group is the patient where anything tells of one."""
+def _table(root: Path) -> pd.DataFrame:
+    """The published table with the `image` of every row."""
     table = read_table(root / TABLE)
     require_columns(table, ('names', 'types', 'fundus'), root / TABLE)
+    return table.assign(image=_files(table, root))
+
+
+def _manifest(table: pd.DataFrame) -> pd.DataFrame:
+    """One row a fundus photograph, suspects left out; the group is the patient where anything tells of one."""
     suspect = table['types'] == SUSPECT
     table = table[~suspect]
-    subset = table['names'].str.extract(SUBSET)[0].fillna(table['names'].str.partition('-')[0])
+    subset = table['names'].str.extract(SOURCE_SET)[0].fillna(table['names'].str.partition('-')[0])
     group = _groups(table, subset)
-    manifest = pd.DataFrame(
-        {
-            'image': _files(table, root),
-            'label': table['types'].map(lambda kind: TYPES.get(kind, kind)),
-            'group': group,
-            'split': '',
-            'subset': subset,
-        }
-    )
+    label = table['types'].map(lambda kind: TYPES.get(kind, kind))
+    manifest = pd.DataFrame({'image': table['image'], 'label': label, 'group': group, 'split': '', 'subset': subset})
     for column in ('type_expanded', 'eye', 'sex'):
         manifest[column] = table.get(column, '')
     manifest['age'] = pd.to_numeric(table['age'], errors='coerce') if 'age' in table else float('nan')  # '' is unknown
@@ -108,3 +105,29 @@ def read(root: Path) -> pd.DataFrame:
         'images whose patient is known': int(((group != '') & ~group.str.startswith('BEH-')).sum()),
     }
     return manifest.reset_index(drop=True)
+
+
+@register(CARD, root_of=lambda folder: locate(folder, TABLE, CARD), with_stand_in=True)
+def read(root: Path) -> pd.DataFrame:
+    """Every row of the table as `_manifest` has it. Raises BadInput where an image is missing."""
+    table = _table(root)
+    missing = table['fundus'][(table['image'] == '') & (table['fundus'] != '') & (table['types'] != SUSPECT)]
+    if len(missing):
+        name = missing.iloc[0].rpartition('/')[2]
+        raise BadInput(
+            f'{root / TABLE}: lists {name} and {len(missing) - 1:,} more images that are not in a folder {FOLDER} '
+            f'below {root}; unpack the whole download there, or use {SUBSET.name}, which takes those that are there'
+        )
+    return _manifest(table)
+
+
+@register(SUBSET, root_of=lambda folder: locate(folder, TABLE, SUBSET))
+def read_subset(root: Path) -> pd.DataFrame:
+    """The rows whose image is there; how many are not is noted."""
+    table = _table(root)
+    there = table[table['image'] != '']
+    if there.empty:
+        raise BadInput(f'{root}: none of the {len(table):,} images of {TABLE} is in a folder {FOLDER} below it')
+    manifest = _manifest(there)
+    manifest.attrs['notes']['images of the table that are not there'] = len(table) - len(there)
+    return manifest
