@@ -1,0 +1,1 @@
+"""Which method for these images: the answer of `medpeft compare`, its plan, its page."""
