@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 
 import pytest
@@ -9,7 +10,8 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from medpeft_utils import backbones
+from medpeft_utils import backbones, methods
+from medpeft_utils.backbones.checkpoints import fill, read_state
 from medpeft_utils.backbones.small import SMALL_BACKBONES
 from medpeft_utils.core.errors import BadInput, DoesNotFit, UnknownName
 
@@ -173,7 +175,9 @@ def test_missing_published_weights_name_the_command_that_fetches_them(monkeypatc
     ('arguments', 'error', 'words'),
     [
         ({'name': 'vit_base_mimi'}, UnknownName, "did you mean 'vit_base_mini'"),
-        ({'name': 'convnext_tiny'}, DoesNotFit, 'convnext'),
+        ({'name': 'vit_base_mini:13'}, BadInput, "'vit_base_mini:13' has 12 blocks; 13 cannot be kept, 1 to 12 can"),
+        ({'name': 'resnet50_mini:3'}, DoesNotFit, 'only a transformer with one row of blocks can be cut'),
+        ({'name': 'swin_tiny_patch4_window7_224:3'}, DoesNotFit, 'only a transformer with one row of blocks'),
         ({'name': 'vit_base_mini', 'image_size': 50}, DoesNotFit, '50 px'),
         ({'name': 'resnet50_mini', 'image_size': 16}, DoesNotFit, '16 px'),
         ({'name': 'vit_base_mini', 'in_channels': 1}, DoesNotFit, '3 channels'),
@@ -182,3 +186,84 @@ def test_missing_published_weights_name_the_command_that_fetches_them(monkeypatc
 def test_what_does_not_fit_is_said(arguments, error, words):
     with pytest.raises(error, match=words):
         backbones.load(num_classes=3, **arguments)
+
+
+# ---- published networks at hand
+
+
+PUBLISHED = {
+    'vit_small_patch14_dinov2': (112, 140, 168, 224),
+    'vit_small_patch14_dinov2:6': (112,),
+    'tf_efficientnet_lite0': (112, 168, 224),
+    'tf_efficientnet_lite1': (112,),
+    'tf_efficientnet_lite2': (112,),
+}
+
+
+def step_moves_all(adapted: methods.Adapted, size: int, steps: int = 2) -> set[str]:
+    """Names of trained tensors that steps of AdamW leave where they were."""
+    before = {name: p.detach().clone() for name, p in adapted.train().trainable().items()}
+    optimizer = torch.optim.AdamW(adapted.trainable().values(), lr=1e-3)
+    for step in range(steps):
+        x = torch.randn(4, 3, size, size, generator=torch.Generator().manual_seed(step))
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(adapted.model(x), torch.tensor([0, 1, 2, 0])).backward()
+        optimizer.step()
+    return {name for name, p in adapted.trainable().items() if torch.equal(p, before[name])}
+
+
+@pytest.mark.skipif('MEDPEFT_WEIGHTS' not in os.environ, reason='MEDPEFT_WEIGHTS names no folder of published weights')
+@pytest.mark.parametrize('name', PUBLISHED)
+def test_published_networks_take_every_size_and_every_method_that_fits(name):
+    for size in PUBLISHED[name]:
+        backbone = backbones.load(name, 3, size)
+        assert backbone.model.eval()(torch.zeros(1, 3, size, size)).shape == (1, 3)
+        assert backbone.label != name and backbone.fresh == ()
+    for key in methods.names(backbone.family):
+        backbone = backbones.load(name, 3, min(PUBLISHED[name]))
+        assert step_moves_all(methods.apply(backbone.model, key, backbone.family), backbone.image_size) == set()
+
+
+def test_weights_are_found_in_the_folder_that_the_environment_names(tmp_path, monkeypatch):
+    monkeypatch.setenv('MEDPEFT_WEIGHTS', str(tmp_path))
+    with pytest.raises(BadInput, match=rf'MEDPEFT_WEIGHTS as {TINY}\.safetensors .* weights=FILE'):
+        backbones.load(TINY, 3)
+    save_file(tiny_vit().state_dict(), tmp_path / f'{TINY}.safetensors')
+    for name in (TINY, f'{TINY}.augreg_in21k_ft_in1k'):  # timm's default tag
+        assert same_features(backbones.load(name, 3, 32), tiny_vit(), 32)
+    with pytest.raises(BadInput, match='neither in a folder'):
+        backbones.weights_path(f'{TINY}.augreg_in21k')
+    monkeypatch.setenv('MEDPEFT_WEIGHTS', str(tmp_path / 'none'))
+    with pytest.raises(BadInput, match='no such folder'):
+        backbones.load(TINY, 3)
+
+
+def test_a_cut_network_is_the_first_blocks_and_the_final_norm(tmp_path):
+    model, path = tiny_vit(), tmp_path / 'w.safetensors'
+    save_file(model.state_dict(), path)
+    backbone = backbones.load(f'{TINY}:4', 3, 32, str(path))
+    assert (backbone.family, len(backbone.model.blocks)) == ('vit', 4)
+    assert 'left over: blocks (96); starting anew: head (2)' in backbone.report
+    model.blocks = model.blocks[:4]
+    assert same_features(backbone, model, 32)
+    with pytest.raises(DoesNotFit, match='96 of blocks that it has not'):  # a shallow network, and not asked to cut
+        save_file(tiny_vit(depth=4).state_dict(), path)
+        whole = tmp_path / 'whole.safetensors'
+        save_file(tiny_vit().state_dict(), whole)
+        fill(tiny_vit(depth=4), read_state(whole), name=TINY, path=whole)
+
+
+def test_a_published_card_warns_of_images_that_were_trained_on():
+    assert 'ImageNet' in backbones.warning('tf_efficientnet_lite0', 'tiny_imagenet')
+    assert 'ChestX-ray14' in backbones.warning('vit_base_patch16_224.cxr_mae', 'rsna_pneumonia')
+    assert backbones.warning('convnext_tiny.fb_in22k', 'tiny_imagenet')
+    assert backbones.warning('tf_efficientnet_lite0', 'breastus') == ''
+    assert backbones.warning('vit_base_mini', 'tiny_imagenet') == ''
+    for name in PUBLISHED:
+        assert backbones.published(name).licence == 'Apache-2.0'
+
+
+def test_random_weights_leave_no_branch_of_a_resnet_dead():
+    model = backbones.build('resnet50_mini', 3)
+    assert all(m.weight.any() for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d))
+    assert step_moves_all(methods.apply(model, 'tsa', 'cnn'), 64) == set()

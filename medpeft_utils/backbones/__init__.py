@@ -1,46 +1,52 @@
 """Backbones: a name or a file becomes a network with its input size and normalisation.
 
-`load` serves the small backbones that the package ships, any timm ResNet-like CNN or ViT by its timm name (from the
-local hub cache; `medpeft backbones fetch NAME` fills it), the chest-radiograph networks of Lian et al. 2024 from a
-local file, and weights in a local file for any of them. Nothing is downloaded here.
+`load` serves the small backbones that the package ships, any timm network by its timm name, the chest-radiograph
+networks of Lian et al. 2024 from a local file, and weights in a local file for any of them. Published weights come from
+the folder `MEDPEFT_WEIGHTS` or from the local hub cache (`medpeft backbones fetch NAME` fills it). Nothing is
+downloaded here.
 """
 
 from __future__ import annotations
 
 import hashlib
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from medpeft_utils.backbones.names import (
+    cut_of,
+    family_of,
+    label_of,
+    learning_rate_factor,
+    require_known,
+    role_of,
+    split_name,
+    structure_of,
+)
+from medpeft_utils.backbones.published import published, warning
 from medpeft_utils.backbones.radiograph import RADIOGRAPH_BACKBONES
-from medpeft_utils.backbones.small import LEARNING_RATE_FACTOR, SMALL_BACKBONES
-from medpeft_utils.core.errors import BadInput, DoesNotFit, UnknownName
+from medpeft_utils.backbones.small import SMALL_BACKBONES
+from medpeft_utils.core.errors import BadInput, DoesNotFit
 
 if TYPE_CHECKING:
     from torch import nn
 
-# What a network stands for in the paper's tables, by its name; the first match counts.
-ROLES = (
-    (r'^resnet50', 'ResNet50'),
-    (r'^vit_base.*cxr_mae', 'CXR-MAE'),
-    (r'^vit_base.*mrm', 'MRM'),
-    (r'^vit_base.*mae', 'ViT-Base MAE'),
-    (r'^vit_base.*clip', 'ViT-Base CLIP'),
-    (r'^vit_base', 'ViT-Base'),
-    (r'^vit_large', 'ViT-Large'),
-    (r'^vit_huge', 'ViT-Huge'),
-)
-# timm modules whose networks have the parts that the methods of a family need.
-FAMILY_OF_MODULE = {
-    'resnet': 'cnn',
-    'resnest': 'cnn',
-    'res2net': 'cnn',
-    'sknet': 'cnn',
-    'vision_transformer': 'vit',
-    'deit': 'vit',
-}
-LISTING = 'medpeft backbones list'
+__all__ = [
+    'Backbone',
+    'build',
+    'family_of',
+    'head_names',
+    'image_size_of',
+    'label_of',
+    'learning_rate_factor',
+    'load',
+    'published',
+    'role_of',
+    'structure_of',
+    'warning',
+    'weights_hash',
+    'weights_path',
+]
 
 
 @dataclass
@@ -93,44 +99,6 @@ class Backbone:
         return label_of(self.name)
 
 
-def role_of(name: str) -> str:
-    """The paper's name of the encoder that `name` stands for, such as 'ViT-Base'; `name` itself where there is none."""
-    return next((role for pattern, role in ROLES if re.match(pattern, name)), name)
-
-
-def label_of(name: str) -> str:
-    """How figures call a backbone: the paper's name, marked as mini where it is a shipped one."""
-    return f'{role_of(name)} (mini)' if name in SMALL_BACKBONES else role_of(name)
-
-
-def learning_rate_factor(name: str) -> float:
-    """By how much a method's default learning rate is multiplied on this backbone; 1 for published ones."""
-    return LEARNING_RATE_FACTOR if name in SMALL_BACKBONES else 1.0
-
-
-def family_of(name: str) -> str:
-    """'cnn' or 'vit'.
-
-    Raises:
-        UnknownName: neither shipped nor a timm name.
-        DoesNotFit: a timm network of another kind.
-    """
-    if name in SMALL_BACKBONES:
-        return SMALL_BACKBONES[name].family
-    if name in RADIOGRAPH_BACKBONES:
-        return 'vit'
-    import timm
-
-    base = name.split('.')[0]
-    if not timm.is_model(base):
-        raise UnknownName('backbone', name, [*SMALL_BACKBONES, *RADIOGRAPH_BACKBONES, *timm.list_models()], LISTING)
-    module = timm.models.model_entrypoint(base).__module__.rsplit('.', 1)[-1]
-    if module not in FAMILY_OF_MODULE:
-        fitting = ', '.join(sorted(FAMILY_OF_MODULE))
-        raise DoesNotFit(f'backbone {name!r} is of timm.models.{module}; the methods serve {fitting}')
-    return FAMILY_OF_MODULE[module]
-
-
 def build(
     name: str,
     num_classes: int = 0,
@@ -144,20 +112,55 @@ def build(
     `drop_path` is the rate of stochastic depth (Huang et al. 2016, arXiv:1603.09382) in the last block; it rises to it
     linearly from 0 in the first, and acts in training mode only.
     """
-    import timm
     import torch
 
-    family = family_of(name)
+    base, depth = split_name(name)
+    require_known(base)
     more = {'drop_path_rate': drop_path} if drop_path else {}
+    if depth:
+        with torch.device('meta'):
+            whole = build(base)
+        cut_of(name, len(whole.blocks) if structure_of(whole) == 'vit' and hasattr(whole, 'blocks') else None, depth)
+        more['depth'] = depth
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if name in SMALL_BACKBONES:
-            return SMALL_BACKBONES[name].build(num_classes, image_size, in_channels, **more)
-        more |= {'in_chans': in_channels}
-        if name in RADIOGRAPH_BACKBONES:
-            return RADIOGRAPH_BACKBONES[name].build(num_classes, image_size, **more)
-        size = {'img_size': image_size} if family == 'vit' and image_size else {}
-        return timm.create_model(name, pretrained=False, num_classes=num_classes, **size, **more)
+        if base in SMALL_BACKBONES:
+            model = SMALL_BACKBONES[base].build(num_classes, image_size, in_channels, **more)
+        elif base in RADIOGRAPH_BACKBONES:
+            model = RADIOGRAPH_BACKBONES[base].build(num_classes, image_size, in_chans=in_channels, **more)
+        else:
+            model = _build_with_timm(name, image_size, num_classes=num_classes, in_chans=in_channels, **more)
+    _open_branches(model)
+    return model
+
+
+def _build_with_timm(name: str, image_size: int | None, **arguments) -> nn.Module:
+    """timm's network; a transformer is told its image size, where it has a use for it."""
+    import timm
+
+    base, _ = split_name(name)
+    if image_size is None or family_of(name) != 'vit':
+        return timm.create_model(base, pretrained=False, **arguments)
+    try:
+        return timm.create_model(base, pretrained=False, img_size=image_size, **arguments)
+    except TypeError:  # timm's word for an argument that the network does not know
+        return timm.create_model(base, pretrained=False, **arguments)
+    except (AssertionError, ValueError, RuntimeError) as error:
+        raise DoesNotFit(f'backbone {name!r} cannot take {image_size} px ({error}); leave image_size out') from error
+
+
+def _open_branches(model: nn.Module) -> None:
+    """Set to 1 the BatchNorm weights that timm starts at 0 (`zero_init_last`), for networks without published weights.
+
+    A residual branch that ends in 0 has no gradient before its end: with random weights and a method that leaves this
+    weight frozen, whatever is trained inside the branch would never move.
+    """
+    from torch.nn.modules.batchnorm import _BatchNorm
+
+    for module in model.modules():
+        weight = module.weight if isinstance(module, _BatchNorm) else None
+        if weight is not None and not weight.is_meta and not weight.any():
+            weight.data.fill_(1.0)
 
 
 def load(
@@ -173,11 +176,12 @@ def load(
 
     Args:
         name: a shipped name, one of the radiograph networks (`medpeft backbones list`), or a timm name, with or
-            without a tag.
+            without a tag; `NAME:K` for its first K transformer blocks alone (the final norm is kept).
         num_classes: outputs of the head, which is always initialised anew from `seed`.
         image_size: side of the input; the network's own where None. Position embeddings are resized to it.
-        weights: 'pretrained' (shipped, or the local hub cache), 'random', or a .safetensors/.pth/.pt/.bin file in the
-            format of timm, MAE (with or without decoder and report decoder) or CLIP.
+        weights: 'pretrained' (shipped, in the folder `MEDPEFT_WEIGHTS`, or the local hub cache), 'random', or a
+            .safetensors/.pth/.pt/.bin file in the format of timm, MAE (with or without decoder and report decoder) or
+            CLIP.
         drop_path: rate of stochastic depth in the last block (`build`).
     Raises:
         UnknownName: no such backbone.
@@ -188,8 +192,8 @@ def load(
 
     _check_input(name, image_size, in_channels, weights)
     filling, source, state = Filling(), f'random weights (seed {seed})', None
-    if weights != 'random':
-        path = _find_weights(name) if weights == 'pretrained' else Path(weights)
+    path = weights_path(name, weights)
+    if path is not None:
         state, source = read_state(path), _describe(name, path)  # first, since building a large network takes seconds
     model = build(name, num_classes, image_size, in_channels, seed, drop_path)
     _check_patches(name, model, image_size)
@@ -210,7 +214,8 @@ def _check_input(name: str, image_size: int | None, in_channels: int, weights: s
 
 def _check_patches(name: str, model: nn.Module, image_size: int | None) -> None:
     """timm cuts what the patches do not cover; that would lose the rim of every image silently."""
-    patch = model.patch_embed.patch_size[0] if hasattr(model, 'patch_embed') else 1
+    patch = getattr(getattr(model, 'patch_embed', None), 'patch_size', None) or 1
+    patch = patch[0] if isinstance(patch, tuple | list) else patch
     if image_size and image_size % patch:
         nearest = max(1, round(image_size / patch)) * patch
         raise DoesNotFit(
@@ -218,29 +223,42 @@ def _check_patches(name: str, model: nn.Module, image_size: int | None) -> None:
         )
 
 
-def _find_weights(name: str) -> Path:
-    if name in SMALL_BACKBONES:
-        path = SMALL_BACKBONES[name].weights
-        if not path.exists():
-            raise BadInput(f'{path}: the shipped weights of {name!r} are missing; install the package again')
-        return path
-    from medpeft_utils.backbones.hub import cached
+def weights_path(name: str, weights: str = 'pretrained') -> Path | None:
+    """The file that `load` would read; None for random weights.
 
-    return cached(name)
+    Raises BadInput where it is not there, with what to do; nothing is read, so a grid can be checked by it.
+    """
+    from medpeft_utils.backbones.hub import cached, in_folder
+
+    base, _ = split_name(name)
+    if weights == 'random':
+        return None
+    if weights != 'pretrained':
+        if not Path(weights).is_file():
+            raise BadInput(f'{weights}: no such weights file; give a .safetensors, .pth, .pt or .bin file')
+        return Path(weights)
+    if base not in SMALL_BACKBONES:
+        return in_folder(base) or cached(base)
+    path = SMALL_BACKBONES[base].weights
+    if not path.exists():
+        raise BadInput(f'{path}: the shipped weights of {base!r} are missing; install the package again')
+    return path
 
 
 def _describe(name: str, path: Path) -> str:
-    if name in SMALL_BACKBONES and path == SMALL_BACKBONES[name].weights:
+    base, _ = split_name(name)
+    if base in SMALL_BACKBONES and path == SMALL_BACKBONES[base].weights:
         return 'shipped weights'
     return f'weights file {path.name}'
 
 
 def _input_of(name: str, model: nn.Module, image_size: int | None) -> tuple[int, tuple, tuple]:
     """Input size and normalisation; shipped ones are normalised by 0.5, as they were trained."""
-    if name in SMALL_BACKBONES:
-        return image_size or SMALL_BACKBONES[name].image_size, (0.5,) * 3, (0.5,) * 3
-    if name in RADIOGRAPH_BACKBONES:
-        known = RADIOGRAPH_BACKBONES[name]
+    base, _ = split_name(name)
+    if base in SMALL_BACKBONES:
+        return image_size or SMALL_BACKBONES[base].image_size, (0.5,) * 3, (0.5,) * 3
+    if base in RADIOGRAPH_BACKBONES:
+        known = RADIOGRAPH_BACKBONES[base]
         return image_size or 224, (known.mean,) * 3, (known.std,) * 3
     config = model.pretrained_cfg
     return image_size or config['input_size'][-1], tuple(config['mean']), tuple(config['std'])
@@ -248,14 +266,15 @@ def _input_of(name: str, model: nn.Module, image_size: int | None) -> tuple[int,
 
 def image_size_of(name: str) -> int:
     """The side of the input that a backbone was trained with, in pixels."""
-    if name in SMALL_BACKBONES:
-        return SMALL_BACKBONES[name].image_size
+    base, _ = split_name(name)
+    if base in SMALL_BACKBONES:
+        return SMALL_BACKBONES[base].image_size
     import timm
 
-    family_of(name)  # an unknown name gets its error
-    if name in RADIOGRAPH_BACKBONES:
+    require_known(base)  # an unknown name gets its error
+    if base in RADIOGRAPH_BACKBONES:
         return 224
-    config = timm.get_pretrained_cfg(name)
+    config = timm.get_pretrained_cfg(base)
     return config.input_size[-1] if config else 224
 
 

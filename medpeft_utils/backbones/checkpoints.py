@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from medpeft_utils.backbones.names import split_name
 from medpeft_utils.core.errors import BadInput, DoesNotFit
 
 # Parts that only pre-training needs; `mask_token` also makes timm take an MAE file for a DINOv2 one.
@@ -102,11 +103,11 @@ def _require_patches(model: nn.Module, state: dict[str, torch.Tensor], name: str
         )
 
 
-def _misfits(own: dict[str, torch.Tensor], given: dict[str, torch.Tensor], wanted: list[str]) -> str:
+def _misfits(own: dict[str, torch.Tensor], given: dict[str, torch.Tensor], wanted: list[str], cut: bool) -> str:
     """What of the network is missing from the file, has another shape there, or goes deeper; '' where nothing is."""
     missing = [key for key in wanted if key not in given]
     wrong = [key for key in wanted if key in given and given[key].shape != own[key].shape]
-    deeper = [key for key in given if key.startswith('blocks.') and key not in own]
+    deeper = [key for key in given if key.startswith('blocks.') and key not in own and not cut]
     if not (missing or wrong or deeper):
         return ''
     first = next(iter(missing or wrong or deeper))
@@ -134,7 +135,7 @@ def fill(model: nn.Module, state: dict[str, torch.Tensor], name: str, path: Path
     given = {key: value for key, value in _convert(model, state).items() if key not in head}
     wanted = [key for key in own if key not in head and not key.endswith('num_batches_tracked')]
     fresh = tuple(key for key in wanted if key.startswith(FINE_TUNING_ONLY) and key not in given)
-    misfits = _misfits(own, given, [key for key in wanted if key not in fresh])
+    misfits = _misfits(own, given, [key for key in wanted if key not in fresh], split_name(name)[1] is not None)
     if misfits:
         raise DoesNotFit(f'{path}: does not fit backbone {name!r}: {misfits}')
     model.load_state_dict({key: value for key, value in given.items() if key in own}, strict=False)

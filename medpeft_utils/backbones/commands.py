@@ -4,19 +4,6 @@ from __future__ import annotations
 
 import click
 
-from medpeft_utils.backbones.radiograph import RADIOGRAPH_BACKBONES
-from medpeft_utils.backbones.small import SMALL_BACKBONES
-
-# The paper's encoders by the timm names that come nearest to its text.
-PUBLISHED = {
-    'resnet50.tv_in1k': 'ResNet-50, ImageNet-1k',
-    'vit_base_patch16_224.augreg_in21k': 'ViT-Base, ImageNet-21k',
-    'vit_large_patch16_224.augreg_in21k': 'ViT-Large, ImageNet-21k',
-    'vit_huge_patch14_224.orig_in21k': 'ViT-Huge, ImageNet-21k',
-    'vit_base_patch16_224.mae': 'ViT-Base, masked autoencoder',
-    'vit_base_patch16_clip_224.openai': 'ViT-Base, CLIP',
-}
-
 
 @click.group()
 def backbones() -> None:
@@ -25,8 +12,11 @@ def backbones() -> None:
 
 @backbones.command('list')
 def list_() -> None:
-    """Show the shipped backbones and the paper's, which timm provides."""
+    """Show the shipped backbones, and published ones."""
     from medpeft_utils.backbones.cards import read_card
+    from medpeft_utils.backbones.published import CARDS
+    from medpeft_utils.backbones.radiograph import RADIOGRAPH_BACKBONES
+    from medpeft_utils.backbones.small import SMALL_BACKBONES
 
     click.echo('shipped with the package (no download):')
     for name, backbone in SMALL_BACKBONES.items():
@@ -35,12 +25,32 @@ def list_() -> None:
         click.echo(
             f'  {name:22} {backbone.family}  {backbone.image_size} px  stands for {backbone.stands_for:28} {score}'
         )
-    click.echo("the paper's, through timm (`medpeft backbones fetch NAME`), and any other timm ResNet or ViT:")
-    for name, words in PUBLISHED.items():
-        click.echo(f'  {name:36} {words}')
+    click.echo('published, through timm (`medpeft backbones show NAME` tells how to get them), as any other of timm:')
+    for card in CARDS:
+        if card.example:
+            click.echo(f'  {card.example:36} {card.title}')
     click.echo('chest radiographs, from a file of yours (weights=FILE):')
     for name, backbone in RADIOGRAPH_BACKBONES.items():
         click.echo(f'  {name:36} {backbone.label}; {backbone.how_to_obtain}')
+    click.echo('NAME:K is the first K blocks of a transformer, such as vit_small_patch14_dinov2:6')
+
+
+@backbones.command()
+@click.argument('name')
+def show(name: str) -> None:
+    """Show what is known of the published network NAME, and whether its weights are here."""
+    from medpeft_utils import backbones as room
+    from medpeft_utils.core.errors import BadInput
+
+    family = room.family_of(name)
+    click.echo(f'{name}: {room.label_of(name)}, {family}, {room.image_size_of(name)} px')
+    card = room.published(name)
+    for words in ('title', 'data', 'licence', 'obtain') if card else ():
+        click.echo(f'  {words:8} {getattr(card, words)}')
+    try:
+        click.echo(f'  weights  {room.weights_path(name)}')
+    except BadInput as error:
+        click.echo(f'  weights  {error}')
 
 
 @backbones.command()

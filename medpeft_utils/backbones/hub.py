@@ -1,13 +1,30 @@
-"""Published timm weights: in the local hub cache, or fetched into it where the user asks."""
+"""Published weights: in a folder of the user's, in the local hub cache, or fetched into it where the user asks."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from medpeft_utils.backbones.radiograph import RADIOGRAPH_BACKBONES
 from medpeft_utils.core.errors import BadInput
 
 FILE = 'model.safetensors'
+FOLDER = 'MEDPEFT_WEIGHTS'  # environment variable: a folder with NAME.safetensors
+
+
+def in_folder(name: str) -> Path | None:
+    """`NAME.safetensors` in the folder that `MEDPEFT_WEIGHTS` names, or None; a default tag may be left out."""
+    import timm
+
+    folder = os.environ.get(FOLDER)
+    if not folder:
+        return None
+    if not Path(folder).is_dir():
+        raise BadInput(f'{FOLDER}={folder}: no such folder; it is to hold published weights as NAME.safetensors')
+    base, _, tag = name.partition('.')
+    config = timm.get_pretrained_cfg(base) if tag and timm.is_model(base) else None
+    names = [name, base] if config is not None and config.tag == tag else [name]
+    return next((path for path in (Path(folder) / f'{n}.safetensors' for n in names) if path.is_file()), None)
 
 
 def _repository(name: str) -> str:
@@ -31,8 +48,8 @@ def cached(name: str) -> Path:
     path = try_to_load_from_cache(_repository(name), FILE)
     if not isinstance(path, str):
         raise BadInput(
-            f'weights of {name!r} ({_repository(name)}) are not in the local cache; '
-            f'run `medpeft backbones fetch {name}` or give weights=FILE'
+            f'weights of {name!r} are neither in a folder {FOLDER} as {name}.safetensors nor in the local hub cache '
+            f'({_repository(name)}); run `medpeft backbones fetch {name}` or give weights=FILE'
         )
     return Path(path)
 

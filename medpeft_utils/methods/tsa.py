@@ -11,6 +11,10 @@ from torch.nn import functional as F
 
 from medpeft_utils.methods.base import Method, modules_of_type, modules_where, option, register, replace_module
 
+BLOCK = re.compile('Block|Bottle|Residual|Separable|DenseLayer')  # in the names of timm's classes
+UNITS = ('ConvNormAct', 'ConvNorm')  # whose convolution is called `conv`
+SHORTCUTS = ('downsample', 'shortcut')
+
 
 @dataclass(frozen=True)
 class TSAConfig:
@@ -79,11 +83,12 @@ class TSA(Method):
         'TSA (matrix; 3x3 convolutions only as in the original code)': {'convolutions': '3x3'},
         'TSA (matrix; every direct convolution of a block)': {'convolutions': 'every'},
     }
-    needs = 'residual blocks in layer1, layer2, ... that hold Conv2d layers with odd kernels'
+    needs = 'residual blocks that hold Conv2d layers with odd kernels'
     Config = TSAConfig
 
     def targets(self, model: nn.Module, family: str, config: TSAConfig) -> list[str]:
-        return modules_where(model, lambda name, module: _in_block(name) and _takes_adapter(module, config))
+        direct = _direct_convolutions(model)
+        return modules_where(model, lambda name, module: name in direct and _takes_adapter(module, config))
 
     def attach(self, model: nn.Module, targets: list[str], family: str, config: TSAConfig) -> list[str]:
         for name in targets:
@@ -95,9 +100,21 @@ class TSA(Method):
             replace_module(model, name, module.merged())
 
 
-def _in_block(name: str) -> bool:
-    """A direct child of a block, such as layer1.0.conv2; the downsample's convolution is one level deeper."""
-    return re.fullmatch(r'layer\d+\.\d+\.\w+', name) is not None
+def _direct_convolutions(model: nn.Module) -> set[str]:
+    """The convolutions that are direct parts of a block, such as layer1.0.conv2, or of its conv-norm-activation units.
+
+    Not the projection of the shortcut, which is one level deeper, nor squeeze-and-excitation or a split of channels.
+    """
+    names = set()
+    for prefix, block in model.named_modules():
+        if not BLOCK.search(type(block).__name__):
+            continue
+        for leaf, child in block.named_children():
+            if isinstance(child, nn.Conv2d):
+                names.add(f'{prefix}.{leaf}')
+            elif type(child).__name__ in UNITS and leaf not in SHORTCUTS:
+                names.add(f'{prefix}.{leaf}.conv')
+    return names
 
 
 def _takes_adapter(module: nn.Module, config: TSAConfig) -> bool:

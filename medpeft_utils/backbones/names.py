@@ -1,0 +1,130 @@
+"""Names of backbones: what a name stands for, its label in figures, a cut of its depth, and its family.
+
+A name is a shipped one, one of the radiograph networks, or a timm name with or without a tag. `NAME:K` is the same
+network cut after its first K transformer blocks, the final norm and the head kept: `vit_small_patch14_dinov2:6`.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import TYPE_CHECKING
+
+from medpeft_utils.backbones.radiograph import RADIOGRAPH_BACKBONES
+from medpeft_utils.backbones.small import LEARNING_RATE_FACTOR, SMALL_BACKBONES
+from medpeft_utils.core.errors import BadInput, DoesNotFit, UnknownName
+
+if TYPE_CHECKING:
+    from torch import nn
+
+LISTING = 'medpeft backbones list'
+# What a network stands for in the paper's tables, or how it is called in the field; the first match counts.
+ROLES = (
+    (r'^resnet50', 'ResNet50'),
+    (r'^vit_base.*cxr_mae', 'CXR-MAE'),
+    (r'^vit_base.*mrm', 'MRM'),
+    (r'^vit_base.*mae', 'ViT-Base MAE'),
+    (r'^vit_base.*clip', 'ViT-Base CLIP'),
+    (r'^vit_small.*dinov2', 'ViT-Small DINOv2'),
+    (r'^vit_base.*dinov2', 'ViT-Base DINOv2'),
+    (r'^vit_large.*dinov2', 'ViT-Large DINOv2'),
+    (r'^vit_base', 'ViT-Base'),
+    (r'^vit_large', 'ViT-Large'),
+    (r'^vit_huge', 'ViT-Huge'),
+    (r'^(tf_)?efficientnet_lite0', 'EfficientNet-Lite0'),
+    (r'^(tf_)?efficientnet_lite1', 'EfficientNet-Lite1'),
+    (r'^(tf_)?efficientnet_lite2', 'EfficientNet-Lite2'),
+)
+# The modules of a transformer's block that hold the projections of its attention.
+PROJECTIONS = ('qkv', 'q', 'q_proj', 'q_lin', 'query')
+
+
+def split_name(name: str) -> tuple[str, int | None]:
+    """The name of the whole network, and how many blocks are kept: ('vit_base_mini', 6) of 'vit_base_mini:6'."""
+    base, _, depth = name.rpartition(':')
+    return (base, int(depth)) if base and depth.isdecimal() else (name, None)
+
+
+def role_of(name: str) -> str:
+    """The paper's name of the encoder that `name` stands for, such as 'ViT-Base'; `name` itself where there is none."""
+    base, depth = split_name(name)
+    role = next((role for pattern, role in ROLES if re.match(pattern, base)), base)
+    return f'{role}, {depth} blocks' if depth else role
+
+
+def label_of(name: str) -> str:
+    """How figures call a backbone: the paper's name, marked as mini where it is a shipped one."""
+    return f'{role_of(name)} (mini)' if split_name(name)[0] in SMALL_BACKBONES else role_of(name)
+
+
+def learning_rate_factor(name: str) -> float:
+    """By how much a method's default learning rate is multiplied on this backbone; 1 for published ones."""
+    return LEARNING_RATE_FACTOR if split_name(name)[0] in SMALL_BACKBONES else 1.0
+
+
+def require_known(name: str) -> None:
+    """Raise UnknownName where a name is neither shipped, nor a radiograph network's, nor timm's."""
+    import timm
+
+    known = [*SMALL_BACKBONES, *RADIOGRAPH_BACKBONES]
+    if name not in known and not timm.is_model(name.split('.')[0]):
+        raise UnknownName('backbone', name, [*known, *timm.list_models()], LISTING)
+
+
+@cache
+def family_of(name: str) -> str:
+    """'vit' for a transformer of tokens, else 'cnn'.
+
+    Raises:
+        UnknownName: neither shipped nor a timm name.
+        DoesNotFit: a cut of the depth of a network that has no such blocks.
+    """
+    base, depth = split_name(name)
+    if base in SMALL_BACKBONES and not depth:
+        return SMALL_BACKBONES[base].family
+    import torch
+
+    from medpeft_utils.backbones import build
+
+    require_known(base)
+    with torch.device('meta'):
+        return structure_of(build(name))
+
+
+def structure_of(model: nn.Module) -> str:
+    """'vit' where most weights lie in blocks of attention over tokens (by Linear layers) and an MLP, else 'cnn'.
+
+    ViTs, DINOv2 and DINOv3, BEiT, EVA-02, Swin and ViTs behind a convolutional stem are 'vit'; ResNets with some
+    attention (BoTNet, CLIP's pooling) and blocks whose token mixer is a convolution (ConvNeXt, FastViT) are 'cnn'.
+    """
+    inside = {
+        id(parameter): parameter.numel()
+        for module in model.modules()
+        if _is_transformer_block(module)
+        for parameter in module.parameters()
+    }
+    return 'vit' if 2 * sum(inside.values()) > sum(p.numel() for p in model.parameters()) else 'cnn'
+
+
+def _is_transformer_block(module: nn.Module) -> bool:
+    from torch.nn import Linear
+
+    children = dict(module.named_children())
+    attention = next(
+        (children[name] for name in ('attn', 'self_attn', 'attention', 'token_mixer') if name in children), None
+    )
+    if attention is None or not ({'mlp', 'ffn'} & children.keys()):
+        return False
+    return any(isinstance(getattr(attention, name, None), Linear) for name in PROJECTIONS)
+
+
+def cut_of(name: str, blocks: int | None, depth: int | None) -> None:
+    """Raise where `depth` of `blocks` cannot be kept (`blocks` is None for a network without a row of blocks)."""
+    if depth is None:
+        return
+    if blocks is None:
+        raise DoesNotFit(
+            f'backbone {name!r}: only a transformer with one row of blocks can be cut after {depth} of them'
+        )
+    if not 1 <= depth <= blocks:
+        raise BadInput(f'backbone {name!r} has {blocks} blocks; {depth} cannot be kept, 1 to {blocks} can')
