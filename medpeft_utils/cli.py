@@ -24,7 +24,6 @@ COMMANDS = {
     'bench': ('benchmarks.commands:bench', 'Measure how fast this machine trains, starts and loads.'),
     'book': ('medpeft_utils.learn.commands:book', 'Run the learning notebooks and build their pages.'),
     'data': ('medpeft_utils.data.commands:data', 'List, prepare and check datasets.'),
-    'pairs': ('medpeft_utils.text_image.commands:pairs', 'List, prepare and check image-text pairs.'),
     'generate': ('medpeft_utils.text_image.generate_commands:generate', 'Draw images from prompts by a saved adapter.'),
     'backbones': ('medpeft_utils.backbones.commands:backbones', 'List backbones and fetch published weights.'),
     'pipelines': (

@@ -8,18 +8,27 @@ import numpy as np
 import pytest
 
 from medpeft_utils.core.errors import BadInput
+from medpeft_utils.data import load
+from medpeft_utils.data.synthetic import chest_pairs as synthetic
 from medpeft_utils.data.synthetic.canvas import generator
-from medpeft_utils.text_image import load_pairs, synthetic
-from medpeft_utils.text_image.synthetic.anatomy import Patient
-from medpeft_utils.text_image.synthetic.captions import NORMAL, OTHER_NORMAL
-from medpeft_utils.text_image.synthetic.findings import GRADES, NAMES, SIDES, ZONES, Finding
+from medpeft_utils.data.synthetic.chest_pairs.drawing import Patient
+from medpeft_utils.data.synthetic.chest_pairs.findings import (
+    GRADES,
+    NAMES,
+    NORMAL,
+    OTHER_NORMAL,
+    SIDES,
+    ZONES,
+    Finding,
+)
 
 SIZE = 64
 
 
 @pytest.fixture(scope='module')
 def described():
-    return synthetic.describe(0)
+    frame = synthetic.describe(0)
+    return frame, frame[[f'finding:{name}' for name in NAMES]].to_numpy()
 
 
 def test_an_image_depends_on_its_row_alone():
@@ -143,17 +152,17 @@ def test_loading(tmp_path, monkeypatch):
     monkeypatch.setattr(synthetic, 'SIZES', {'train': 20, 'validation': 6, 'test': 8})
     synthetic._layout.cache_clear()
     try:
-        loaded = load_pairs('synthetic_chest_pairs', image_size=32, cache=tmp_path)
+        loaded = load('synthetic_chest_pairs', image_size=32, cache=tmp_path)
         assert loaded.synthetic and loaded.folder is None and len(loaded) == 34
         assert loaded.finding_names == list(NAMES) and loaded.findings.shape == (34, len(NAMES))
         assert (loaded.images[5] == synthetic.images(32, 0, [5])[0]).all()
-        part = load_pairs('synthetic_chest_pairs', image_size=32, train_pairs=7, cache=tmp_path)
+        part = load('synthetic_chest_pairs', image_size=32, train_pairs=7, cache=tmp_path)
         assert [len(part.rows(split)) for split in synthetic.SIZES] == [7, 6, 8]
-        assert [part.texts[row] for row in part.rows('train')] == [loaded.texts[row] for row in loaded.train_rows(7)]
+        assert [part.texts[row] for row in part.rows('train')] == [loaded.texts[row] for row in loaded.train_pairs(7)]
         assert len(list(tmp_path.rglob('*.npy'))) == 1
     finally:
         synthetic._layout.cache_clear()
     with pytest.raises(BadInput, match='image_size=16 of synthetic radiographs: give 32 to 512'):
-        load_pairs('synthetic_chest_pairs', image_size=16, cache=tmp_path)
+        load('synthetic_chest_pairs', image_size=16, cache=tmp_path)
     with pytest.raises(BadInput, match='drawn where it is used'):
-        load_pairs('synthetic_chest_pairs', tmp_path)
+        load('synthetic_chest_pairs', tmp_path)

@@ -7,16 +7,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from medpeft_utils.data import DataCard, Dataset
 from medpeft_utils.report import source
 from medpeft_utils.report import text_image_scores as ti
 from medpeft_utils.study import records
 from medpeft_utils.study.identity import code_version
 from medpeft_utils.study.places import experiments_folder
-from medpeft_utils.text_image.cards import PairCard
-from medpeft_utils.text_image.pairs import Pairs
 from medpeft_utils.text_image.pictures import write_strip
 
-CARD = PairCard('spots', 'Spots (synthetic)', 'noise', 'what is there', synthetic=True)
+CARD = DataCard('spots', 'Spots (synthetic)', 'text to image', 'noise', texts='what is there', synthetic=True)
 SPLITS = {'train': 160, 'validation': 10, 'test': 60}
 
 
@@ -27,7 +26,7 @@ def spots(hot: np.ndarray, seed: int, size: int = 32) -> np.ndarray:
     return np.repeat(images.clip(0, 255).astype(np.uint8), 3, axis=-1)
 
 
-def make_pairs(findings: bool = True) -> Pairs:
+def make_pairs(findings: bool = True) -> Dataset:
     """230 pairs, two of a patient; every third has the finding 'spot', of every tenth it is not known."""
     split = [name for name, count in SPLITS.items() for _ in range(count)]
     hot = (np.arange(len(split)) % 3 == 0).astype(int)
@@ -37,7 +36,7 @@ def make_pairs(findings: bool = True) -> Pairs:
     frame['split'] = split
     if findings:
         frame['finding:spot'] = np.where(np.arange(len(split)) % 10 == 9, -1, hot)
-    return Pairs(CARD, spots(hot, 0), frame)
+    return Dataset(CARD, spots(hot, 0), frame)
 
 
 def sample(fid: float, seed: int = 0) -> dict:

@@ -23,7 +23,6 @@ NOT_DECIDING = {'core', 'study', 'report', 'cli', 'plots', 'commands'}
 CHOICES = {
     'methods': 'method',
     'data/sources': 'dataset',
-    'text_image/sources': 'dataset',
     'backbones/weights': 'backbone',
 }
 SYNTHETIC = 'data/synthetic', 'synthetic_'  # this folder decides for datasets whose name begins so

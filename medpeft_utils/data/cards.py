@@ -1,5 +1,6 @@
 """Data cards: what a dataset is, where it comes from, and what a study of it must take care of. The card is the code.
 
+A set is of images with classes or findings, or, where its card says what its `texts` are, of images with a text each.
 Each card stands in its dataset's file below `sources/`; `CARDS` holds them all, with the stand-ins.
 """
 
@@ -20,7 +21,7 @@ class DataCard:
     Args:
         name: the key under which it is asked for.
         label: its name in tables and figures, the paper's where the paper has it.
-        task: what is told apart.
+        task: what is told apart, or 'text to image'.
         modality: how the images were taken.
         classes: names of the classes in label order; of the findings where an image can have several.
         counts: images of each class as published; empty where the images themselves decide (own data).
@@ -36,6 +37,10 @@ class DataCard:
             are [M, L] of 0 and 1 (`multi_label.py`).
         published_images: number of images as published, where `counts` do not sum to it.
         shares: of the images in train, validation and test, where the publication gives no splits.
+        texts: what the text of an image is; '' where the set has classes.
+        splits: who made the splits, where `shares` do not say it.
+        paper_train_pairs: numbers of training pairs in Dutt et al. 2024 (Table 4), largest first.
+        credentialed: whether images and texts may be seen by credentialed users only, the packed cache included.
         near_duplicates_together: whether near duplicates (`duplicates.py`) stay in one split where splits are made.
             Exact ones always do. Off, where splits are compared with those of others.
         subgroups: columns of the manifest that say something of the person or the picture, such as 'sex', by which a
@@ -50,7 +55,7 @@ class DataCard:
     label: str
     task: str
     modality: str
-    classes: tuple[str, ...]
+    classes: tuple[str, ...] = ()
     counts: Mapping[str, int] = field(default_factory=dict)
     group: str | None = None
     source: str = ''
@@ -62,11 +67,20 @@ class DataCard:
     stands_for: str | None = None
     multi_label: bool = False
     published_images: int | None = None
+    texts: str = ''
+    splits: str = ''
+    paper_train_pairs: tuple[int, ...] = ()
+    credentialed: bool = False
     shares: tuple[float, float, float] = SHARES
     near_duplicates_together: bool = False
     subgroups: tuple[str, ...] = ()
     groups_span_splits: bool = False
     reduced_to: int = 0
+
+    @property
+    def content(self) -> str:
+        """The column of a manifest that holds what an image comes with: 'label' or 'text'."""
+        return 'text' if self.texts else 'label'
 
     @property
     def images(self) -> int | None:
@@ -123,12 +137,25 @@ def stand_in(card: DataCard) -> DataCard:
     )
 
 
-def names() -> list[str]:
-    """Names of all datasets: real ones in the paper's order (by training images), then others, then synthetic ones."""
+def names(texts: bool = False) -> list[str]:
+    """Names of all datasets with classes, or of those with texts.
+
+    Real ones come first in the paper's order (by training images), then others, then synthetic ones.
+    """
 
     def order(name: str) -> tuple:
         card = CARDS[name]
-        real = CARDS[card.stands_for] if card.synthetic else card
+        real = CARDS[card.stands_for] if card.stands_for else card
         return card.synthetic, real.paper_train_images or float('inf'), name
 
-    return sorted(CARDS, key=order)
+    return sorted((name for name, card in CARDS.items() if bool(card.texts) == texts), key=order)
+
+
+def packed_pairs(dataset: str, wanted: int) -> int | None:
+    """How many training pairs `load` is asked for by a run that trains on `wanted` (0: all).
+
+    All of them (None), except for a set whose card names the paper's numbers: of MIMIC-CXR the largest of these, within
+    which the smaller ones lie. Runs of all sizes then share packed images, latents and the encoder that scores them.
+    """
+    paper = CARDS[dataset].paper_train_pairs if dataset in CARDS else ()
+    return max(*paper, wanted) if paper and wanted else None

@@ -9,6 +9,11 @@ from pathlib import Path
 
 import click
 
+CREDENTIALED = 'the packed cache holds images and texts; keep it as the download, share it with nobody'
+TRAIN_PAIRS = click.option(
+    '--train-pairs', type=int, default=0, help='Of images with texts: how many for training; 0 packs all.'
+)
+
 
 @click.group()
 def data() -> None:
@@ -34,7 +39,13 @@ def list_(cache: str | None) -> None:
         kind = 'findings' if card.multi_label else 'classes'
         count = f'{images:,}' if images else 'some'  # a part of a set has as many as there are
         click.echo(f'{name:32} {len(card.classes):3} {kind:8} {count:>7} images  {state}')
-    click.echo('Your own: a folder with a folder per class, or a CSV with columns image,label[,group][,split].')
+    click.echo('With texts:')
+    for name in names(texts=True):
+        folder = prepared_folder(name, cache)
+        drawn = 'drawn where it is used' if CARDS[name].synthetic else ''
+        click.echo(f'{name:32} {drawn or (f"prepared from {folder}" if folder else "not prepared")}')
+    click.echo('Your own: a folder with a folder per class, or a CSV with columns image,label[,group][,split];')
+    click.echo('with texts: a CSV with columns image,text[,group][,split].')
 
 
 @data.command()
@@ -53,18 +64,21 @@ def show(name: str, as_json: bool) -> None:
     together = [f'images of one {card.group}'] if card.group else []
     together += ['exact duplicates'] + ['near duplicates'] * card.near_duplicates_together
     shares = ', '.join(f'{share:.1%} {split}' for share, split in zip(card.shares, SPLITS, strict=True))
+    numbers = [card.paper_train_images] if card.paper_train_images else card.paper_train_pairs
     rows = {
         'task': card.task,
         'modality': card.modality,
         'findings' if card.multi_label else 'classes': classes,
         'images': f'{card.images:,}' if card.images else '',
+        'texts': card.texts,
         'kept together': ', '.join(together) + ('' if card.group else '; the publication tells of no groups'),
-        'splits': f'those that the publication gives, else {shares}',
+        'splits': card.splits or f'those that the publication gives, else {shares}',
         'source': card.source,
         'obtain': card.how_to_obtain,
         'licence': card.licence,
         'stands for': card.stands_for or '',
-        'in the paper': f'{card.paper_train_images:,} training images' if card.paper_train_images else '',
+        'credentialed': f'yes: {CREDENTIALED}' if card.credentialed else '',
+        'in the paper': ' / '.join(f'{number:,}' for number in numbers) + ' training images' if numbers else '',
     }
     for key, value in [*rows.items(), *(('known fault', fault) for fault in card.known_faults)]:
         if value:
@@ -77,21 +91,27 @@ def show(name: str, as_json: bool) -> None:
 @click.option(
     '--image-size', 'sizes', type=int, multiple=True, default=(64,), show_default=True, help='May be repeated.'
 )
+@TRAIN_PAIRS
 @click.option('--cache', type=click.Path(), default=None, help='Folder of the packed cache ($MEDPEFT_CACHE).')
-def prepare(name: str, path: str | None, sizes: tuple[int, ...], cache: str | None) -> None:
+def prepare(name: str, path: str | None, sizes: tuple[int, ...], train_pairs: int, cache: str | None) -> None:
     """Check the download of NAME in the folder PATH and pack it. NAME may be a folder or CSV of your own."""
     from medpeft_utils.data import CARDS
     from medpeft_utils.data import prepare as prepare_dataset
 
-    dataset = prepare_dataset(name, path, sizes, cache)
+    dataset = prepare_dataset(name, path, sizes, cache, train_pairs)
     click.echo(summary(dataset))
     if name in CARDS:
         click.echo(f'From now on `{name}` is enough.')
 
 
 def summary(dataset) -> str:
-    """A loaded dataset in a few lines: images, splits by class, hash."""
+    """A loaded dataset in a few lines: images, splits by class, hash; of one with texts what was left out as well."""
     counts = dataset.counts()
+    if dataset.card.texts:
+        lines = [f'{dataset.label}: {len(dataset):,} pairs at {dataset.image_size} px', counts.to_string()]
+        lines += [f'{reason}: {count:,}' for reason, count in dataset.notes.items()]
+        lines += [CREDENTIALED[0].upper() + CREDENTIALED[1:]] * dataset.card.credentialed
+        return '\n'.join([*lines, f'splits {dataset.split_hash}'])
     counts.loc['all'] = counts.sum()
     trained = dataset.card.paper_train_images
     paper = f' (the paper trains on {trained:,})' if trained else ''
@@ -112,12 +132,13 @@ def script(name: str, *others: str) -> click.Command:
     @click.option('--source', required=True, type=click.Path(), help='Folder of the published download.')
     @click.option('--out', default=None, type=click.Path(), help='Folder of the packed cache ($MEDPEFT_CACHE).')
     @click.option('--image-size', 'sizes', type=int, multiple=True, default=(64,), show_default=True)
-    def run(dataset: str, source: str, out: str | None, sizes: tuple[int, ...]) -> None:
+    @TRAIN_PAIRS
+    def run(dataset: str, source: str, out: str | None, sizes: tuple[int, ...], train_pairs: int) -> None:
         from medpeft_utils.core.errors import MedpeftError
         from medpeft_utils.data import prepare as prepare_dataset
 
         try:
-            click.echo(summary(prepare_dataset(dataset, source, sizes, out)))
+            click.echo(summary(prepare_dataset(dataset, source, sizes, out, train_pairs)))
         except MedpeftError as error:
             raise click.ClickException(str(error)) from error
 

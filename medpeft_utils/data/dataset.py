@@ -1,4 +1,4 @@
-"""A dataset that is ready to train on: images, labels, groups and splits."""
+"""A dataset that is ready to train on: images, labels or texts, groups and splits."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from medpeft_utils.core.errors import BadInput, UnknownName
-from medpeft_utils.data import multi_label
+from medpeft_utils.data import multi_label, texts
 from medpeft_utils.data.cards import DataCard
 from medpeft_utils.data.manifest import split_hash
 from medpeft_utils.data.splits import SPLITS
@@ -17,7 +17,7 @@ from medpeft_utils.data.splits import SPLITS
 
 @dataclass(eq=False)
 class Dataset:
-    """Decoded images with their labels, groups and splits; row i of all of them is one image.
+    """Decoded images with their labels or texts, groups and splits; row i of all of them is one image.
 
     Args:
         card: the data card.
@@ -26,6 +26,8 @@ class Dataset:
         folder: where the images come from; None for synthetic ones.
 
     `labels` is [N] int64, or [N, L] uint8 of 0 and 1 where the card says `multi_label`; `groups` is [N] names.
+    Where the card says what the `texts` are, they are N strings, `labels` is [N, 0], and `findings` is [N, F] int8
+    over `finding_names`: 1 there, 0 not there, -1 unknown. `notes` counts what the reader left out or put together.
     """
 
     card: DataCard
@@ -34,16 +36,27 @@ class Dataset:
     folder: Path | None = None
     labels: np.ndarray = field(init=False)
     groups: np.ndarray = field(init=False)
+    texts: list[str] = field(init=False)
+    findings: np.ndarray = field(init=False)
+    finding_names: list[str] = field(init=False)
+    notes: dict[str, int] = field(init=False)
     split_hash: str = field(init=False)
 
     def __post_init__(self):
-        if self.card.multi_label:
+        columns = texts.finding_columns(self.manifest) if self.card.texts else {}
+        self.texts = self.manifest['text'].tolist() if self.card.texts else []
+        self.findings = self.manifest[list(columns)].to_numpy(dtype=np.int8).reshape(len(self.manifest), len(columns))
+        self.finding_names = list(columns.values())
+        self.notes = dict(self.manifest.attrs.get('notes', {}))
+        if self.card.texts:
+            self.labels = np.empty((len(self.manifest), 0), dtype=np.uint8)
+        elif self.card.multi_label:
             self.labels = multi_label.matrix(self.manifest, self.card.classes)
         else:
             number = {name: i for i, name in enumerate(self.card.classes)}
             self.labels = np.array([number[label] for label in self.manifest['label'].tolist()], dtype=np.int64)
         self.groups = self.manifest['group'].to_numpy(dtype=str)
-        self.split_hash = split_hash(self.manifest)
+        self.split_hash = split_hash(self.manifest, self.card.content)
         self._splits = self.manifest['split'].to_numpy(dtype=str)
 
     def __len__(self) -> int:
@@ -117,6 +130,26 @@ class Dataset:
         count = max(round(fraction * len(rows)), len(present))
         return np.sort(rows[np.argsort(position, kind='stable')[:count]])
 
+    def train_pairs(self, pairs: int | None = None, seed: int = 0) -> np.ndarray:
+        """A number of training images, by whole groups; with one seed, a smaller number is part of every larger one.
+
+        Dutt et al. 2024 train on 110K, 55K and 11K pairs; how theirs were drawn is not stated.
+
+        Args:
+            pairs: how many; all where None or 0.
+            seed: which groups come first (`texts.nested_rows`).
+        Returns:
+            Row numbers in ascending order.
+        Raises:
+            BadInput: fewer than one, or more than there are.
+        """
+        rows = self.rows('train')
+        if not pairs:
+            return rows
+        if not 0 < pairs <= len(rows):
+            raise BadInput(f'{pairs:,} training pairs of {self.label}: there are {len(rows):,}; give 1 to {len(rows)}')
+        return texts.nested_rows(rows, self.groups[rows], pairs, seed)
+
     def _listed(self, rows: np.ndarray, fraction: float) -> np.ndarray:
         """[M] whether each row is in the published list of a share; nowhere true where there is no such list."""
         if 'share' not in self.manifest:
@@ -125,7 +158,16 @@ class Dataset:
         return np.array([percentage in share.split() for share in self.manifest['share'].iloc[rows].astype(str)])
 
     def counts(self) -> pd.DataFrame:
-        """Images of each class (rows, in label order) in each split (columns); positives where multi-label."""
+        """Images of each class (rows, in label order) in each split (columns); positives where multi-label.
+
+        Of images with texts: pairs, groups and different texts.
+        """
+        if self.card.texts:
+            rows = {split: self.rows(split) for split in SPLITS}
+            table = {
+                s: (len(r), len(set(self.groups[r])), len({self.texts[row] for row in r})) for s, r in rows.items()
+            }
+            return pd.DataFrame(table, index=['pairs', f'{self.card.group or "group"}s', 'different texts'])
         if self.card.multi_label:
             positives = {split: self.labels[self.rows(split)].sum(axis=0, dtype=int) for split in SPLITS}
             return pd.DataFrame(positives, index=self.classes)

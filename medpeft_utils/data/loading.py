@@ -6,18 +6,21 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from medpeft_utils.core.errors import BadInput, UnknownName
-from medpeft_utils.data import duplicates, manifest, multi_label, own, sources, splits
+from medpeft_utils.core.errors import BadInput, DoesNotFit, UnknownName
+from medpeft_utils.core.hashing import digest
+from medpeft_utils.data import duplicates, manifest, multi_label, own, sources, splits, texts
 from medpeft_utils.data.cache import BLOCK, Store, cache_root, decoded, digests, mapped, write_whole
-from medpeft_utils.data.cards import CARDS, DataCard
+from medpeft_utils.data.cards import CARDS, DataCard, names
 from medpeft_utils.data.dataset import Dataset
 from medpeft_utils.data.decode import examine_image
 
@@ -25,22 +28,53 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Source:
-    """A dataset as it lies on disk: its card, the folder that image paths start from, its unchecked manifest.
+class Choice:
+    """What is asked of a dataset: which splits, and of one with texts how many training pairs, and which come first."""
 
-    `where` is the file or folder to name in messages.
+    split_seed: int = 0
+    folds: int = 0
+    train_pairs: int | None = None
+    subset_seed: int = 0
+
+    def rows(self, frame: pd.DataFrame, label: str) -> np.ndarray:
+        """Rows of a split manifest that are packed. Raises BadInput where there are too few training pairs."""
+        if not self.train_pairs:
+            return np.arange(len(frame))
+        split, groups = frame['split'].to_numpy(dtype=str), frame['group'].to_numpy(dtype=str)
+        train = np.flatnonzero(split == 'train')
+        if not 0 < self.train_pairs <= len(train):
+            raise BadInput(f'train_pairs={self.train_pairs:,} of {label}: there are {len(train):,}; 0 takes all')
+        train = texts.nested_rows(train, groups[train], self.train_pairs, self.subset_seed)
+        return np.sort(np.concatenate([train, np.flatnonzero(split != 'train')]))
+
+
+@dataclass(frozen=True)
+class Source:
+    """A dataset as it lies on disk, listed when it is first asked for.
+
+    Args:
+        card: its card.
+        root: the folder that image paths start from.
+        where: the file or folder to name in messages.
+        read: lists it.
+        stamp: stands for its state where it is too large to be listed every time, else ''.
     """
 
     card: DataCard
     root: Path
-    frame: pd.DataFrame
     where: Path
+    read: Callable[[], pd.DataFrame] = field(repr=False)
+    stamp: str = ''
 
     @property
     def key(self) -> str:
         """The name of its cache folder: the dataset, and the place, since two places can hold two versions."""
-        place = hashlib.sha256(str(self.where.resolve()).encode()).hexdigest()[:8]
-        return f'{self.card.name}-{place}'
+        return f'{self.card.name}-{digest(str(self.where.resolve()), length=8)}'
+
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        """The manifest, normalised and not yet checked."""
+        return manifest.normalised(self.read(), self.root, self.card.content)
 
     def checked(self) -> pd.DataFrame:
         """The manifest. Raises BadInput with what is wrong with it."""
@@ -50,13 +84,26 @@ class Source:
         return [self.root / image for image in frame['image'].tolist()]
 
 
-def open_source(dataset: str | os.PathLike, folder: str | os.PathLike | None = None) -> Source:
-    """Find a dataset on disk and list it, without opening an image.
+def _stamp(card: DataCard, root: Path) -> str:
+    """Hash of the files that stand for a large dataset, and of the code that lists it; '' for all others."""
+    files = sources.stamps(card, root)
+    if not files:
+        return ''
+    code = [Path(sys.modules[sources.reader(card)[1].__module__].__file__), Path(manifest.__file__)]
+    states = [f'{path.name} {(s := os.stat(path)).st_size} {s.st_mtime_ns}' for path in files]
+    return digest(*(path.read_bytes() for path in (*code, Path(texts.__file__), Path(__file__))), *states)
+
+
+def open_source(
+    dataset: str | os.PathLike, folder: str | os.PathLike | None = None, with_texts: bool | None = None
+) -> Source:
+    """Find a dataset on disk, without opening an image.
 
     Args:
         dataset: a dataset's name, a folder with a folder per class, or a CSV file.
         folder: for a name, where the published download lies; for a CSV, the folder that its paths start from (that of
             the CSV itself where None).
+        with_texts: of a CSV, whether its texts are wanted (`own.read_csv`).
     Raises:
         UnknownName: neither a name nor a path.
         BadInput: not in the layout that is expected.
@@ -70,28 +117,33 @@ def open_source(dataset: str | os.PathLike, folder: str | os.PathLike | None = N
         if folder is None:
             raise BadInput(f'dataset {card.name!r}: name the folder of the download; {card.how_to_obtain}')
         root = root_of(folder)
-        frame = read(root)
-        if card.multi_label:
-            frame = multi_label.with_label(frame, card.classes)
-        return Source(card, root, manifest.normalised(frame, root), root)
+
+        def listed() -> pd.DataFrame:
+            frame = read(root)
+            return multi_label.with_label(frame, card.classes) if card.multi_label else frame
+
+        return Source(card, root, root, listed, _stamp(card, root))
     path = Path(dataset).expanduser()
+    with_texts_there = False
     if path.suffix.lower() == '.csv':
         root, name = folder or path.parent, path.stem
-        frame = own.read_csv(path, root)
+        frame, with_texts_there = own.read_csv(path, root, with_texts)
     elif path.is_dir() or os.sep in str(dataset):
         root, name = path, path.resolve().name
         frame = own.read_folder(root)
     else:
         raise UnknownName('dataset', str(dataset), CARDS, 'medpeft data list; or a folder per class, or a CSV file')
-    frame = manifest.normalised(frame, root)
-    return Source(own.card_of(name, path, frame['label']), root, frame, path)
+    return Source(own.card_of(name, path, None if with_texts_there else frame['label']), root, path, lambda: frame)
 
 
 def _made_splits(frame: pd.DataFrame, card: DataCard, seed: int, folds: int) -> np.ndarray:
     """[M] splits by group, stratified by class, or by the positives of every finding where multi-label."""
     groups = frame['group'].to_numpy(dtype=str)
-    rules = multi_label if card.multi_label else splits
-    labels = multi_label.matrix(frame, card.classes) if card.multi_label else frame['label'].to_numpy(dtype=str)
+    rules, labels = splits, frame['label'].to_numpy(dtype=str)
+    if card.multi_label:
+        rules, labels = multi_label, multi_label.matrix(frame, card.classes)
+    elif card.texts:
+        labels = frame.get('stratum', pd.Series('image', frame.index)).to_numpy(dtype=str)
     if folds:
         train, validation, _ = card.shares
         return splits.assign_folds(labels, groups, seed, folds, validation / (train + validation), rules.parts)
@@ -108,7 +160,8 @@ def with_splits(frame: pd.DataFrame, card: DataCard, seed: int, where: str, fold
         frame = manifest.grouped(frame.drop(columns=dropped, errors='ignore'))
         return frame.assign(split=_made_splits(frame, card, seed, folds))
     frame = frame.drop(columns='near', errors='ignore')
-    spanning = sum(rows['split'].nunique() > 1 for rows in manifest.duplicate_sets(frame))
+    same = manifest.duplicate_sets(frame) if 'sha256' in frame else []
+    spanning = sum(rows['split'].nunique() > 1 for rows in same)
     if spanning:
         log.warning(
             '%s: %d images are the same file in several of the given splits (medpeft data check)', where, spanning
@@ -116,8 +169,14 @@ def with_splits(frame: pd.DataFrame, card: DataCard, seed: int, where: str, fold
     return frame.assign(group=np.where(frame['group'] == '', frame['image'], frame['group']))
 
 
-def _complete(frame: pd.DataFrame, source: Source) -> pd.DataFrame:
-    """The manifest with what the files themselves say: `sha256`, and `near` where the card asks for it."""
+def _complete(source: Source) -> pd.DataFrame:
+    """The manifest with what the files themselves say: `sha256`, and `near` where the card asks for it.
+
+    Of a dataset that is too large to be listed every time neither, where its splits are given.
+    """
+    frame = source.checked()
+    if source.stamp and (frame['split'] != '').all():
+        return frame
     paths, words = source.paths(frame), source.card.label
     frame = frame.assign(sha256=digests(paths, words))
     if not source.card.near_duplicates_together:
@@ -131,17 +190,45 @@ def near_sets(frame: pd.DataFrame, card: DataCard, pairs: np.ndarray) -> pd.Data
     return frame.assign(near=duplicates.sets_of(pairs, len(frame))) if card.near_duplicates_together else frame
 
 
-def _load_listed(source: Source, image_size: int, split_seed: int, root: Path, folds: int = 0) -> tuple[Dataset, Store]:
-    card, frame = source.card, source.checked()
-    store = Store(root, source.key, manifest.source_hash(frame, source.root))
-    needed = ('sha256', 'near') if card.near_duplicates_together else ('sha256',)
-    full = store.manifest(lambda: _complete(frame, source), needed)
-    split = with_splits(full, card, split_seed, str(source.where), folds)
-    paths, words = source.paths(frame), f'{card.label} at {image_size} px'
+def _load_listed(source: Source, image_size: int, choice: Choice, root: Path) -> tuple[Dataset, Store]:
+    state = source.stamp or manifest.source_hash(source.checked(), source.root)
+    store = Store(root, source.key, state)
+    needed = () if source.stamp else ('sha256', 'near') if source.card.near_duplicates_together else ('sha256',)
+    full = store.manifest(lambda: _complete(source), needed)
+    _close(store.folder, source.card)
+    return _packed(source.card, full, store, choice, image_size, source), store
+
+
+def _close(folder: Path, card: DataCard) -> None:
+    """Credentialed images and texts are in this cache folder now: close it to other users of the machine."""
+    if card.credentialed and folder.is_dir():
+        folder.chmod(0o700)
+
+
+def _packed(
+    card: DataCard, full: pd.DataFrame, store: Store, choice: Choice, image_size: int, source: Source | None
+) -> Dataset:
+    """The rows that a choice takes, their images from the pack; decoded into it where there is a source."""
+    split = with_splits(full, card, choice.split_seed, str(source.where) if source else card.name, choice.folds)
+    rows = choice.rows(split, card.label)
+    if len(rows) < len(full):  # a pack of its own, beside others
+        split = split.iloc[rows].reset_index(drop=True)
+        wanted = f'{choice.train_pairs}-{choice.split_seed}-{choice.subset_seed}'
+        part = digest(store.source, *split['image'].tolist())
+        store = Store(store.folder.parent, f'{store.key}-train{wanted}', part)
+    split.attrs, words = full.attrs, f'{card.label} at {image_size} px'
+    paths = source.paths(split) if source else []
     images = store.images(
-        image_size, len(full), lambda start: decoded(paths[start:], image_size, words, card.reduced_to)
+        image_size, len(split), (lambda start: decoded(paths[start:], image_size, words, card.reduced_to)) if source else None
     )
-    return Dataset(card, images, split, source.root), store
+    if images is None:
+        packed = ', '.join(f'{size} px' for size in store.sizes()) or 'none'
+        raise BadInput(
+            f'dataset {card.name!r} was prepared from a folder that is gone, and is not packed at {image_size} px '
+            f'(packed: {packed}); run `medpeft data prepare {card.name} FOLDER` again'
+        )
+    _close(store.folder, card)
+    return Dataset(card, images, split, source.root if source else None)
 
 
 def _pointer(name: str, root: Path) -> Path:
@@ -154,7 +241,7 @@ def prepared_folder(name: str, cache: str | os.PathLike | None = None) -> Path |
     return Path(json.loads(pointer.read_text())['folder']) if pointer.exists() else None
 
 
-def _load_prepared(card: DataCard, image_size: int, split_seed: int, root: Path, folds: int) -> Dataset:
+def _load_prepared(card: DataCard, image_size: int, choice: Choice, root: Path) -> Dataset:
     """A dataset that `prepare` has seen: from its folder, or from the cache alone where the folder is gone."""
     pointer = _pointer(card.name, root)
     if not pointer.exists():
@@ -166,24 +253,20 @@ def _load_prepared(card: DataCard, image_size: int, split_seed: int, root: Path,
     known = json.loads(pointer.read_text())
     if Path(known['folder']).exists():
         source = replace(open_source(card.name, known['folder']), card=card)
-        return _load_listed(source, image_size, split_seed, root, folds)[0]
+        return _load_listed(source, image_size, choice, root)[0]
     store = Store(root, known['key'], known['source'])
     full = store.manifest(needed=('near',) if card.near_duplicates_together else ())
-    images = store.images(image_size, len(full)) if full is not None else None
-    if images is None:
-        packed = ', '.join(f'{size} px' for size in store.sizes()) or 'none'
-        raise BadInput(
-            f'dataset {card.name!r} was prepared from {known["folder"]}, which is gone, and is not packed at '
-            f'{image_size} px (packed: {packed}); run `medpeft data prepare {card.name} FOLDER` again'
-        )
-    return Dataset(card, images, with_splits(full, card, split_seed, card.name, folds), None)
+    if full is None:
+        raise BadInput(f'dataset {card.name!r}: both {known["folder"]} and its cache are gone; prepare it again')
+    return _packed(card, full, store, choice, image_size, None)
 
 
-def generator_hash() -> str:
-    """Hash of the code that draws the synthetic images: another code draws others."""
+def generator_hash(part: str = '') -> str:
+    """Hash of the code that draws the synthetic images, or those of a folder of it: another code draws others."""
     from medpeft_utils.data import synthetic
 
-    files = sorted(Path(synthetic.__file__).parent.rglob('*.py'))
+    folder = Path(synthetic.__file__).parent
+    files = sorted({*(folder / part).glob('*.py'), folder / 'canvas.py'})
     return hashlib.sha256(b''.join(path.read_bytes() for path in files)).hexdigest()[:16]
 
 
@@ -194,7 +277,14 @@ def _drawn(name: str, image_size: int, rows: range) -> tuple[np.ndarray, np.ndar
 
 
 def _synthetic_manifest(card: DataCard, count: int) -> pd.DataFrame:
-    """Labels, groups and given splits of all synthetic images; they are drawn at the smallest size to be read off."""
+    """Labels or texts, groups and given splits of all synthetic images.
+
+    Those with labels are drawn at the smallest size to be read off.
+    """
+    if card.texts:
+        from medpeft_utils.data.synthetic import chest_pairs
+
+        return manifest.normalised(chest_pairs.describe(0), Path(), 'text')
     _, labels, extra = _drawn(card.name, 16, range(count))
     frame = extra.reset_index(drop=True).assign(
         image=[f'{card.name}/{row:06d}' for row in range(count)], group=extra['group'].astype(str).to_numpy()
@@ -211,22 +301,30 @@ def _synthetic_manifest(card: DataCard, count: int) -> pd.DataFrame:
 
 
 def _drawn_blocks(card: DataCard, image_size: int, count: int, first: int) -> Iterator[np.ndarray]:
+    from medpeft_utils.data.synthetic import chest_pairs
+
     for start in tqdm(
         range(first, count, BLOCK), desc=f'drawing {card.label} at {image_size} px', unit=f'x{BLOCK} images'
     ):
-        yield _drawn(card.name, image_size, range(start, min(start + BLOCK, count)))[0]
+        rows = range(start, min(start + BLOCK, count))
+        yield chest_pairs.images(image_size, 0, rows) if card.texts else _drawn(card.name, image_size, rows)[0]
 
 
-def _load_synthetic(card: DataCard, image_size: int, split_seed: int, root: Path, folds: int) -> Dataset:
+def _load_synthetic(card: DataCard, image_size: int, choice: Choice, root: Path) -> Dataset:
     from medpeft_utils.data import synthetic
 
-    count = synthetic.default_size(card.name)
-    store = Store(root, card.name, generator_hash())
+    if card.texts:
+        synthetic.chest_pairs.require_size(image_size)
+    store = Store(root, card.name, generator_hash('chest_pairs' if card.texts else ''))
+    count = sum(synthetic.chest_pairs.SIZES.values()) if card.texts else synthetic.default_size(card.name)
     full = store.manifest(lambda: _synthetic_manifest(card, count))
     images = store.images(image_size, count, lambda start: _drawn_blocks(card, image_size, count, start))
-    if folds or (full['split'] == '').all():
-        full = full.assign(split=_made_splits(full, card, split_seed, folds))
-    return Dataset(card, images, full)
+    if choice.folds or (full['split'] == '').all():
+        full = full.assign(split=_made_splits(full, card, choice.split_seed, choice.folds))
+    rows = choice.rows(full, card.label)
+    if len(rows) == len(full):
+        return Dataset(card, images, full)
+    return Dataset(card, images[rows], full.iloc[rows].reset_index(drop=True))
 
 
 def _require_size(image_size: int) -> None:
@@ -242,36 +340,56 @@ def load(
     cache: str | os.PathLike | None = None,
     near_duplicates_together: bool | None = None,
     folds: int = 0,
+    with_texts: bool | None = None,
+    train_pairs: int | None = None,
+    subset_seed: int = 0,
 ) -> Dataset:
     """Load a dataset: checked, split, and decoded into the packed cache where it is not there yet.
 
     Args:
         dataset: a name (`medpeft data list`), a folder with a folder per class, or a CSV file with columns
-            image,label[,group][,split].
+            image,label[,group][,split], or image,text[,group][,split].
         folder: where the published download lies; None or '' for what was prepared before and for synthetic data.
         image_size: side in pixels to which every image is resized whole.
         split_seed: which of the stratified splits that keep groups together; without effect where splits are given.
-        cache: folder of the packed cache; else $MEDPEFT_CACHE, else ~/.cache/medpeft.
+        cache: folder of the packed cache; else $MEDPEFT_CACHE, else ~/.cache/medpeft. Of credentialed data it holds
+            images and texts, and must be kept as the download is.
         near_duplicates_together: whether images that show the same stay in one split where splits are made, even if
             their files differ (`duplicates.py`); as the dataset's card says where None.
         folds: 0 for the given splits, or else those in the card's shares; a number makes folds by group in place of
             both, of which `split_seed` tests one (`splits.assign_folds`).
+        with_texts: whether images with texts are wanted, or images with labels; None: what the dataset has.
+        train_pairs: of a dataset with texts, how many training pairs are wanted (None or 0: all); only they, validation
+            and test are packed. The same pairs as `Dataset.train_pairs(train_pairs, subset_seed)` gives of the whole.
+        subset_seed: which patients come first.
     Raises:
         UnknownName: no such dataset.
         BadInput: what is wrong with the download, the table or an image, with its name.
+        DoesNotFit: it has no texts, or nothing but texts, where the other is wanted.
     """
     _require_size(image_size)
     if folds and not 2 <= folds <= 100:
         raise BadInput(f'folds={folds}: give 0 for the usual splits, or a number of folds from 2 to 100')
-    root = cache_root(cache)
+    root, choice = cache_root(cache), Choice(split_seed, folds, train_pairs, subset_seed)
     if str(dataset) in CARDS and not folder:
         card = CARDS[str(dataset)]
+        _require_texts(card, with_texts)
         if card.synthetic:
-            return _load_synthetic(card, image_size, split_seed, root, folds)
-        return _load_prepared(_keeping(card, near_duplicates_together), image_size, split_seed, root, folds)
-    source = open_source(dataset, folder)
+            return _load_synthetic(card, image_size, choice, root)
+        return _load_prepared(_keeping(card, near_duplicates_together), image_size, choice, root)
+    source = open_source(dataset, folder, with_texts)
+    _require_texts(source.card, with_texts)
     source = replace(source, card=_keeping(source.card, near_duplicates_together))
-    return _load_listed(source, image_size, split_seed, root, folds)[0]
+    return _load_listed(source, image_size, choice, root)[0]
+
+
+def _require_texts(card: DataCard, wanted: bool | None) -> None:
+    """Raise DoesNotFit where a dataset has no texts though they are wanted, or the other way round."""
+    if wanted and not card.texts:
+        having = ', '.join(names(texts=True))
+        raise DoesNotFit(f'dataset {card.name!r} has classes and no texts; with texts: {having}, or a CSV of your own')
+    if wanted is False and card.texts:
+        raise DoesNotFit(f'dataset {card.name!r} has texts and no classes; with classes: medpeft data list')
 
 
 def _keeping(card: DataCard, near_duplicates_together: bool | None) -> DataCard:
@@ -286,6 +404,7 @@ def prepare(
     folder: str | os.PathLike | None = None,
     image_sizes: Sequence[int] = (64,),
     cache: str | os.PathLike | None = None,
+    train_pairs: int | None = None,
 ) -> Dataset:
     """Check a download, pack it at every size asked for, and note where it lies, so that its name is enough later.
 
@@ -293,13 +412,14 @@ def prepare(
     """
     root = cache_root(cache)
     if str(dataset) in CARDS and CARDS[str(dataset)].synthetic and not folder:
-        return [load(dataset, None, size, cache=root) for size in image_sizes][-1]
+        return [load(dataset, None, size, cache=root, train_pairs=train_pairs) for size in image_sizes][-1]
     for size in image_sizes:
         _require_size(size)
     source = open_source(dataset, folder)
     for size in image_sizes:
-        loaded, store = _load_listed(source, size, 0, root)
-    write_whole(store.folder / 'manifest.csv', lambda partial: loaded.manifest.to_csv(partial, index=False))
+        loaded, store = _load_listed(source, size, Choice(train_pairs=train_pairs), root)
+    if not loaded.card.texts:
+        write_whole(store.folder / 'manifest.csv', lambda partial: loaded.manifest.to_csv(partial, index=False))
     if loaded.name in CARDS:
         known = {'folder': str(source.root.resolve()), 'key': source.key, 'source': store.source}
         write_whole(_pointer(loaded.name, root), lambda partial: partial.write_text(json.dumps(known)))

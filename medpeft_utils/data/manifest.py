@@ -1,7 +1,8 @@
 """The manifest: a table with a row an image, checked before anything is made of it.
 
 Columns: image (path below the dataset's folder, forward slashes), label (class name), group (what stays in one split),
-split ('train', 'validation', 'test', or '' where splits are to be made), then the dataset's own.
+split ('train', 'validation', 'test', or '' where splits are to be made), then the dataset's own; `text` among them
+where the set is of images with texts (`texts.py`), whose label is ''.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from medpeft_utils.core.errors import BadInput
-from medpeft_utils.data import arrays, multi_label
+from medpeft_utils.data import arrays, multi_label, texts
 from medpeft_utils.data.cards import DataCard
 from medpeft_utils.data.splits import SPLITS, require_everywhere
 
@@ -24,10 +25,13 @@ COLUMNS = ('image', 'label', 'group', 'split')
 ALIASES = {'training': 'train', 'val': 'validation', 'valid': 'validation', 'dev': 'validation', 'testing': 'test'}
 
 
-def normalised(frame: pd.DataFrame, root: Path) -> pd.DataFrame:
-    """Paths below the root with forward slashes, split names as ours, missing columns added, rows by image path."""
-    frame = frame.copy()
-    for column in ('group', 'split'):
+def normalised(frame: pd.DataFrame, root: Path, content: str = 'label') -> pd.DataFrame:
+    """Paths below the root with forward slashes, split names as ours, missing columns added, rows by image path.
+
+    `content` is what the images come with, 'label' or 'text'. Raises BadInput as `texts.normalised`.
+    """
+    frame = texts.normalised(frame) if content == 'text' else frame.copy()
+    for column in {'label', 'group', 'split'} - {content}:
         if column not in frame:
             frame[column] = ''
     prefix = f'{root.resolve().as_posix()}/'
@@ -38,10 +42,11 @@ def normalised(frame: pd.DataFrame, root: Path) -> pd.DataFrame:
     return frame[[*COLUMNS, *own]].sort_values('image', kind='stable', ignore_index=True)
 
 
-def _such(images: Iterable[str]) -> str:
-    """The first of the images at fault, and how many more there are."""
-    images = list(images)
-    return repr(images[0]) + (f' and {len(images) - 1:,} more' if len(images) > 1 else '')
+def _such(values: Iterable[str]) -> str:
+    """The first of the values at fault, cut to 80 characters, and how many more there are."""
+    values = list(values)
+    first = values[0] if len(values[0]) <= 80 else values[0][:77] + '...'
+    return repr(first) + (f' and {len(values) - 1:,} more' if len(values) > 1 else '')
 
 
 def is_outside(image: str) -> bool:
@@ -64,17 +69,32 @@ def _label_faults(frame: pd.DataFrame, card: DataCard) -> list[str]:
     return faults
 
 
-def _row_faults(frame: pd.DataFrame, root: Path) -> list[str]:
+def _text_faults(frame: pd.DataFrame) -> list[str]:
+    """Rows that are half a pair, or nothing."""
+    faults, image, text = [], frame['image'], frame['text']
+    if ((image == '') & (text == '')).any():
+        faults.append('a row has neither image nor text; leave it out')
+    alone, silent = text[(image == '') & (text != '')], image[(text == '') & (image != '')]
+    if len(alone):
+        faults.append(f'a text without image: {_such(alone)}; name its image or leave the row out')
+    if len(silent):
+        faults.append(f'an image without text: {_such(silent)}; fill the text in or leave the row out')
+    return faults
+
+
+def _row_faults(frame: pd.DataFrame, root: Path, content: str) -> list[str]:
     """What is wrong with the paths of single rows: none, listed twice, outside the folder, no file."""
     faults, image = [], frame['image']
-    if (image == '').any():
+    if content == 'text':
+        faults += _text_faults(frame)
+    elif (image == '').any():
         faults.append(f'{(image == "").sum()} row(s) have no image; fill it in or leave the row out')
     twice = frame[image.duplicated(keep=False) & (image != '')]
     if len(twice):
-        labels = twice.groupby('image')['label'].nunique()
-        several = labels[labels > 1].index
-        said = f'two labels for {_such(several)}' if len(several) else f'{_such(labels.index)} is listed twice'
-        faults.append(f'{said}; leave one row for each image')
+        contents = twice.groupby('image')[content].nunique()
+        several = contents[contents > 1].index
+        twofold = f'two {content}s for {_such(several)}' if len(several) else f'{_such(contents.index)} is listed twice'
+        faults.append(f'{twofold}; leave one row for each image')
     outside = [path for path in image.tolist() if is_outside(path)]
     if outside:
         faults.append(f'{_such(outside)} lies outside {root}; paths start from that folder and stay in it')
@@ -107,9 +127,10 @@ def _split_faults(frame: pd.DataFrame, card: DataCard, where: str) -> list[str]:
             'group into one split, or leave the split column out to have splits made'
         )
     empty = [name for name in SPLITS if not (split == name).any()]
-    if card.multi_label and empty:
+    any_label = card.multi_label or card.texts
+    if any_label and empty:
         faults.append(f'no image in {" and ".join(empty)}; leave the split column out to have splits made')
-    if not faults and not card.multi_label:
+    if not faults and not any_label:
         try:
             require_everywhere(frame['label'].to_numpy(dtype=str), split.to_numpy(dtype=str), where)
         except BadInput as error:
@@ -135,8 +156,11 @@ def faults(frame: pd.DataFrame, root: Path, card: DataCard, where: str) -> list[
     """Everything that is wrong with a normalised manifest, one message a kind of fault; empty where nothing is."""
     if frame.empty:
         return ['holds no image']
-    found = _label_faults(frame, card) + _row_faults(frame, root)
-    if not card.multi_label:  # a finding that nobody has, and one finding only, can still be worked with
+    found = [] if card.texts else _label_faults(frame, card)
+    found += _row_faults(frame, root, card.content)
+    if (
+        not card.multi_label and not card.texts
+    ):  # a finding that nobody has, and one finding only, can still be worked with
         found += _class_faults(frame, card.classes)
     return found or _split_faults(frame, card, where)
 
@@ -158,9 +182,9 @@ def source_hash(frame: pd.DataFrame, root: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def split_hash(frame: pd.DataFrame) -> str:
-    """16 hex digits of the images with their labels, groups and splits; the same on every machine."""
-    rows = zip(*(frame[column].tolist() for column in COLUMNS), strict=True)
+def split_hash(frame: pd.DataFrame, content: str = 'label') -> str:
+    """16 hex digits of the images with their labels or texts, groups and splits; the same on every machine."""
+    rows = zip(*(frame[column].tolist() for column in ('image', content, 'group', 'split')), strict=True)
     return hashlib.sha256('\n'.join('\t'.join(row) for row in rows).encode()).hexdigest()[:16]
 
 

@@ -1,4 +1,4 @@
-"""Datasets of one's own: a folder per class, or a CSV with columns image, label and optionally group and split."""
+"""Datasets of one's own: a folder per class, or a CSV with columns image, label or text, and maybe group and split."""
 
 from __future__ import annotations
 
@@ -13,18 +13,24 @@ from medpeft_utils.data.cards import DataCard
 from medpeft_utils.data.files import IMAGE_SUFFIXES, images_below, read_table, require_columns
 from medpeft_utils.data.manifest import ALIASES, COLUMNS
 from medpeft_utils.data.splits import SPLITS
+from medpeft_utils.data.texts import FINDING
 
 LAYOUT = 'give one folder for each class with its images, or a CSV with columns image,label[,group][,split]'
+PAIRS_LAYOUT = 'give a CSV with columns image,text[,group][,split]'
 
 
-def card_of(name: str, path: Path, labels: pd.Series) -> DataCard:
-    """The card of a dataset that nobody has published: its classes are the labels there are, in alphabetical order."""
+def card_of(name: str, path: Path, labels: pd.Series | None) -> DataCard:
+    """The card of a dataset that nobody has published.
+
+    Its classes are the labels there are, in alphabetical order; where `labels` is None it is of images with texts.
+    """
     return DataCard(
         name=name,
         label=name,
-        task='as labelled',
+        task='text to image' if labels is None else 'as labelled',
         modality='as given',
-        classes=tuple(sorted(set(labels) - {''})),
+        classes=() if labels is None else tuple(sorted(set(labels) - {''})),
+        texts='as given' if labels is None else '',
         source=f'own data: {path}',
         how_to_obtain='it is there already',
         licence='as the owner says',
@@ -78,15 +84,28 @@ def _as_on_disk(root: Path, image: str) -> str:
     return image
 
 
-def read_csv(path: Path, root: Path) -> pd.DataFrame:
-    """A CSV with columns image, label, and optionally group, split and others, which are kept.
+def read_csv(path: Path, root: Path, with_texts: bool | None = None) -> tuple[pd.DataFrame, bool]:
+    """A CSV with columns image, label or text, and optionally group, split and others, which are kept.
 
-    Paths start from `root`. Raises BadInput where a column is missing or there is no row.
+    Args:
+        path: the file.
+        root: the folder that its paths start from.
+        with_texts: whether its texts are wanted; None: where it has a column `text` and none of labels.
+    Returns:
+        The table, and whether it is of images with texts.
+    Raises:
+        BadInput: a column is missing, or there is no row.
     """
     table = read_table(path)
-    require_columns(table, ('image', 'label'), path)
+    if with_texts is None:
+        with_texts = 'text' in table and 'label' not in table
+    require_columns(table, ('image', 'text' if with_texts else 'label'), path)
     if table.empty:
-        raise BadInput(f'{path}: has a header and no rows; {LAYOUT}')
+        raise BadInput(f'{path}: has a header and no rows; {PAIRS_LAYOUT if with_texts else LAYOUT}')
+    if with_texts:  # `stratum` has a meaning of its own (`texts.py`)
+        table = table.rename(columns=lambda name: name.replace('finding: ', FINDING)).drop(
+            columns='stratum', errors='ignore'
+        )
     table['image'] = [_as_on_disk(root, image) for image in table['image'].str.replace('\\', '/', regex=False)]
     own = [column for column in table if column not in COLUMNS]
-    return table[[column for column in COLUMNS if column in table] + own]
+    return table[[column for column in COLUMNS if column in table] + own], with_texts

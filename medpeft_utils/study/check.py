@@ -70,10 +70,9 @@ def _fault(look: Callable[..., None], *arguments: str) -> list[str]:
 @cache
 def _dataset(name: str) -> None:
     """A name with a card, or a folder or CSV file of one's own."""
-    from medpeft_utils import text_image
     from medpeft_utils.data import CARDS
 
-    if not Path(name).expanduser().exists() and name not in text_image.CARDS:
+    if not Path(name).expanduser().exists():
         CARDS[name]
 
 

@@ -77,18 +77,17 @@ def _arguments(parameters: dict[str, Any], data_root: Path | None) -> tuple[str,
 
 
 def _split_of(dataset: str, folder: str, split_seed: int, backbone: str, size: int, pairs: int | None) -> str:
-    if pairs is not None:
-        from medpeft_utils.text_image import load_pairs, pipeline
-        from medpeft_utils.text_image.subsets import packed_pairs
-
-        side = size or pipeline.image_size_of(backbone)
-        given = {'folder': folder or None, 'image_size': side, 'split_seed': split_seed}
-        return load_pairs(dataset, train_pairs=packed_pairs(dataset, pairs), **given).split_hash
     from medpeft_utils import backbones, data
+    from medpeft_utils.data.cards import packed_pairs
+    from medpeft_utils.text_image import pipeline
     from medpeft_utils.training.classification import stored_size
 
-    side = stored_size(size or backbones.image_size_of(backbone))
-    return data.load(dataset, folder=folder or None, image_size=side, split_seed=split_seed).split_hash
+    more: dict[str, Any] = {'with_texts': pairs is not None}
+    if pairs is None:
+        side = stored_size(size or backbones.image_size_of(backbone))
+    else:
+        side, more['train_pairs'] = size or pipeline.image_size_of(backbone), packed_pairs(dataset, pairs)
+    return data.load(dataset, folder=folder or None, image_size=side, split_seed=split_seed, **more).split_hash
 
 
 def with_data_root(parameters: dict[str, Any], root: Path | None) -> dict[str, Any]:

@@ -17,14 +17,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from medpeft_utils import methods
+from medpeft_utils import data, methods
 from medpeft_utils.core.errors import BadInput, DoesNotFit, UnknownName
 from medpeft_utils.data.cache import cache_root
-from medpeft_utils.text_image import computing, load_pairs, pipeline
+from medpeft_utils.data.cards import packed_pairs
+from medpeft_utils.text_image import computing, pipeline
 from medpeft_utils.text_image.encoding import Encoded, encode
 from medpeft_utils.text_image.pipeline import Cut, Pipeline
 from medpeft_utils.text_image.sampling import latent_shape, sample
-from medpeft_utils.text_image.subsets import packed_pairs
 from medpeft_utils.text_image.training import Denoising, EncodedPairs, Training, validation_loss
 from medpeft_utils.training.loop import Fit, Protocol
 from medpeft_utils.training.precision import Precision
@@ -117,8 +117,9 @@ class TextToImage:
         self.settings, self.cache = settings, cache_root(cache)
         self.device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
         self.image_size = settings.image_size or pipeline.image_size_of(settings.backbone)
-        self.data = load_pairs(
+        self.data = data.load(
             settings.dataset,
+            with_texts=True,
             folder=settings.data_folder or None,
             image_size=self.image_size,
             split_seed=settings.split_seed,
@@ -169,7 +170,7 @@ class TextToImage:
         """
         s = self.settings
         if split == 'train':
-            return self.data.train_rows(s.training_pairs or None, seed=s.seed)
+            return self.data.train_pairs(s.training_pairs, seed=s.seed)
         rows = self.data.rows(split)
         if split != 'validation' or not 0 < s.validation_pairs < len(rows):
             return rows
@@ -248,9 +249,8 @@ class TextToImage:
         return _digest(parameters | known | {'code': code})
 
     def _search(self) -> dict:
-        train = EncodedPairs(
-            self.encoded, self.data.train_rows(self.settings.training_pairs or None, seed=SEARCH_SEED), self.device
-        )
+        rows = self.data.train_pairs(self.settings.training_pairs, seed=SEARCH_SEED)
+        train = EncodedPairs(self.encoded, rows, self.device)
         validation = self.pairs('validation')
 
         def score_at(rate: float) -> float:

@@ -3,9 +3,9 @@
 A reader takes the folder of the published download and returns a table with a row an image: `image` (path below the
 folder, with forward slashes), `label` (one of the card's classes), `group` (what must stay in one split; '' where there
 is nothing), `split` ('' unless the publication gives splits), and columns of its own; in place of `label`, `labels`
-where an image can have several (`multi_label.py`). What a reader left out or put together it counts in the table's
-`attrs['notes']`, a dict of sentence to number, which `medpeft data check` prints. `root_of` finds the folder that the
-paths start from.
+where an image can have several (`multi_label.py`), `text` where it has one (`texts.py`). What a reader left out or put
+together it counts in the table's `attrs['notes']`, a dict of sentence to number, which `medpeft data check` prints.
+`root_of` finds the folder that the paths start from.
 """
 
 from __future__ import annotations
@@ -22,9 +22,15 @@ from medpeft_utils.data.cards import CARDS, DataCard, stand_in
 
 Reader = Callable[[Path], pd.DataFrame]
 _READERS: dict[str, tuple[Callable[[Path], Path], Reader]] = {}
+_STAMPS: dict[str, Callable[[Path], list[Path]]] = {}
 
 
-def register(card: DataCard, root_of: Callable[[Path], Path] | None = None, with_stand_in: bool = False):
+def register(
+    card: DataCard,
+    root_of: Callable[[Path], Path] | None = None,
+    with_stand_in: bool = False,
+    stamps: Callable[[Path], list[Path]] | None = None,
+):
     """Register a dataset: its card, and (as a decorator) its reader.
 
     Args:
@@ -32,6 +38,8 @@ def register(card: DataCard, root_of: Callable[[Path], Path] | None = None, with
         root_of: (folder as given) to the folder that `image` paths start from; raises BadInput where it is neither
             the published folder nor its parent. The given folder itself where None.
         with_stand_in: whether `medpeft_utils.data.synthetic` draws a stand-in of it.
+        stamps: for a dataset that is too large to be listed at every start: the root to the few files whose sizes and
+            times stand for all of it. None where every file is looked at.
     """
     CARDS.register(card.name, card)
     if with_stand_in:
@@ -39,6 +47,8 @@ def register(card: DataCard, root_of: Callable[[Path], Path] | None = None, with
 
     def add_reader(read: Reader) -> Reader:
         _READERS[card.name] = (root_of or (lambda folder: folder), read)
+        if stamps:
+            _STAMPS[card.name] = stamps
         return read
 
     return add_reader
@@ -54,6 +64,11 @@ def reader(card: DataCard) -> tuple[Callable[[Path], Path], Reader]:
             'image,label[,group][,split]'
         )
     return _READERS[card.name]
+
+
+def stamps(card: DataCard, root: Path) -> list[Path]:
+    """The files whose sizes and times stand for a large dataset; none where every file is looked at."""
+    return _STAMPS[card.name](root) if card.name in _STAMPS else []
 
 
 def script_of(name: str) -> str:

@@ -21,9 +21,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from medpeft_utils.core.shared import once
+from medpeft_utils.data import Dataset
 from medpeft_utils.methods.adapted import seeded
 from medpeft_utils.text_image.evaluation.targets import Targets, targets_of
-from medpeft_utils.text_image.pairs import Pairs
 
 SIDE = 64  # px; larger and smaller images are resized
 EMBEDDED = 64
@@ -93,12 +93,12 @@ class Encoder(nn.Module):
         return self.head(F.gelu((features * self.std + self.mean)[:, :EMBEDDED]))
 
 
-def encoder_rows(pairs: Pairs, most: int = MOST_PAIRS) -> np.ndarray:
+def encoder_rows(pairs: Dataset, most: int = MOST_PAIRS) -> np.ndarray:
     """Training rows that the encoder learns from: whole patients, the same in any larger part of the set."""
-    return pairs.train_rows(min(most, len(pairs.rows('train'))), seed=0)
+    return pairs.train_pairs(min(most, len(pairs.rows('train'))), seed=0)
 
 
-def key_of(pairs: Pairs, rows: np.ndarray, targets: Targets, schedule: Schedule) -> str:
+def key_of(pairs: Dataset, rows: np.ndarray, targets: Targets, schedule: Schedule) -> str:
     """Hash, 16 hex, of what an encoder is trained on and how: splits, labels, 200 of the images, schedule."""
     digest = hashlib.sha256(f'{KINDS} {pairs.split_hash} {pairs.images.shape[1:]} {asdict(schedule)}'.encode())
     digest.update(repr((targets.kind, targets.names)).encode() + targets.values[rows].tobytes() + rows.tobytes())
@@ -116,7 +116,7 @@ def _augmented(images: np.ndarray, draw: np.random.Generator, shift: int) -> tor
     return ((x - 127.5) * (1 + contrast) + 127.5 + bright).clamp(0, 255)
 
 
-def train(pairs: Pairs, rows: np.ndarray, targets: Targets, schedule: Schedule, device: torch.device) -> Encoder:
+def train(pairs: Dataset, rows: np.ndarray, targets: Targets, schedule: Schedule, device: torch.device) -> Encoder:
     """An encoder trained on `rows` to tell their labels; unknown ones count nothing. One seed gives one encoder."""
     draw = np.random.default_rng(schedule.seed)
     with seeded(schedule.seed):
@@ -176,7 +176,7 @@ def _write(tensors: dict[str, torch.Tensor], path: Path) -> None:
 
 
 def trained_once(
-    pairs: Pairs, folder: Path, schedule: Schedule | None = None, device: torch.device | str = 'cpu'
+    pairs: Dataset, folder: Path, schedule: Schedule | None = None, device: torch.device | str = 'cpu'
 ) -> tuple[Encoder, Targets]:
     """The set's encoder, trained by whichever process comes first and read by the others, with its labels.
 
@@ -206,7 +206,7 @@ def trained_once(
     return model.to(device).eval(), targets
 
 
-def features_once(model: Encoder, pairs: Pairs, split: str, folder: Path) -> np.ndarray:
+def features_once(model: Encoder, pairs: Dataset, split: str, folder: Path) -> np.ndarray:
     """Features [n, 112] of all images of a split in the order of `pairs.rows(split)`, computed once and kept."""
     rows, folder = pairs.rows(split), Path(folder)
     sample = np.ascontiguousarray(pairs.images[rows[:: max(1, len(rows) // 200)]]).tobytes()

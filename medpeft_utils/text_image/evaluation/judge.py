@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from medpeft_utils.core.errors import BadInput
+from medpeft_utils.data import Dataset
 from medpeft_utils.text_image.evaluation import distances, diversity
 from medpeft_utils.text_image.evaluation.encoder import (
     Encoder,
@@ -22,7 +23,6 @@ from medpeft_utils.text_image.evaluation.encoder import (
 )
 from medpeft_utils.text_image.evaluation.inception import Inception, load
 from medpeft_utils.text_image.evaluation.targets import Targets, agreement
-from medpeft_utils.text_image.pairs import Pairs
 
 MOST_REAL = 1000  # test images, as in Dutt et al. 2024
 
@@ -32,7 +32,7 @@ def spread(rows: np.ndarray, most: int = MOST_REAL) -> np.ndarray:
     return rows if len(rows) <= most else rows[np.linspace(0, len(rows) - 1, most).round().astype(int)]
 
 
-def test_rows(pairs: Pairs, most: int = MOST_REAL) -> np.ndarray:
+def test_rows(pairs: Dataset, most: int = MOST_REAL) -> np.ndarray:
     """Rows of the test split whose texts are the prompts: at most so many, spread evenly over it."""
     return spread(pairs.rows('test'), most)
 
@@ -48,7 +48,7 @@ class Judge:
         inception: for FID and KID on Inception's features too.
     """
 
-    pairs: Pairs
+    pairs: Dataset
     encoder: Encoder
     targets: Targets
     folder: Path
@@ -151,7 +151,7 @@ class Judge:
 
 
 def judge(
-    pairs: Pairs,
+    pairs: Dataset,
     folder: Path | str,
     inception: str = '',
     schedule: Schedule | None = None,
@@ -174,7 +174,7 @@ def judge(
 def evaluate(
     generated: np.ndarray,
     rows: np.ndarray,
-    pairs: Pairs,
+    pairs: Dataset,
     train_rows: np.ndarray,
     folder: Path | str,
     seed: int = 0,

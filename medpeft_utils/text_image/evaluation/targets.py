@@ -9,7 +9,7 @@ import numpy as np
 
 from medpeft_utils import auroc
 from medpeft_utils.core.errors import BadInput
-from medpeft_utils.text_image.pairs import Pairs
+from medpeft_utils.data import Dataset
 
 WORD = re.compile(r'[a-z]{3,}')
 MOST_WORDS = 32
@@ -32,7 +32,7 @@ class Targets:
     kind: str
 
 
-def targets_of(pairs: Pairs, rows: np.ndarray) -> Targets:
+def targets_of(pairs: Dataset, rows: np.ndarray) -> Targets:
     """Labels of all pairs: findings that some of `rows` have and some have not, else the commonest words of `rows`.
 
     Raises BadInput where there is neither: a set without findings whose texts share no word or all say the same.

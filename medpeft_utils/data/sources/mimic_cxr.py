@@ -6,26 +6,35 @@ written but the packed cache, which holds images and impressions and must be kep
 
 from __future__ import annotations
 
+import difflib
+import re
+import zipfile
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from medpeft_utils.core.errors import BadInput
+from medpeft_utils.data.cache import threads
+from medpeft_utils.data.cards import DataCard
 from medpeft_utils.data.files import require_columns
-from medpeft_utils.text_image.cards import PairCard
-from medpeft_utils.text_image.impressions import impression
-from medpeft_utils.text_image.manifest import FINDING
-from medpeft_utils.text_image.reports import Reports
-from medpeft_utils.text_image.sources import Reading, register
+from medpeft_utils.data.sources import register
+from medpeft_utils.data.texts import FINDING
 
 METADATA, SPLIT, LABELS = (f'mimic-cxr-2.0.0-{name}.csv' for name in ('metadata', 'split', 'chexpert'))
 FRONTAL = ('AP', 'PA')
+ARCHIVE = 'mimic-cxr-reports.zip'
+PROBES = 50  # studies that are looked for, to know a folder by
 SPLITS = {'train': 'train', 'validate': 'validation', 'test': 'test'}
 
-CARD = PairCard(
+CARD = DataCard(
     name='mimic_cxr',
     label='MIMIC-CXR',
+    subgroups=('view',),
+    task='text to image',
+    group='patient',
     modality='frontal chest radiographs',
     texts='the impression section of the report',
     splits='the official ones of MIMIC-CXR-JPG',
@@ -51,6 +60,131 @@ CARD = PairCard(
     paper_train_pairs=(110_000, 55_000, 11_000),
     credentialed=True,
 )
+
+
+# ---- the impression of a report
+#
+# A heading stands at the start of a line in capitals with a colon. The impression is what follows a heading that names
+# it, up to the next heading. After the section parser of the MIMIC code repository (Johnson et al. 2019, github.com/
+# MIT-LCP/mimic-cxr), which lists the misspellings one by one and has hand-made rules for some hundred reports; here a
+# word near enough to "impression" counts, a conclusion is one too, and the hand-made rules are left out.
+
+HEADING = re.compile(
+    r"""(?mx)
+    ^[ \t]*(?P<line>[A-Z][A-Z ()/,&'-]{2,60}?)[ \t]*:                # IMPRESSION: at the start of a line
+    |^[ \t]*(?P<word>[Ii]mpressions?|[Cc]onclusions?)[ \t]*:         # Impression:
+    |^[ \t]*(?P<alone>IMPRESSIONS?|CONCLUSIONS?)[ \t]*[.;-]?[ \t]*$  # alone on its line, no colon
+    |(?<=[.\s])(?P<inside>IMPRESSIONS?)[ \t]*:                       # in the middle of a line
+    |^[ \t]*_{6,}[ \t]*$                                             # a rule ends a section
+    """
+)
+NAMES = ('impression', 'impressions', 'conclusion', 'conclusions')
+NOT_FINAL = ('provisional', 'preliminary', 'pfi', 'wet')  # read before the report; another section holds what stands
+
+
+def is_impression(heading: str) -> bool:
+    """Whether a heading names the impression: alone or with others, misspelt or not, but not a provisional one."""
+    words = re.findall(r'[a-z]+', heading.lower())
+    if any(word in NOT_FINAL for word in words):
+        return False
+    return any(difflib.get_close_matches(word, NAMES, n=1, cutoff=0.88) for word in words if len(word) > 7)
+
+
+def sections(report: str) -> list[tuple[str, str]]:
+    """(heading, text) of every section in order, blanks folded; what stands before the first heading is left out."""
+    marks = list(HEADING.finditer(report))
+    ends = [mark.start() for mark in marks[1:]] + [len(report)]
+    return [
+        (next(filter(None, mark.groups()), ''), ' '.join(report[mark.end() : end].split()))
+        for mark, end in zip(marks, ends, strict=True)
+    ]
+
+
+def impression(report: str) -> str:
+    """The impression of a report, blanks folded; '' where there is none.
+
+    Where there are several (an addendum stands above the final report), the last one that says something. Blanks of
+    de-identification ('___') stay: what stood there is not known, and without them sentences would read wrongly.
+    """
+    found = [text for heading, text in sections(report) if is_impression(heading)]
+    return next((text for text in reversed(found) if re.search('[A-Za-z]', text)), '')
+
+
+# ---- where the reports lie: a tree of text files, or the archive as published, read where it is
+
+
+def member(subject: str, study: str) -> str:
+    """The published path of a study's report."""
+    return f'files/p{subject[:2]}/p{subject}/s{study}.txt'
+
+
+def _places(root: Path) -> Iterator[Path]:
+    """Folders in which the reports may lie: the images' own, beside it, and where PhysioNet's mirror puts them."""
+    mirror = root.parent.parent / 'mimic-cxr'
+    for base in (root, root.parent, mirror, mirror / '2.0.0'):
+        if base.is_dir():
+            yield base
+            yield from sorted(path for path in base.iterdir() if path.is_dir() and path.name != 'files')
+
+
+class Reports:
+    """The reports that belong to a folder of MIMIC-CXR-JPG.
+
+    Args:
+        root: the folder that holds `files/` with the images.
+        studies: (subject, study) of all images, of which the first are used to find the place.
+    Raises:
+        BadInput: neither a tree of reports nor the archive is there.
+    """
+
+    def __init__(self, root: Path, studies: list[tuple[str, str]]):
+        probes = [member(*study) for study in studies[:: max(1, len(studies) // PROBES)]]
+        self.folder = self.archive = None
+        for place in _places(root):
+            if any((place / probe).is_file() for probe in probes):
+                self.folder = place
+                return
+            if (place / ARCHIVE).is_file():
+                self.archive = place / ARCHIVE
+                return
+        raise BadInput(
+            f'{root}: no reports found ({probes[0] if probes else "files/p10/..."} or {ARCHIVE}) in it, beside it, or '
+            'in ../../mimic-cxr; put the archive of MIMIC-CXR 2.0.0 there, or unpack it there'
+        )
+
+    @property
+    def where(self) -> Path:
+        """The folder or archive that they are read from."""
+        return self.archive or self.folder
+
+    def texts(self, studies: Iterable[tuple[str, str]]) -> list[str | None]:
+        """The report of every study in order, None where there is none."""
+        paths = [member(*study) for study in studies]
+        return self._from_archive(paths) if self.archive else self._from_folder(paths)
+
+    def _from_folder(self, paths: list[str]) -> list[str | None]:
+        def read(path: str) -> str | None:
+            try:
+                return (self.folder / path).read_text(encoding='utf-8', errors='replace')
+            except FileNotFoundError:
+                return None
+
+        with ThreadPoolExecutor(threads()) as pool:
+            return list(pool.map(read, paths, chunksize=256))
+
+    def _from_archive(self, paths: list[str]) -> list[str | None]:
+        try:
+            with zipfile.ZipFile(self.archive) as archive:
+                there = {name[name.find('files/') :]: name for name in archive.namelist() if name.endswith('.txt')}
+                return [
+                    archive.read(there[path]).decode('utf-8', errors='replace') if path in there else None
+                    for path in paths
+                ]
+        except zipfile.BadZipFile as error:
+            raise BadInput(f'{self.archive}: cut off or damaged ({error}); fetch it again') from error
+
+
+# ---- tables and images
 
 
 def _table_path(folder: Path, name: str) -> Path | None:
@@ -132,14 +266,14 @@ def _findings(root: Path, table: pd.DataFrame) -> pd.DataFrame:
 
 
 @register(CARD, root_of=_root_of, stamps=_stamps)
-def read(root: Path) -> Reading:
+def read(root: Path) -> pd.DataFrame:
     """One row a frontal view whose report has an impression; the group is the patient (subject)."""
     table, left_out = _frontal(root)
     studies = _studies(table)
     reports = dict(zip(studies, Reports(root, studies).texts(studies), strict=True))
-    said = {study: impression(text) if text else '' for study, text in reports.items()}
+    impressions = {study: impression(text) if text else '' for study, text in reports.items()}
     keys = list(zip(table['subject_id'].tolist(), table['study_id'].tolist(), strict=True))
-    table['text'] = [said[key] for key in keys]
+    table['text'] = [impressions[key] for key in keys]
     without = np.array([reports[key] is None for key in keys], dtype=bool)
     left_out['no report'] = int(without.sum())
     left_out['a report without impression'] = int(((table['text'] == '') & ~without).sum())
@@ -155,4 +289,6 @@ def read(root: Path) -> Reading:
             'view': kept['ViewPosition'],
         }
     )
-    return Reading(pd.concat([frame, _findings(root, kept)], axis=1), {k: n for k, n in left_out.items() if n})
+    frame = pd.concat([frame, _findings(root, kept)], axis=1)
+    frame.attrs['notes'] = {f'left out, {reason}': count for reason, count in left_out.items() if count}
+    return frame

@@ -14,10 +14,9 @@ import pandas as pd
 
 from medpeft_utils.core.errors import BadInput
 from medpeft_utils.data.synthetic.canvas import generator
-from medpeft_utils.text_image.synthetic.anatomy import Patient
-from medpeft_utils.text_image.synthetic.captions import caption
-from medpeft_utils.text_image.synthetic.findings import NAMES, Finding, multi_hot, sample
-from medpeft_utils.text_image.synthetic.picture import draw
+from medpeft_utils.data.synthetic.chest_pairs.drawing import Patient, draw
+from medpeft_utils.data.synthetic.chest_pairs.findings import NAMES, Finding, caption, multi_hot, sample
+from medpeft_utils.data.texts import FINDING
 
 SIZES = {'train': 4000, 'validation': 400, 'test': 1000}  # pairs
 PER_PATIENT = (0.4, 0.3, 0.2, 0.1)  # shares of the patients with one, two, three, four radiographs
@@ -44,15 +43,16 @@ def findings_of(seed: int, row: int) -> tuple[Finding, ...]:
     return sample(generator(KEY, 'findings', seed, row))
 
 
-def describe(seed: int = 0) -> tuple[pd.DataFrame, np.ndarray]:
-    """The manifest of the whole set (image, text, group, split) and its findings [M, F] uint8 over `NAMES`."""
+def describe(seed: int = 0) -> pd.DataFrame:
+    """The manifest of the whole set: image, text, group, split, and a column `finding:NAME` for each of `NAMES`."""
     rows, hot = [], []
     for row, (patient, split) in enumerate(_layout(seed)):
         findings = findings_of(seed, row)
         text = caption(generator(KEY, 'caption', seed, row), findings)
         rows.append((f'synthetic/{row:06d}', text, f'patient_{patient:06d}', split))
         hot.append(multi_hot(findings))
-    return pd.DataFrame(rows, columns=['image', 'text', 'group', 'split']), np.stack(hot)
+    frame = pd.DataFrame(rows, columns=['image', 'text', 'group', 'split'])
+    return pd.concat([frame, pd.DataFrame(np.stack(hot), columns=[f'{FINDING}{name}' for name in NAMES])], axis=1)
 
 
 def require_size(image_size: int) -> None:

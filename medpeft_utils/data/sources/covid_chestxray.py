@@ -17,11 +17,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from medpeft_utils.data.cards import DataCard
 from medpeft_utils.data.files import read_table, require_columns
-from medpeft_utils.data.sources import locate
-from medpeft_utils.text_image.cards import PairCard
-from medpeft_utils.text_image.manifest import FINDING
-from medpeft_utils.text_image.sources import Reading, register
+from medpeft_utils.data.sources import locate, register
+from medpeft_utils.data.texts import FINDING
 
 TABLE = 'metadata.csv'
 VIEWS = {'PA': 'PA', 'AP': 'AP', 'AP Supine': 'Supine AP'}
@@ -58,9 +57,12 @@ LEAD = re.compile(
     r'^(imaging notes|impression|findings|conclusion|radiological report|chest x-?ray)\s*:\s*', re.IGNORECASE
 )
 
-CARD = PairCard(
+CARD = DataCard(
     name='covid_chestxray',
     label='COVID-19 chest X-rays',
+    subgroups=('sex', 'age', 'view'),
+    task='text to image',
+    group='patient',
     modality='frontal chest radiographs from publications and teaching files',
     texts='a prompt made from view, finding and clinical notes',
     source='Cohen et al. 2020, COVID-19 Image Data Collection: Prospective Predictions Are the Future'
@@ -139,7 +141,7 @@ def _patients(table: pd.DataFrame) -> list[str]:
 
 
 @register(CARD, root_of=lambda folder: locate(folder, TABLE, CARD))
-def read(root: Path) -> Reading:
+def read(root: Path) -> pd.DataFrame:
     """One row a frontal radiograph; the group is the patient."""
     table = read_table(root / TABLE)
     require_columns(table, ('patientid', 'finding', 'view', 'modality', 'filename', 'clinical_notes'), root / TABLE)
@@ -169,4 +171,6 @@ def read(root: Path) -> Reading:
         'listed twice': len(frontal) - len(once),
         'neither finding nor notes on the radiograph': len(once) - len(kept),
     }
-    return Reading(pd.concat([frame, hot], axis=1), {k: n for k, n in left_out.items() if n})
+    frame = pd.concat([frame, hot], axis=1)
+    frame.attrs['notes'] = {f'left out, {reason}': count for reason, count in left_out.items() if count}
+    return frame
