@@ -24,7 +24,7 @@ def decoded_files(monkeypatch) -> list[Path]:
     """A list that fills with every file that is decoded from now on."""
     seen: list[Path] = []
     original = cache.read_image
-    monkeypatch.setattr(cache, 'read_image', lambda path, size: seen.append(path) or original(path, size))
+    monkeypatch.setattr(cache, 'read_image', lambda path, size, *more: seen.append(path) or original(path, size, *more))
     return seen
 
 
@@ -70,11 +70,11 @@ import os, signal, sys
 from medpeft_utils import data
 from medpeft_utils.data import cache
 cache.BLOCK, original, seen = 4, cache.read_image, []
-def killing(path, size):
+def killing(path, size, *more):
     seen.append(path)
     if len(seen) == 15:
         os.kill(os.getpid(), signal.SIGKILL)
-    return original(path, size)
+    return original(path, size, *more)
 cache.read_image, cache.threads = killing, lambda: 1
 data.load('breastus', sys.argv[1], 16, cache=sys.argv[2])
 """
@@ -208,7 +208,7 @@ def test_several_processes_pack_once(tmp_path):
     code = (
         'import sys; from medpeft_utils import data; from medpeft_utils.data import cache\n'
         'original = cache.read_image\n'
-        'cache.read_image = lambda path, size: (print("decoded"), original(path, size))[1]\n'
+        'cache.read_image = lambda path, *more: (print("decoded"), original(path, *more))[1]\n'
         'loaded = data.load("breastus", sys.argv[1], 16, cache=sys.argv[2]); print(loaded.images.sum())'
     )
     command = [sys.executable, '-c', code, str(root), str(tmp_path / 'cache')]

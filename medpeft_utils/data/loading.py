@@ -219,12 +219,14 @@ def _packed(
     split.attrs, words = full.attrs, f'{card.label} at {image_size} px'
     paths = source.paths(split) if source else []
     images = store.images(
-        image_size, len(split), (lambda start: decoded(paths[start:], image_size, words, card.reduced_to)) if source else None
+        image_size,
+        len(split),
+        (lambda start: decoded(paths[start:], image_size, words, card.reduced_to)) if source else None,
     )
     if images is None:
         packed = ', '.join(f'{size} px' for size in store.sizes()) or 'none'
         raise BadInput(
-            f'dataset {card.name!r} was prepared from a folder that is gone, and is not packed at {image_size} px '
+            f'dataset {card.name!r} was prepared from a folder which is gone, and is not packed at {image_size} px '
             f'(packed: {packed}); run `medpeft data prepare {card.name} FOLDER` again'
         )
     _close(store.folder, card)
