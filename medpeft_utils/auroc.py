@@ -87,12 +87,12 @@ def bootstrap(
     for row, k in enumerate(findings):
         for start in range(0, draws, BLOCK):
             weights = times[start : start + BLOCK, of].astype(float)  # [block, N]
-            areas[row, start : start + BLOCK] = _weighted(labels[:, k], scores[:, k], weights)
+            areas[row, start : start + BLOCK] = weighted(labels[:, k], scores[:, k], weights)
     known = np.isfinite(areas)
     return np.where(known.any(axis=0), np.where(known, areas, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1), np.nan)
 
 
-def _weighted(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def weighted(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """AUROC of one finding for each row of weights [R, N]; NaN where a kind has no weight. Ties count half."""
     order = np.argsort(scores, kind='stable')
     starts = np.flatnonzero(np.r_[True, np.diff(scores[order]) != 0])  # where a new score begins

@@ -1,0 +1,492 @@
+"""Intervals for scores and differences: what a test set, its patients and the seeds of training can show.
+
+A `Sample` holds one quantity as several runs measured it: a value for each run, and its values in resamples of the test
+split's groups (patients, lesions). The resamples follow from the groups alone, so that two samples of one split are
+paired: subtract them, and the interval of the result is that of a paired difference. `Sample.interval` then adds the
+training seeds, or, over several splits, takes the variance of Nadeau and Bengio. Everything here works on arrays.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import numpy as np
+from scipy import optimize, stats
+
+from medpeft_utils import auroc
+from medpeft_utils.core.errors import BadInput
+
+DRAWS, SEED, LEVEL, POWER = 1000, 0, 0.95, 0.8
+FEWEST = 3  # seeds, or splits, below which an interval says too little of training to decide anything
+CONSEQUENCE = 0.02  # the smallest difference of a score (0..1) that is of consequence, declared before the runs
+AVERAGES = ('weighted', 'macro', 'micro')
+
+
+# ---- resamples of the groups of a test split
+
+
+@lru_cache(maxsize=32)
+def _multinomial(count: int, draws: int, seed: int) -> np.ndarray:
+    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=draws)
+    return np.vstack([np.ones(count), drawn]).astype(np.float32)
+
+
+class TestSplit:
+    """The rows on which runs were tested, and the resamples of their groups that all these runs share.
+
+    Args:
+        labels: [N] classes 0..K-1, or [N, L] findings of 0 and 1.
+        groups: [N] the patient or lesion of each row.
+        classes: K, for [N] labels.
+        draws: how many resamples.
+        seed: of the resamples.
+    """
+
+    __test__ = False  # no test class, though its name begins so
+
+    def __init__(self, labels, groups, classes: int | None = None, draws: int = DRAWS, seed: int = SEED):
+        self.labels = np.asarray(labels)
+        _, self.of = np.unique(np.asarray(groups), return_inverse=True)
+        if len(self.labels) == 0 or len(self.labels) != len(self.of):
+            raise BadInput(f'{len(self.labels)} labels for {len(self.of)} groups; a test split has as many, and some')
+        self.groups = int(self.of.max()) + 1
+        self.classes = classes or (int(self.labels.max()) + 1 if self.labels.ndim == 1 else self.labels.shape[1])
+        self.weights = _multinomial(self.groups, draws, seed)  # [1 + draws, groups]; the first row is the split itself
+
+    @cached_property
+    def support(self) -> np.ndarray:
+        """[1 + draws, K] rows of each class in each resample."""
+        return self.counts(self.labels)
+
+    def counts(self, classes: np.ndarray, kept: np.ndarray | None = None) -> np.ndarray:
+        """[1 + draws, K]: rows of each class [N] in each resample, of those kept [N] alone."""
+        places = self.of * self.classes + classes
+        table = np.bincount(places if kept is None else places[kept], minlength=self.groups * self.classes)
+        return self.weights @ table.reshape(self.groups, self.classes).astype(np.float32)
+
+    def f1(self, predicted: np.ndarray, average: str = 'weighted') -> np.ndarray:
+        """F1 of predicted classes [N] as [1 + draws], the split itself first; as scikit-learn's with 0 for 0/0.
+
+        A class of which a resample has no row and no prediction is left out of its macro average.
+        """
+        if average not in AVERAGES:
+            raise BadInput(f'unknown average of F1 {average!r}; known: {", ".join(AVERAGES)}')
+        right = self.counts(self.labels, self.labels == predicted)
+        if average == 'micro':
+            return right.sum(1) / self.support.sum(1)
+        both = self.support + self.counts(np.asarray(predicted))
+        by_class = np.divide(2 * right, both, out=np.zeros_like(both), where=both > 0)
+        if average == 'weighted':
+            return (by_class * self.support).sum(1) / self.support.sum(1)
+        counted = both > 0
+        counted[0] = True  # the score itself is over all classes, as it is reported
+        return by_class.sum(1) / counted.sum(1)
+
+    def auroc_by_class(self, scores: np.ndarray) -> np.ndarray:
+        """[1 + draws, K] areas of scores [N, K], one against the rest; NaN where a class has one kind of row alone."""
+        labels = self.labels if self.labels.ndim == 2 else self.labels[:, None] == np.arange(self.classes)
+        areas = np.full((len(self.weights), labels.shape[1]), np.nan)
+        for k in np.flatnonzero(auroc.defined(labels)):
+            for start in range(0, len(self.weights), 100):  # a hundred resamples at a time, for the sake of memory
+                rows = slice(start, start + 100)
+                areas[rows, k] = auroc.weighted(labels[:, k], scores[:, k], self.weights[rows][:, self.of])
+        return areas
+
+    def auroc(self, scores: np.ndarray) -> np.ndarray:
+        """The mean of `auroc_by_class` over the classes where it is defined, [1 + draws]."""
+        areas = self.auroc_by_class(scores)
+        known = np.isfinite(areas)
+        return np.where(known, areas, 0).sum(1) / np.maximum(known.sum(1), 1)
+
+
+# ---- samples and intervals
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value with its interval of 95 %; NaN where there is none.
+
+    `over` says what was drawn: 'patients and seeds', 'patients', 'seeds', 'splits' or ''. `variances` are those of
+    groups and of seeds (of the mean), for what would narrow the interval.
+    """
+
+    value: float
+    low: float = math.nan
+    high: float = math.nan
+    error: float = math.nan
+    over: str = ''
+    groups: int = 0
+    seeds: int = 0
+    splits: int = 1
+    variances: tuple[float, float] = (math.nan, math.nan)
+
+    @property
+    def known(self) -> bool:
+        return not math.isnan(self.low)
+
+    @property
+    def decides(self) -> bool:
+        """Whether training randomness is in it: three seeds, or three splits, at least."""
+        return self.known and max(self.seeds, self.splits) >= FEWEST
+
+    @property
+    def detectable(self) -> bool:
+        """Whether it excludes zero."""
+        return self.known and not self.low <= 0 <= self.high
+
+    @property
+    def smallest(self) -> float:
+        """The difference that would be detected in four of five such studies."""
+        return (self.high - self.low) / 2 + stats.norm.ppf(POWER) * self.error
+
+    def text(self, scale: float = 100.0, signed: bool = True, digits: int = 1) -> str:
+        """The value and its interval, such as '+3.4 [+1.4, +5.4]'."""
+        form = f'{{:{"+" if signed else ""}.{digits}f}}'
+        text = form.format(scale * self.value)
+        return f'{text} [{form.format(scale * self.low)}, {form.format(scale * self.high)}]' if self.known else text
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One quantity as several runs measured it.
+
+    Args:
+        keys: the (split, seed) of each run, each once.
+        values: [R].
+        draws: [R, draws] over resamples of the groups, the same for all quantities of a split; None where records
+            hold no rows.
+        groups: in the test split.
+        ratio: test images over training images, for the variance over splits.
+    """
+
+    keys: tuple[tuple, ...]
+    values: np.ndarray
+    draws: np.ndarray | None = None
+    groups: int = 0
+    ratio: float = 0.25
+
+    @classmethod
+    def of_runs(cls, runs: Mapping[tuple, np.ndarray], groups: int, ratio: float = 0.25) -> Sample:
+        """From what `TestSplit.f1` or `.auroc` gives for each (split, seed): [1 + draws], the split itself first."""
+        table = np.stack(list(runs.values())).astype(float)
+        return cls(tuple(runs), table[:, 0], table[:, 1:], groups, ratio)
+
+    def _at(self, keys: Sequence[tuple]) -> Sample:
+        places = [self.keys.index(key) for key in keys]
+        return Sample(
+            tuple(keys),
+            self.values[places],
+            None if self.draws is None else self.draws[places],
+            self.groups,
+            self.ratio,
+        )
+
+    def __sub__(self, other: Sample) -> Sample:
+        return combine([self, other], [1, -1])
+
+    def interval(self, level: float = LEVEL) -> Interval:
+        """The mean over runs with its interval.
+
+        Several splits: Student's t with the variance of Nadeau and Bengio 2003 (Machine Learning 52:239-281, Eq. 12),
+        (1/J + test/train) times that over the J splits' means. One split with draws: the percentile interval of draws
+        of groups and seeds together, the seeds' part by Student's t, because a resample of three seeds has only ten
+        outcomes. One split without draws: Student's t over seeds.
+        """
+        if not len(self.values):
+            return Interval(math.nan)
+        splits = list(dict.fromkeys(split for split, _ in self.keys))
+        seeds = len({seed for _, seed in self.keys})
+        if len(splits) > 1:
+            of = np.array([splits.index(split) for split, _ in self.keys])
+            means = np.array([self.values[of == place].mean() for place in range(len(splits))])
+            return _nadeau_bengio(means, self.ratio, seeds, self.groups, level)
+        if self.draws is None:
+            return _student(self.values, level)
+        return _bootstrapped(self.values, self.draws, self.groups, level)
+
+    def drawn(self) -> np.ndarray:
+        """[draws] of the mean, over groups and seeds together; one split with draws alone."""
+        return _drawn(self.values, self.draws, self.groups)[0]
+
+
+def combine(samples: Sequence[Sample], weights: Sequence[float]) -> Sample:
+    """A weighted sum of quantities of the same test split, over the runs (split, seed) that all of them have."""
+    keys = [key for key in samples[0].keys if all(key in one.keys for one in samples)]
+    found = [one._at(keys) for one in samples]
+    values = sum((w * one.values for w, one in zip(weights, found, strict=True)), np.zeros(len(keys)))
+    draws = None
+    if keys and all(one.draws is not None for one in found):
+        draws = sum(w * one.draws for w, one in zip(weights, found, strict=True))
+    return Sample(tuple(keys), values, draws, found[0].groups, found[0].ratio)
+
+
+def _student(values: np.ndarray, level: float) -> Interval:
+    count, mean = len(values), float(values.mean())
+    if count < FEWEST:
+        return Interval(mean, over='', seeds=count)
+    error = float(values.std(ddof=1) / math.sqrt(count))
+    half = stats.t.ppf((1 + level) / 2, count - 1) * error
+    return Interval(mean, mean - half, mean + half, error, 'seeds', 0, count, 1, (math.nan, error**2))
+
+
+def _nadeau_bengio(means: np.ndarray, ratio: float, seeds: int, groups: int, level: float) -> Interval:
+    count, mean = len(means), float(means.mean())
+    error = math.sqrt((1 / count + ratio) * means.var(ddof=1))
+    half = stats.t.ppf((1 + level) / 2, count - 1) * error
+    return Interval(mean, mean - half, mean + half, error, 'splits', groups, seeds, count)
+
+
+@lru_cache(maxsize=32)
+def _multipliers(seeds: int, draws: int) -> np.ndarray:
+    """[draws, seeds] weights that sum to zero: with them the mean of residuals is drawn by Student's t of seeds - 1."""
+    generator = np.random.default_rng(SEED + 1)
+    normal = generator.standard_normal((draws, seeds))
+    normal -= normal.mean(axis=1, keepdims=True)
+    return normal / np.sqrt(seeds * generator.chisquare(seeds - 1, size=(draws, 1)))
+
+
+def _drawn(values: np.ndarray, draws: np.ndarray, groups: int) -> tuple[np.ndarray, float, float]:
+    """[draws] of the mean over groups and seeds, and its variances over groups and over seeds."""
+    count, mean = len(values), values.mean()
+    over_groups = draws.mean(axis=0)
+    degrees = max(groups - 1, 1)
+    wider = math.sqrt(groups / degrees) * stats.t.ppf(0.975, degrees) / stats.norm.ppf(0.975)
+    of_groups, of_seeds = over_groups.var(), 0.0
+    if count == 1:
+        return mean + wider * (over_groups - mean), float(of_groups), 0.0
+    # Seeds differ on these very rows already, by what each of them gets wrong: that is part of the spread over seeds,
+    # so that it is taken out of the groups' part, or it would count twice.
+    twice = (draws - over_groups).var(axis=1).sum() / (count - 1) / count
+    left = max(of_groups - twice, 0.0)
+    shrunk = math.sqrt(left / of_groups) if of_groups > 0 else 0.0
+    of_seeds = values.var(ddof=1) / count
+    moved = _multipliers(count, draws.shape[1]) @ (values - mean)
+    return mean + wider * shrunk * (over_groups - mean) + moved, float(left), float(of_seeds)
+
+
+def _bootstrapped(values: np.ndarray, draws: np.ndarray, groups: int, level: float) -> Interval:
+    drawn, of_groups, of_seeds = _drawn(values, draws, groups)
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    count = len(values)
+    over = 'patients and seeds' if count > 1 else 'patients'
+    error = math.sqrt(of_groups + of_seeds)
+    return Interval(float(values.mean()), float(low), float(high), error, over, groups, count, 1, (of_groups, of_seeds))
+
+
+# ---- over several data sets
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """A random-effects mean over data sets, the interval in which a further data set's difference is expected, and the
+    spread between data sets (tau)."""
+
+    mean: Interval
+    prediction: tuple[float, float]
+    tau: float
+    sets: int
+
+    def text(self, scale: float = 100.0) -> str:
+        text = f'{self.mean.text(scale)} over {self.sets} data sets'
+        if math.isnan(self.prediction[0]):
+            return text
+        return text + f'; a further data set: {scale * self.prediction[0]:+.1f} to {scale * self.prediction[1]:+.1f}'
+
+
+def random_effects(parts: Sequence[Interval], level: float = LEVEL) -> Pooled:
+    """The mean of independent differences that may differ truly between data sets.
+
+    Tau by Paule and Mandel 1982; the interval by Hartung and Knapp 2001 (t of k - 1 degrees, never narrower than with
+    fixed weights); the prediction interval by Higgins, Thompson, Spiegelhalter 2009 (t of k - 2; NaN below three sets).
+    A single part is returned as it is.
+    """
+    parts = [part for part in parts if part.known]
+    if not parts:
+        return Pooled(Interval(math.nan), (math.nan, math.nan), math.nan, 0)
+    if len(parts) == 1:
+        return Pooled(parts[0], (math.nan, math.nan), math.nan, 1)
+    values, errors = np.array([p.value for p in parts]), np.array([max(p.error, 1e-9) for p in parts])
+    count = len(values)
+
+    def excess(tau2: float) -> float:
+        weights = 1 / (errors**2 + tau2)
+        mean = (weights * values).sum() / weights.sum()
+        return (weights * (values - mean) ** 2).sum() - (count - 1)
+
+    tau2 = 0.0
+    if excess(0.0) > 0:
+        tau2 = optimize.brentq(excess, 0.0, values.var() * count + (errors**2).max() * count + 1e-12)
+    weights = 1 / (errors**2 + tau2)
+    mean = float((weights * values).sum() / weights.sum())
+    scaled = (weights * (values - mean) ** 2).sum() / (count - 1)
+    error = math.sqrt(max(scaled, 1.0) / weights.sum())
+    half = stats.t.ppf((1 + level) / 2, count - 1) * error
+    seeds, splits = min(p.seeds for p in parts), min(p.splits for p in parts)
+    found = Interval(mean, mean - half, mean + half, error, 'data sets', sum(p.groups for p in parts), seeds, splits)
+    reach = math.nan
+    if count > 2:
+        reach = stats.t.ppf((1 + level) / 2, count - 2) * math.sqrt(tau2 + 1 / weights.sum())
+    return Pooled(found, (mean - reach, mean + reach), math.sqrt(tau2), count)
+
+
+# ---- verdicts
+
+REPRODUCED, CONTRADICTED, UNDECIDED, NOT_RUN = 'reproduced', 'contradicted', 'undecided', 'not run'
+VERDICTS = (REPRODUCED, CONTRADICTED, UNDECIDED, NOT_RUN)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of a claim: a quantity that should be above zero; None where it was not run.
+
+    `scale`, `unit` and `digits` are for printing; `consequence` is in the quantity's own unit.
+    """
+
+    what: str
+    found: Interval | None
+    scale: float = 100.0
+    unit: str = 'points'
+    consequence: float = CONSEQUENCE
+    digits: int = 1
+
+    @property
+    def verdict(self) -> str:
+        """Reproduced: the interval lies above zero. Contradicted: it lies below what is of consequence. Fewer than
+        three seeds and splits decide nothing, however narrow the interval is."""
+        if self.found is None or math.isnan(self.found.value):
+            return NOT_RUN
+        if not self.found.decides:
+            return UNDECIDED
+        if self.found.low > 0:
+            return REPRODUCED
+        return CONTRADICTED if self.found.high < self.consequence else UNDECIDED
+
+    def __str__(self) -> str:
+        if self.verdict == NOT_RUN:
+            return f'{self.what}: not run'
+        return f'{self.what}: {self.found.text(self.scale, digits=self.digits)} {self.unit} ({about(self.found)})'
+
+    @property
+    def needs(self) -> str:
+        """What would decide it, in words."""
+        found = self.found
+        if found is None or not found.decides:
+            have = 0 if found is None else max(found.seeds, found.splits)
+            return f'at least {FEWEST} seeds or splits (there {"is" if have == 1 else "are"} {have})'
+        half, target = (found.high - found.low) / 2, max(abs(found.value), self.consequence)
+        more = max(half / target, 1.0) ** 2
+        of_groups, of_seeds = found.variances
+        if found.over == 'patients and seeds' and of_seeds > of_groups:
+            return f'about {math.ceil(more * found.seeds):,} seeds'
+        if found.groups:
+            times = math.ceil(10 * more) / 10
+            return (
+                f'about {times:g} times the {found.groups:,} test patients' if times > 1 else 'somewhat more patients'
+            )
+        return f'about {math.ceil(more * max(found.seeds, found.splits)):,} seeds'
+
+
+def about(found: Interval) -> str:
+    """What an interval is over, in words: '3 seeds, 412 patients'."""
+    words = [f'{found.splits} splits'] if found.splits > 1 else []
+    if found.seeds:
+        words.append(f'{found.seeds} seed{"s" if found.seeds > 1 else ""}')
+    if found.over == 'patients' or found.over == 'patients and seeds':
+        words.append(f'{found.groups:,} patients')
+    if found.over == 'seeds':
+        words.append('patients not drawn')
+    return ', '.join(words) or 'as printed'
+
+
+def judge(parts: Sequence[Part]) -> str:
+    """The verdict on a claim, each part of which must hold.
+
+    One part contradicted contradicts it; all reproduced reproduce it; a part that was not run leaves it undecided, and
+    where no part was run the claim was not run.
+    """
+    found = [part.verdict for part in parts]
+    if CONTRADICTED in found:
+        return CONTRADICTED
+    if not found or set(found) == {NOT_RUN}:
+        return NOT_RUN
+    return REPRODUCED if set(found) == {REPRODUCED} else UNDECIDED
+
+
+# ---- crossovers
+
+
+@dataclass(frozen=True)
+class Crossover:
+    """Where full fine-tuning overtakes: an estimate and its interval; sizes are fractions of the training images.
+
+    0 and inf lie outside what was run: full fine-tuning is ahead throughout, or the method still is. `inside` is the
+    share of draws that have a crossover between the smallest and the largest size.
+    """
+
+    estimate: float
+    low: float
+    high: float
+    inside: float
+    smallest: float
+    largest: float
+    over: str = ''
+
+    @property
+    def detectable(self) -> bool:
+        """Whether the whole interval lies within what was run."""
+        return not math.isnan(self.low) and self.smallest <= self.low and self.high <= self.largest
+
+    def words(self, value: float) -> str:
+        """A size in words: '51 %', '> 100 %' above the largest size that was run, '< 1 %' below the smallest."""
+        if math.isnan(value):
+            return '-'
+        if math.isinf(value):
+            return f'> {100 * self.largest:g} %'
+        return f'< {100 * self.smallest:g} %' if value == 0 else f'{100 * value:.{0 if value >= 0.095 else 1}f} %'
+
+    def __str__(self) -> str:
+        if math.isnan(self.estimate):
+            return 'none: fewer than two sizes were run'
+        text = {0.0: 'none: full FT ahead at every size', math.inf: 'none: still ahead with all images'}.get(
+            self.estimate, self.words(self.estimate)
+        )
+        if math.isnan(self.low):
+            return f'{text}; no interval'
+        text = f'{text}; 95 % {self.words(self.low)} to {self.words(self.high)}'
+        return text if self.detectable else f'none detectable ({text})'
+
+
+def crossover(gains: Mapping[float, Sample], locate: Callable[[Sequence[float], Sequence[float]], float]) -> Crossover:
+    """The crossover of one method, drawn over groups and seeds together where records hold rows, else over seeds.
+
+    A draw moves all sizes together: the groups of the test split are the same, and a seed is drawn with all its sizes,
+    whose subsets are nested.
+
+    Args:
+        gains: fraction of the training images to the method's score minus that of full fine-tuning.
+        locate: (fractions, gains) -> where the gain turns from plus to minus, as `report.crossover.locate`.
+    """
+    fractions = sorted(fraction for fraction in gains if len(gains[fraction].values))
+    if len(fractions) < 2:
+        return Crossover(math.nan, math.nan, math.nan, math.nan, *((fractions * 2)[:2] or (math.nan, math.nan)))
+    ends = fractions[0], fractions[-1]
+    samples = [gains[fraction] for fraction in fractions]
+    estimate = locate(fractions, [one.values.mean() for one in samples])
+    seeds = min(len(one.values) for one in samples)
+    rows = all(one.draws is not None for one in samples) and len({key[0] for one in samples for key in one.keys}) == 1
+    if rows:
+        drawn = np.stack([one.drawn() for one in samples], axis=1)  # [draws, sizes]
+    elif seeds >= FEWEST:
+        means = [(one.values.mean(), one.values) for one in samples]
+        drawn = np.stack([m + _multipliers(seeds, DRAWS) @ (v[:seeds] - v[:seeds].mean()) for m, v in means], axis=1)
+    else:
+        return Crossover(estimate, math.nan, math.nan, math.nan, *ends)
+    places = np.array([locate(fractions, draw) for draw in drawn])
+    # Sizes outside what was run are 0 or inf: only quantiles that are one of the draws make sense.
+    low, high = np.quantile(places, [0.025, 0.975], method='inverted_cdf')
+    inside = float(((places > 0) & np.isfinite(places)).mean())
+    over = ('patients and seeds' if seeds > 1 else 'patients') if rows else 'seeds'
+    return Crossover(estimate, float(low), float(high), inside, *ends, over)
