@@ -1,0 +1,250 @@
+"""Which method, and how surely: the decision of a comparison from what its runs measured.
+
+The method is chosen on validation and reported on test, so that its score is not the luck of the winner. Every other
+one is subtracted from it on the same test images (paired bootstrap over patients and seeds, `report/inference.py`);
+the intervals of these differences hold together. Nothing here reads a file.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from scipy import stats
+
+from medpeft_utils.core.errors import BadInput
+from medpeft_utils.report.inference import FEWEST, LEVEL, SEED, Interval, Sample
+
+WORSE, BETTER, UNDETECTED = 'worse', 'better', 'no difference is detectable'
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A method on a backbone, as its runs measured it.
+
+    Args:
+        label: how it is called.
+        validation: mean score on validation over its runs.
+        test: its score on the test split; samples of one comparison share the resamples of that split.
+        adapter_bytes: what has to be kept of it for each task; None where unknown.
+        step_seconds: of one training step; None where unknown.
+    """
+
+    label: str
+    validation: float
+    test: Sample
+    adapter_bytes: int | None = None
+    step_seconds: float | None = None
+
+    @cached_property
+    def score(self) -> Interval:
+        return self.test.interval()
+
+    @property
+    def expense(self) -> tuple[float, float]:
+        """By which the cheaper of two is found: the bytes to keep, then the time of a step."""
+        return self.adapter_bytes or float('inf'), self.step_seconds or float('inf')
+
+
+@dataclass(frozen=True)
+class Relation:
+    """How another candidate stands to the one chosen on validation: `lead` is the chosen one's score minus its own."""
+
+    other: Candidate
+    lead: Interval
+
+    @property
+    def verdict(self) -> str:
+        if not (self.lead.decides and self.lead.detectable):
+            return UNDETECTED
+        return WORSE if self.lead.value > 0 else BETTER
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a comparison says.
+
+    Args:
+        chosen: the candidate with the highest score on validation; the cheaper one of equals.
+        relations: of the others to it, the highest test score first.
+        over_constant: the chosen one's score minus that of always answering the commonest class.
+    """
+
+    chosen: Candidate
+    relations: tuple[Relation, ...]
+    over_constant: Interval
+
+    def of(self, verdict: str) -> list[Candidate]:
+        return [relation.other for relation in self.relations if relation.verdict == verdict]
+
+    @property
+    def alike(self) -> list[Candidate]:
+        """The chosen one and those from which no difference is detectable, the cheapest first."""
+        return sorted([self.chosen, *self.of(UNDETECTED)], key=lambda one: one.expense)
+
+    @property
+    def cheapest(self) -> Candidate:
+        """Of those in `alike`."""
+        return self.alike[0]
+
+    @property
+    def obstacle(self) -> str:
+        """Why no choice is supported; '' where one is."""
+        runs = max(self.chosen.score.seeds, self.chosen.score.splits)
+        if not self.relations:
+            return 'there is one method only'
+        if runs < FEWEST:
+            return f'{runs} seed{"s" if runs > 1 else ""} cannot show how much training varies; {FEWEST} or more can'
+        if not (self.over_constant.detectable and self.over_constant.value > 0):
+            return f'{self.chosen.label} is not detectably better than always answering the commonest class'
+        if better := self.of(BETTER):
+            return f'validation chose {self.chosen.label}, and on the test split {_listed(better)} did better'
+        if not self.of(WORSE):
+            return 'no difference is detectable between these methods'
+        return ''
+
+    @property
+    def choice(self) -> Candidate | None:
+        """The cheapest of those from which no difference is detectable; None where no choice is supported."""
+        return None if self.obstacle else self.cheapest
+
+    @property
+    def best(self) -> bool:
+        """Whether the chosen one is detectably better than each of the others."""
+        return not self.obstacle and len(self.of(WORSE)) == len(self.relations)
+
+    @property
+    def at_stake(self) -> float:
+        """How much worse the choice may be than the one chosen on validation, by the end of its interval."""
+        lead = next((r.lead for r in self.relations if r.other is self.cheapest), None)
+        return max(lead.high, 0.0) if lead else 0.0
+
+    @property
+    def smallest(self) -> float | None:
+        """The difference that a test like this one would detect four times in five; the median over the others."""
+        known = [relation.lead.smallest for relation in self.relations if relation.lead.decides]
+        return statistics.median(known) if known else None
+
+    def recommendation(self, number: Callable[..., str]) -> str:
+        """One or two sentences on what to take; `number` writes a score."""
+        if self.obstacle:
+            cheapest = ''
+            if len(self.alike) > 1 and not self.of(BETTER) and self.cheapest.adapter_bytes:
+                cheapest = f' The cheapest is {self.cheapest.label}.'
+            return f'No choice is supported: {self.obstacle}.{cheapest}'
+        if self.best:
+            return f'Take {self.chosen.label}: it is the best of these methods on this test split.'
+        if self.choice is self.chosen:
+            others = _listed(self.of(UNDETECTED))
+            return f'Take {self.chosen.label}: no difference to {others} is detectable, and it is the cheapest of them.'
+        return (
+            f'Take {self.choice.label}, the cheapest without a detectable difference, if a loss of up to '
+            f'{number(self.at_stake)} is of no consequence, else {self.chosen.label}.'
+        )
+
+
+def _listed(candidates: Sequence[Candidate]) -> str:
+    names = [one.label for one in candidates]
+    return ' and '.join(filter(None, [', '.join(names[:-1]), names[-1]]))
+
+
+def decide(candidates: Sequence[Candidate], constant: Sample) -> Answer:
+    """Compare candidates on one test split.
+
+    Args:
+        candidates: with the same resamples of the same test split.
+        constant: the score of always answering the commonest training class, for the same runs.
+    Raises:
+        BadInput: no candidate.
+    """
+    if not candidates:
+        raise BadInput('no method has a finished run; there is nothing to compare')
+    chosen = min(candidates, key=lambda one: (-one.validation, one.expense))
+    others = sorted((one for one in candidates if one is not chosen), key=lambda one: -one.score.value)
+    leads = simultaneous([chosen.test - one.test for one in others])
+    relations = tuple(Relation(one, lead) for one, lead in zip(others, leads, strict=True))
+    return Answer(chosen, relations, (chosen.test - constant).interval())
+
+
+def simultaneous(differences: Sequence[Sample], level: float = LEVEL) -> list[Interval]:
+    """Intervals of differences on one test split that all hold together in `level` of such studies.
+
+    Symmetric, by the largest of the standardised differences in each resample of the patients (max-t, Westfall and
+    Young 1993). The variance over seeds is hard to know from three of them: a difference gets its own estimate or the
+    mean over all differences, whichever is larger, with the degrees of freedom of that mean by Satterthwaite 1946.
+    Several splits, or records without rows: each by `Sample.interval` with Bonferroni's level.
+    """
+    if not differences:
+        return []
+    if any(one.draws is None or len({split for split, _ in one.keys}) != 1 for one in differences):
+        return [one.interval(1 - (1 - level) / len(differences)) for one in differences]
+    parts = [_parts(one) for one in differences]
+    own = np.array([of_seeds for _, of_seeds in parts])
+    of_seeds = np.maximum(own, own.mean())
+    fewest = min(len(one.values) for one in differences)
+    degrees = (fewest - 1) * own.sum() ** 2 / (own**2).sum() if own.any() else 1
+    student = np.random.default_rng(SEED + 2).standard_t(degrees, size=(len(parts), parts[0][0].size))
+    errors = np.array([math.sqrt(drawn.var() + seeds) for (drawn, _), seeds in zip(parts, of_seeds, strict=True)])
+    moved = np.stack([drawn for drawn, _ in parts]) + np.sqrt(of_seeds)[:, None] * student  # [differences, draws]
+    safe = np.where(errors > 0, errors, 1.0)
+    reach = float(np.quantile(np.abs(moved / safe[:, None]).max(axis=0), level)) * errors
+    return [
+        Interval(
+            *(value := float(one.values.mean()), value - half, value + half, float(error)),
+            *('patients and seeds' if len(one.values) > 1 else 'patients', one.groups, len(one.values)),
+            variances=(float(drawn.var()), float(seeds)),
+        )
+        for one, (drawn, _), half, error, seeds in zip(differences, parts, reach, errors, of_seeds, strict=True)
+    ]
+
+
+def _parts(one: Sample) -> tuple[np.ndarray, float]:
+    """[draws] of what the patients move in the mean of a difference, about 0, and its variance over the seeds.
+
+    Widened for few patients, and without what resamples of the patients already move between seeds, as in
+    `Sample.interval`.
+    """
+    count, over_groups = len(one.values), one.draws.mean(axis=0)
+    degrees = max(one.groups - 1, 1)
+    wider = math.sqrt(one.groups / degrees) * stats.t.ppf(0.975, degrees) / stats.norm.ppf(0.975)
+    if count < 2:
+        return wider * (over_groups - over_groups.mean()), 0.0
+    noise = (one.draws - over_groups).var(axis=1).sum() / (count - 1)
+    return wider * (over_groups - over_groups.mean()), max(float(one.values.var(ddof=1) - noise), 0.0) / count
+
+
+# ---- would more data help?
+
+
+@dataclass(frozen=True)
+class Growth:
+    """The scores of one method over shares of the training images, and what the last step of them gained."""
+
+    label: str
+    scores: dict[float, Interval]
+    images: dict[float, int]
+    gain: Interval
+
+    def sentence(self, number: Callable[..., str]) -> str:
+        """Whether more training images would help, as far as the last step of the shares says."""
+        few, all_of_them = sorted(self.images)[-2:]
+        step = f'from {self.images[few]:,} to {self.images[all_of_them]:,} training images'
+        found = f'{number(self.gain.value, signed=True)} [{number(self.gain.low)}, {number(self.gain.high)}]'
+        if not self.gain.known:
+            return f'{self.label}: {number(self.gain.value, signed=True)} {step}; no interval with so few runs.'
+        if self.gain.decides and self.gain.detectable and self.gain.value > 0:
+            return f'{self.label}: {step} the score rose by {found}; more images are likely to help.'
+        if self.gain.decides and self.gain.detectable:
+            return f'{self.label}: {step} the score fell by {found}.'
+        return f'{self.label}: {step} no gain is detectable ({found}).'
+
+
+def growth(label: str, samples: Mapping[float, Sample], images: Mapping[float, int]) -> Growth:
+    """From the samples of one method by share of the training images; two shares at least."""
+    shares = sorted(samples)
+    gain = (samples[shares[-1]] - samples[shares[-2]]).interval()
+    return Growth(label, {share: samples[share].interval() for share in shares}, dict(images), gain)

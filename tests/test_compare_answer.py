@@ -1,0 +1,126 @@
+"""The decision of `medpeft compare`, on invented test splits whose truth is known."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+from medpeft_utils.compare.answer import Answer, Candidate, decide, growth
+from medpeft_utils.report.inference import Sample, TestSplit
+
+CLASSES = 3
+
+
+def number(value: float, signed: bool = False) -> str:
+    return f'{value:{"+" if signed else ""}.3f}'
+
+
+class World:
+    """Patients with one to three images, some harder than others for every method alike."""
+
+    def __init__(self, seed: int, patients: int = 150, draws: int = 300):
+        self.random = np.random.default_rng(seed)
+        images = self.random.integers(1, 4, patients)
+        self.groups = np.repeat(np.arange(patients), images)
+        self.labels = self.random.choice(CLASSES, len(self.groups), p=[0.5, 0.3, 0.2])
+        self.hardness = self.random.normal(0, 1, patients)[self.groups]
+        self.split = TestSplit(self.labels, self.groups, CLASSES, draws=draws)
+
+    def predicted(self, skill: float) -> np.ndarray:
+        right = self.random.random(len(self.labels)) < 1 / (1 + np.exp(self.hardness - skill))
+        wrong = (self.labels + self.random.integers(1, CLASSES, len(self.labels))) % CLASSES
+        return np.where(right, self.labels, wrong)
+
+    def candidate(self, label: str, skill: float, seeds: int = 3, cost: int | None = None) -> Candidate:
+        """A method whose skill (log-odds of a right answer) moves a little from seed to seed."""
+        trained = [skill + self.random.normal(0, 0.05) for _ in range(seeds)]
+        runs = {(0, seed): self.split.f1(self.predicted(own), 'macro') for seed, own in enumerate(trained)}
+        test = Sample.of_runs(runs, self.split.groups)
+        # Validation: other images on which the same trained networks answer, of which nothing but the mean is used.
+        validation = float(np.mean(trained) + self.random.normal(0, 0.05))
+        return Candidate(label, validation, test, cost)
+
+    def constant(self, seeds: int = 3) -> Sample:
+        score = self.split.f1(np.zeros(len(self.labels), dtype=int), 'macro')
+        return Sample.of_runs({(0, seed): score for seed in range(seeds)}, self.split.groups)
+
+    def answer(self, **skills: float) -> Answer:
+        return decide([self.candidate(label, skill) for label, skill in skills.items()], self.constant())
+
+
+def test_a_planted_winner_is_found_in_95_of_100():
+    answers = [World(seed, patients=200).answer(a=0.5, b=0.6, winner=1.9, c=0.4, d=0.5) for seed in range(100)]
+    assert sum(answer.best and answer.choice.label == 'winner' for answer in answers) >= 95
+
+
+@pytest.mark.parametrize('copies', [2, 5])
+def test_copies_of_one_method_are_found_different_in_at_most_5_of_100(copies: int):
+    skills = {f'copy {k}': 1.0 for k in range(copies)}
+    answers = [World(seed).answer(**skills) for seed in range(200)]
+    assert sum(len(answer.alike) < copies for answer in answers) <= 10
+
+
+def test_best_is_never_said_while_an_interval_includes_0():
+    said = 0
+    for seed in range(60):
+        answer = World(seed).answer(a=1.0, b=1.0 + seed / 30)
+        text = answer.recommendation(number)
+        if re.search(r'\bbest\b', text):
+            said += 1
+            assert all(relation.lead.low > 0 for relation in answer.relations)
+        if any(relation.lead.low <= 0 <= relation.lead.high for relation in answer.relations):
+            assert 'best' not in text and 'No choice is supported' in text
+    assert 10 < said < 60
+
+
+def test_among_those_without_a_detectable_difference_the_cheapest_is_taken():
+    world = World(0, patients=400)
+    runs = {name: world.candidate(name, 1.5, cost=cost) for name, cost in (('dear', 1000), ('cheap', 10))}
+    # The dear one is ahead by what no test of this size can show; a third one is far behind, and the cheapest of all.
+    ahead = Candidate('dear', runs['cheap'].validation + 0.1, runs['dear'].test, 1000)
+    answer = decide([ahead, runs['cheap'], world.candidate('bad', -0.5, cost=1)], world.constant())
+    assert (answer.chosen.label, answer.choice.label, answer.best) == ('dear', 'cheap', False)
+    text = answer.recommendation(number)
+    assert text.startswith('Take cheap') and text.endswith('else dear.')
+    lead = next(relation.lead for relation in answer.relations if relation.other.label == 'cheap')
+    assert number(max(lead.high, 0)) in text
+
+
+def test_no_choice_with_fewer_than_three_seeds_however_large_the_difference():
+    world = World(1)
+    two = [world.candidate('good', 3.0, seeds=2), world.candidate('bad', -1.0, seeds=2)]
+    answer = decide(two, world.constant(2))
+    assert answer.choice is None and '2 seeds' in answer.recommendation(number)
+
+
+def test_no_choice_where_nothing_beats_the_commonest_class():
+    answer = World(2).answer(a=-1.5, b=-2.5)
+    assert answer.choice is None and 'commonest class' in answer.recommendation(number)
+
+
+def test_no_choice_where_validation_and_test_disagree():
+    world = World(3)
+    good, bad = world.candidate('good', 2.5), world.candidate('bad', 0.5)
+    answer = decide([good, Candidate('bad', good.validation + 0.1, bad.test)], world.constant())
+    assert answer.choice is None
+    assert 'validation chose bad, and on the test split good did better' in answer.recommendation(number)
+
+
+def test_seeds_that_only_one_method_has_do_not_count():
+    world = World(4)
+    answer = decide([world.candidate('three', 2.0), world.candidate('five', 1.0, seeds=5)], world.constant(5))
+    assert answer.relations[0].lead.seeds == 3
+
+
+def test_more_data_helps_where_the_last_doubling_did_and_seldom_where_nothing_grows():
+    images = {0.125: 50, 0.25: 100, 0.5: 200, 1.0: 400}
+    said = {'rising': 0, 'flat': 0}
+    for seed in range(40):
+        world = World(seed, patients=200)
+        for name, skill in (('rising', lambda share: 4 * share), ('flat', lambda share: 1.5)):
+            samples = {share: world.candidate('x', skill(share)).test for share in images}
+            said[name] += 'more images are likely to help' in growth('LoRA', samples, images).sentence(number)
+    assert said['rising'] >= 38
+    assert said['flat'] <= 3
