@@ -5,6 +5,7 @@ A candidate is described by a dictionary and becomes a function `turn(steps)` th
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
 from collections.abc import Callable
@@ -19,14 +20,13 @@ from torch import nn
 
 from benchmarks.plain import has_plain, plain_model
 from medpeft_utils import backbones, methods
-from medpeft_utils.training.batches import FeatureBatches, ImageBatches, View
+from medpeft_utils.training.batches import Classifying, ImageBatches, View
 from medpeft_utils.training.classification import AUGMENTATIONS, stored_size
-from medpeft_utils.training.loop import Protocol, fit
+from medpeft_utils.training.loop import TrainingConfig, fit, rows_of
 from medpeft_utils.training.precision import PLAIN, Precision, choose
 from medpeft_utils.training.precision import candidates as precisions
 
 CLASSES = 8
-HEAD_STEPS = 50  # of a head alone, for one of a network: a single one is too short to time
 RATE = 1e-5  # small: what is timed does not depend on it
 Turn = Callable[[int], float]
 
@@ -69,21 +69,13 @@ def ours(spec: dict[str, Any]) -> Turn:
     adapted.model.to(device)
     precision.prepare(adapted.model)
     labels = _labels(4 * batch)
-    if spec['method'] == 'linear_probing':
-        features = np.random.default_rng(0).normal(size=(len(labels), model.num_features)).astype(np.float32)
-        train = FeatureBatches(features, labels, CLASSES, device)
-        validation = FeatureBatches(features[:CLASSES], labels[:CLASSES], CLASSES, device)
-        times = HEAD_STEPS
-    else:
-        images, view = _noise(len(labels), stored_size(size)), _view(size, precision, device)
-        train = ImageBatches(images, labels, np.arange(len(labels)), CLASSES, view)
-        validation = ImageBatches(images, labels, np.arange(CLASSES), CLASSES, view)
-        times = 1
+    images, view = _noise(len(labels), stored_size(size)), _view(size, precision, device)
+    train = ImageBatches(images, labels, np.arange(len(labels)), CLASSES, view)
+    task = Classifying(adapted, train, ImageBatches(images, labels, np.arange(CLASSES), CLASSES, view))
 
     def turn(steps: int) -> float:
-        count = steps * times
-        protocol = Protocol(RATE, min_steps=count, max_steps=count, batch_size=batch, checks=1)
-        return fit(adapted, train, validation, protocol, quiet=True).step_seconds
+        config = TrainingConfig(RATE, min_steps=steps, max_steps=steps, batch_size=batch, evaluations=1)
+        return fit(task, config, quiet=True).step_seconds
 
     return turn
 
@@ -107,8 +99,6 @@ def by_hand(spec: dict[str, Any]) -> Turn:
     size, labels = backbones.image_size_of(spec['backbone']), torch.from_numpy(_labels(spec['batch_size'])).to(device)
     x = torch.randn(spec['batch_size'], 3, size, size, generator=torch.Generator().manual_seed(0)).to(device)
     x = precision.images(x)
-    if spec['form'] == 'features':
-        model, x = model.get_classifier(), torch.randn(spec['batch_size'], model.num_features).to(device)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=RATE, **({'fused': True} if spec['candidate'] == 'best' else {}))
 
@@ -119,8 +109,7 @@ def by_hand(spec: dict[str, Any]) -> Turn:
         F.cross_entropy(logits.float(), labels).backward()
         optimizer.step()
 
-    times = HEAD_STEPS if spec['form'] == 'features' else 1
-    return lambda steps: seconds_a_step(step, steps * times, device)
+    return lambda steps: seconds_a_step(step, steps, device)
 
 
 def chosen(spec: dict[str, Any]) -> dict[str, Any]:
@@ -134,8 +123,6 @@ def chosen(spec: dict[str, Any]) -> dict[str, Any]:
 
 def fastest(spec: dict[str, Any]) -> dict[str, Any]:
     """The settings of the best loop for a method: the form and the number format with the fastest step."""
-    if spec['method'] == 'linear_probing':
-        return {'form': 'features', 'precision': asdict(PLAIN), 'seconds': None}
     additive = methods.METHODS[spec['method']].kind == 'additive'  # the others' networks are the same in both forms
     forms = ('package', 'plain') if additive and has_plain(spec['method']) else ('package',)
     ways = [{'form': form, 'precision': asdict(p)} for form in forms for p in precisions(spec['family'])]
@@ -150,8 +137,12 @@ def loader(spec: dict[str, Any]) -> Turn:
     device, images = torch.device(spec['device']), np.load(spec['pack'], mmap_mode='r')
     view = _view(spec['image_size'], PLAIN, device)
     batches = ImageBatches(images, _labels(len(images)), np.arange(len(images)), CLASSES, view)
-    stream = batches.shuffled(spec['batch_size'], torch.Generator().manual_seed(0))
-    return lambda steps: seconds_a_step(lambda: next(stream), steps, device)
+    generator, numbers = torch.Generator().manual_seed(0), itertools.count()
+
+    def step() -> None:
+        batches.augmented(rows_of(len(batches), spec['batch_size'], next(numbers), seed=0), generator)
+
+    return lambda steps: seconds_a_step(step, steps, device)
 
 
 CANDIDATES: dict[str, Callable[[dict[str, Any]], Turn]] = {

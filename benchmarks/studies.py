@@ -45,7 +45,7 @@ from medpeft_utils.training.classification import Classification, Settings
 context = records.start(dict(steps=steps, seed=seed, record_folder=record_folder), experiment='training')
 run = Classification(Settings(
     dataset='synthetic_breastus', backbone='vit_base_mini', method='lora', seed=seed,
-    batch_size=32, min_steps=steps, max_steps=steps, checks=2,
+    batch_size=32, min_steps=steps, max_steps=steps, evaluations=2,
 ))
 curve, learning_rate = run.train(quiet=True).curve, run.learning_rate
 metrics = run.evaluate()['test']

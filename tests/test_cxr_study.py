@@ -18,10 +18,10 @@ from medpeft_utils.data.cards import DataCard
 from medpeft_utils.data.dataset import Dataset
 from medpeft_utils.report import cxr_claims, cxr_scores, paper
 from medpeft_utils.training import recording
-from medpeft_utils.training.loop import Protocol
-from medpeft_utils.training.multi_label import MULTI_LABEL, positive_weights
+from medpeft_utils.training.loop import Evaluation, Task, TrainingConfig, fit, layer_of
+from medpeft_utils.training.objective import MULTI_LABEL, positive_weights
 from medpeft_utils.training.precision import Precision
-from medpeft_utils.training.radiographs import LORA, RadiographProtocol, Radiographs, RadiographSettings, layer_of
+from medpeft_utils.training.radiographs import LORA, Radiographs, RadiographSettings
 
 FINDINGS = ('bright', 'bright left', 'nobody has it')
 
@@ -189,7 +189,7 @@ def test_lora_on_q_and_v_is_the_originals_formula_in_outputs_and_gradients(rank)
 def test_rates_fall_from_the_head_to_the_input_as_in_mae():
     model = backbones.build('vit_base_mini', 3, 48)
     adapted = methods.apply(model, 'full_ft', 'vit')
-    optimizer = RadiographProtocol(1e-3, weight_decay=0.05, layer_decay=0.65).optimizer(adapted)
+    optimizer = TrainingConfig(1e-3, weight_decay=0.05, layer_decay=0.65).optimizer(adapted)
     at = {id(p): (group['scale'], group['weight_decay']) for group in optimizer.param_groups for p in group['params']}
     found = {name: at[id(p)] for name, p in model.named_parameters()}
     assert found['head.weight'] == (1, 0.05) and found['head.bias'] == (1, 0) and found['norm.weight'] == (1, 0)
@@ -203,20 +203,10 @@ def test_rates_fall_from_the_head_to_the_input_as_in_mae():
 
 def test_sgd_has_one_rate_and_momentum():
     adapted = methods.apply(backbones.build('vit_base_mini', 3, 48), 'lora', 'vit')
-    optimizer = RadiographProtocol(0.05, weight_decay=0.0, optimizer_name='sgd', layer_decay=0.65).optimizer(adapted)
+    optimizer = TrainingConfig(0.05, weight_decay=0.0, optimizer_name='sgd', layer_decay=0.65).optimizer(adapted)
     assert isinstance(optimizer, torch.optim.SGD)
     assert [(g['momentum'], g['weight_decay'], g.get('scale', 1)) for g in optimizer.param_groups] == [(0.9, 0, 1)]
     assert len(optimizer.param_groups[0]['params']) == len(adapted.trainable())
-
-
-def test_without_its_options_the_protocol_is_the_common_one():
-    adapted = methods.apply(backbones.build('vit_base_mini', 3, 48), 'lora', 'vit')
-    one, other = Protocol(1e-3).optimizer(adapted), RadiographProtocol(1e-3, weight_decay=0.01).optimizer(adapted)
-    flat = [
-        {(id(p), g['weight_decay'], g.get('scale', 1.0)) for g in optimizer.param_groups for p in g['params']}
-        for optimizer in (one, other)
-    ]
-    assert flat[0] == flat[1]
 
 
 # ---- a run
@@ -238,7 +228,7 @@ def tiny_radiographs(images: int = 90) -> Dataset:
 
 def settings(**changes) -> RadiographSettings:
     base = {'dataset': 'tiny', 'backbone': 'vit_base_mini', 'method': 'lora', 'weights': 'random', 'rank': 4}
-    base |= {'batch_size': 15, 'epochs': 4, 'min_steps': 6, 'max_steps': 6, 'checks': 2, 'warmup_epochs': 1}
+    base |= {'batch_size': 15, 'epochs': 4, 'min_steps': 6, 'max_steps': 6, 'evaluations': 2, 'warmup_epochs': 1}
     return RadiographSettings(**(base | changes))
 
 
@@ -260,8 +250,8 @@ def test_full_fine_tuning_learns_findings_and_the_record_says_what_is_missing(ru
     fit = made.train(quiet=True)
     scores = made.evaluate()
     assert scores['test']['auroc'] > 0.85 > 0.5 > scores['test']['loss']
-    checks = [(row['validation_auroc'], -row['validation_loss']) for row in fit.curve]
-    assert fit.best == checks.index(max(checks))
+    order = [(row['validation_auroc'], -row['validation_loss']) for row in fit.curve]
+    assert fit.best == order.index(max(order))
     assert scores['test']['auroc_findings'] == 2 and math.isnan(scores['per_class'][FINDINGS[2]]['auroc'])
     assert made.undefined == {split: [FINDINGS[2]] for split in ('train', 'validation', 'test')}
     assert scores['test']['auroc_low'] <= scores['test']['auroc'] <= scores['test']['auroc_high']
@@ -309,40 +299,37 @@ def test_a_default_rate_is_that_of_the_average_layer_on_small_backbones(run):
     layered = run(method='full_ft', layer_decay=0.65)
     rate = layered.default_learning_rate()
     scale = {}
-    for group in layered.protocol(rate).optimizer(layered.adapted).param_groups:
+    for group in layered.training_config({'learning_rate': rate}).optimizer(layered.adapted).param_groups:
         scale[round(np.log(group['scale']) / np.log(0.65))] = group['scale']
     assert sorted(scale) == list(range(14))  # head and norm, 12 blocks, embedding
     assert np.mean([rate * value for value in scale.values()]) == pytest.approx(1e-3)
 
 
 def test_warm_up_is_so_many_of_the_epochs(run):
-    protocol = run(warmup_epochs=1, epochs=4).protocol(1.0)
-    assert protocol.warmup_share == 0.25 and protocol.rate(3, 40) == pytest.approx(0.4)
-    assert run(warmup_epochs=9, epochs=4).protocol(1.0).warmup_share == 1
+    config = run(warmup_epochs=1, epochs=4).training_config({'learning_rate': 1.0})
+    assert config.warmup_fraction == 0.25 and config.rate(3, 40) == pytest.approx(0.4)
+    assert run(warmup_epochs=9, epochs=4).training_config({'learning_rate': 1.0}).warmup_fraction == 1
 
 
 def test_where_no_finding_is_defined_the_loss_selects():
-    from medpeft_utils.training.loop import fit
+    labels = np.zeros((4, 1), dtype=np.uint8)
 
-    class Fixed:
-        labels, classes, device = np.zeros((4, 1), dtype=np.uint8), 1, torch.device('cpu')
+    class Undefined(Task):
+        def batch(self, rows, generator):
+            return torch.ones(len(rows), 2)
 
-        def __len__(self):
-            return 4
+        def loss(self, batch):
+            return nn.functional.softplus(self.adapted.model(batch)).mean()
 
-        def shuffled(self, size, generator):
-            while True:
-                yield torch.ones(4, 2), torch.zeros(4, 1, dtype=torch.uint8)
-
-        def in_order(self):
-            yield torch.ones(4, 2)
-
-        def logits(self, adapted, x):
-            return adapted.model(x)
+        def evaluate(self):
+            scores = MULTI_LABEL.evaluate(labels, self.adapted.model(torch.ones(4, 2)).sigmoid().detach().numpy())
+            row = {f'validation_{name}': scores[name] for name in MULTI_LABEL.shown}
+            return Evaluation((scores['auroc'], -scores['loss']), row)
 
     model = nn.Linear(2, 1)
     adapted = SimpleNamespace(model=model, train=model.train, trainable=lambda: dict(model.named_parameters()))
-    result = fit(adapted, Fixed(), Fixed(), Protocol(0.1, min_steps=8, max_steps=8, checks=4), None, True, MULTI_LABEL)
+    task, config = Undefined(adapted, 4, torch.device('cpu')), TrainingConfig(0.1, min_steps=8, max_steps=8)
+    result = fit(task, config, quiet=True)
     losses = [row['validation_loss'] for row in result.curve]
     assert result.best == losses.index(min(losses)) and all(math.isnan(row['validation_auroc']) for row in result.curve)
 

@@ -101,7 +101,7 @@ def test_a_folder_of_ones_own_images_is_compared_in_one_command(tmp_path):
         for i in range(15):
             pixels = np.clip(generator.normal(level, 30, (70, 90)), 0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(images / name / f'{i}.png')  # grey, not square
-    settings = ['--set', 'min_steps=2', '--set', 'max_steps=2', '--set', 'checks=1', '--set', 'batch_size=8']
+    settings = ['--set', 'min_steps=2', '--set', 'max_steps=2', '--set', 'evaluations=1', '--set', 'batch_size=8']
     command = ['compare', images, '--methods', 'linear_probing,lora,ssf', *settings, '--results', tmp_path / 'results']
     table = medpeft(*command)
     for words in ('Linear Probing', 'LoRA', 'SSF', 'macro F1', ' training images'):

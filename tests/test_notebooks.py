@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib.util
 import json
 import math
 from pathlib import Path
@@ -40,7 +42,7 @@ def smoke(notebook: Path, folder: Path) -> dict:
         'epochs': 1,
         'min_steps': 1,
         'max_steps': 2,
-        'checks': 1,
+        'evaluations': 1,
         'batch_size': 8,
         'fraction': 0.1,
         'search_trials': 0,
@@ -48,6 +50,35 @@ def smoke(notebook: Path, folder: Path) -> dict:
     weights = 'pretrained' if shipped else 'random'
     data = {'dataset': 'synthetic_breastus', 'backbone': backbone, 'weights': weights}
     return size | data | {'record_folder': str(folder)}
+
+
+def maker():
+    """notebooks/experiments/make.py, which is no package."""
+    spec = importlib.util.spec_from_file_location('make', ROOT / 'notebooks' / 'experiments' / 'make.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize('notebook', CLASSIFICATIONS, ids=lambda path: path.stem)
+def test_an_experiment_is_what_its_source_makes(notebook: Path):
+    assert notebook.read_text() == maker().notebook(notebook.stem)
+
+
+@pytest.mark.parametrize('notebook', CLASSIFICATIONS, ids=lambda path: path.stem)
+def test_parameters_are_the_settings_with_their_defaults(notebook: Path):
+    make, given = maker(), {}
+    cells = json.loads(notebook.read_text())['cells']
+    source = ''.join(next(cell['source'] for cell in cells if 'parameters' in cell['metadata'].get('tags', ())))
+    exec(source, given)
+    types = given.pop('__annotations__')
+    settings = make.SETTINGS.get(notebook.stem, make.Settings)
+    defaults = {field.name: field.default for field in dataclasses.fields(settings)}
+    for name in make.LEFT_OUT.get(notebook.stem, ()):
+        del defaults[name]
+    assert {name: given[name] for name in types} == defaults | make.FIXED[notebook.stem]
+    assert types == {field.name: field.type for field in dataclasses.fields(settings) if field.name in types}
+    assert len(types) <= 30
 
 
 def test_the_three_experiments_are_there():

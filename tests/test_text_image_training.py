@@ -20,7 +20,7 @@ from medpeft_utils.text_image.adaptation import Settings, TextToImage
 from medpeft_utils.text_image.encoding import encode
 from medpeft_utils.text_image.sampling import denoise, sample, starting_noise
 from medpeft_utils.text_image.training import Denoising, EncodedPairs, Training, timesteps, validation_loss
-from medpeft_utils.training.loop import Diverged, Protocol
+from medpeft_utils.training.loop import Diverged, TrainingConfig
 
 METHODS = methods.names('unet')
 
@@ -63,7 +63,9 @@ def training(pipe, cache: Path, key: str = 'bias_tuning', changes: dict | None =
     pairs = encoded(pipe, cache)
     adapted = methods.apply(pipe.unet, key, 'unet', {}, seed=0)
     train, validation = (EncodedPairs(pairs, rows, torch.device('cpu')) for rows in (np.arange(10), np.arange(10, 16)))
-    protocol = Protocol(**{'learning_rate': 1e-2, 'min_steps': 6, 'max_steps': 6, 'batch_size': 4, 'checks': 3})
+    protocol = TrainingConfig(
+        **{'learning_rate': 1e-2, 'min_steps': 6, 'max_steps': 6, 'batch_size': 4, 'evaluations': 3}
+    )
     denoising = Denoising(pipe.noising, **(changes or {}))
     return Training(adapted, train, validation, protocol, denoising, **more)
 
@@ -319,7 +321,13 @@ def test_an_image_depends_on_seed_and_number_alone(pipe):
 
 
 def settings(folder: Path, table: Path, **changes) -> Settings:
-    small = {'batch_size': 4, 'steps': 2, 'checks': 1, 'sampling_steps': 2, 'precision': 'float32'}  # nothing is timed
+    small = {
+        'batch_size': 4,
+        'steps': 2,
+        'evaluations': 1,
+        'sampling_steps': 2,
+        'precision': 'float32',
+    }  # nothing is timed
     return Settings(**{'dataset': str(table), 'backbone': str(folder), 'method': 'lora'} | small | changes)
 
 
@@ -497,7 +505,7 @@ def test_the_notebook_runs_and_leaves_a_whole_record(folder, tmp_path):
     root = Path(__file__).resolve().parents[1]
     table = tiny.write_pairs(tmp_path / 'pairs', count=96)
     given = {'dataset': str(table), 'backbone': str(folder), 'method': 'lora', 'training_pairs': 20, 'controls': True}
-    given |= {'steps': 2, 'checks': 1, 'batch_size': 4, 'sampling_steps': 2, 'sampling_seeds': 2}
+    given |= {'steps': 2, 'evaluations': 1, 'batch_size': 4, 'sampling_steps': 2, 'sampling_seeds': 2}
     given |= {'test_images': 20, 'learning_rate': 1e-3, 'save_adapter': True, 'record_folder': str(tmp_path / 'run')}
     papermill.execute_notebook(
         root / 'notebooks' / 'experiments' / 'text_to_image.ipynb',

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import multiprocessing
+import os
+import signal
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from medpeft_utils.core.code import Code
 from medpeft_utils.core.errors import BadInput, DoesNotFit, UnknownName
 from medpeft_utils.training import augment as aug
+from medpeft_utils.training import probe
+from medpeft_utils.training.batches import Classifying, ImageBatches, View, predict
 from medpeft_utils.training.classification import Classification, Settings, stored_size
-from medpeft_utils.training.loop import Diverged, Protocol
+from medpeft_utils.training.loop import Diverged, TrainingConfig, fit
+from medpeft_utils.training.objective import MULTI_LABEL, SINGLE_LABEL
 from medpeft_utils.training.precision import PLAIN, Precision, candidates, measure
 from medpeft_utils.training.search import search
 
@@ -34,7 +41,7 @@ def folder(tmp_path_factory):
 
 def settings(folder, **changes) -> Settings:
     base = {'dataset': str(folder), 'backbone': 'vit_base_mini', 'method': 'lora', 'weights': 'random'}
-    return Settings(**(base | {'batch_size': 16, 'min_steps': 8, 'max_steps': 8, 'checks': 4} | changes))
+    return Settings(**(base | {'batch_size': 16, 'min_steps': 8, 'max_steps': 8, 'evaluations': 4} | changes))
 
 
 def run(folder, tmp_path, **changes) -> Classification:
@@ -59,8 +66,6 @@ def test_the_selected_state_is_the_one_that_scored_best_on_validation(folder, tm
     fit = made.train(quiet=True)
     scores = [(row['validation_f1_macro'], -row['validation_loss']) for row in fit.curve]
     assert fit.best == scores.index(max(scores))
-    from medpeft_utils.training.loop import predict
-
     again = predict(made.adapted, made.batches(made.rows('validation')))
     assert np.allclose(again, fit.validation, atol=1e-6)
 
@@ -75,30 +80,195 @@ def test_a_repeated_run_gives_the_same_bits(folder, tmp_path, backbone, method):
     assert [row['train_loss'] for row in runs[0].result.curve] == [row['train_loss'] for row in runs[1].result.curve]
 
 
-def test_linear_probing_on_features_equals_linear_probing_on_images(folder, tmp_path):
-    made = run(folder, tmp_path, method='linear_probing', augmentation='none')
-    rows = made.rows('validation')
-    features = made.batches(rows)
-    from medpeft_utils.training.batches import FeatureBatches, ImageBatches
-    from medpeft_utils.training.loop import predict
+# ---- a training that goes on after a kill
 
-    images = ImageBatches(made.data.images, made.data.labels, rows, 2, made.view)
-    assert isinstance(features, FeatureBatches)
-    assert np.allclose(predict(made.adapted, features), predict(made.adapted, images), atol=1e-5)
+
+def small_task(backbone: str = 'vit_base_mini', method: str = 'lora', config: dict | None = None) -> Classifying:
+    """24 random images for training, 8 for validation, of three classes; every call gives the same."""
+    from medpeft_utils import backbones, methods
+
+    family = backbones.family_of(backbone)
+    adapted = methods.apply(backbones.build(backbone, 3, 32, drop_path=0.1), method, family, config)
+    images = np.random.default_rng(0).integers(0, 256, (32, 32, 32, 3), dtype=np.uint8)
+    view = View(32, (0.5,) * 3, (0.5,) * 3, aug.Augmentation(), PLAIN, torch.device('cpu'))
+    parts = (ImageBatches(images, np.arange(32) % 3, rows, 3, view) for rows in (np.arange(24), np.arange(24, 32)))
+    return Classifying(adapted, *parts)
+
+
+def outcome(task: Classifying, config: TrainingConfig, **more) -> tuple[list[dict], dict[str, torch.Tensor]]:
+    curve = fit(task, config, quiet=True, **more).curve
+    return curve, {name: tensor.clone() for name, tensor in task.adapted.model.state_dict().items()}
+
+
+@pytest.mark.parametrize(
+    ('backbone', 'method', 'options'),
+    [
+        ('vit_base_mini', 'lora', {'config': {'dropout': 0.2}}),
+        ('resnet50_mini', 'full_ft', {}),
+        ('resnet50_mini', 'full_ft', {'optimizer_name': 'sgd'}),
+    ],
+)
+def test_a_killed_training_goes_on_to_the_same_bits(tmp_path, backbone, method, options):
+    config = TrainingConfig(1e-2, **options) if 'config' not in options else TrainingConfig(1e-2)
+    config = dataclasses.replace(config, min_steps=10, max_steps=10, batch_size=8, evaluations=3)
+    checkpoint, applied = tmp_path / 'checkpoint.safetensors', options.get('config')
+    wanted = outcome(small_task(backbone, method, applied), config)
+
+    def doomed() -> None:
+        task = small_task(backbone, method, applied)
+        whole, steps = task.batch, iter(range(100))
+
+        def batch(rows, generator):
+            if next(steps) == 5:  # between two evaluations, the second is selected so far or not
+                os.kill(os.getpid(), signal.SIGKILL)
+            return whole(rows, generator)
+
+        task.batch = batch
+        fit(task, config, quiet=True, checkpoint=checkpoint, checkpoint_seconds=0)
+
+    process = multiprocessing.get_context('fork').Process(target=doomed)
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL and checkpoint.is_file()
+    seen, task = [], small_task(backbone, method, applied)
+    first = task.batch
+    task.batch = lambda rows, generator: seen.append(1) or first(rows, generator)
+    curve, state = outcome(task, config, checkpoint=checkpoint)
+    assert len(seen) == 5  # of ten steps
+    assert curve == wanted[0]
+    assert all(torch.equal(state[name], tensor) for name, tensor in wanted[1].items())
+
+
+def test_a_checkpoint_of_another_training_is_refused_and_a_broken_one_begins_anew(tmp_path):
+    path = tmp_path / 'checkpoint.safetensors'
+    config = TrainingConfig(1e-2, min_steps=3, max_steps=3, batch_size=8, evaluations=1)
+    wanted = outcome(small_task(), config, checkpoint=path, checkpoint_seconds=0)
+    with pytest.raises(BadInput, match='delete it'):
+        fit(small_task(), dataclasses.replace(config, learning_rate=1e-3), quiet=True, checkpoint=path)
+    path.write_bytes(path.read_bytes()[:1000])
+    assert outcome(small_task(), config, checkpoint=path)[0] == wanted[0]
+
+
+def test_no_weight_decay_on_vectors_tokens_and_positions_and_a_rate_of_its_own_for_the_head():
+    adapted = small_task(method='full_ft').adapted
+    groups = TrainingConfig(1e-3, head_learning_rate=1e-2).optimizer(adapted).param_groups
+    of = {id(p): (group['weight_decay'], round(group['scale'], 6)) for group in groups for p in group['params']}
+    found = {name: of[id(parameter)] for name, parameter in adapted.model.named_parameters()}
+    assert len(found) == len(adapted.trainable())
+    assert {found['pos_embed'], found['cls_token'], found['norm.weight'], found['blocks.0.attn.qkv.bias']} == {(0, 1)}
+    assert found['blocks.0.attn.qkv.weight'] == found['patch_embed.proj.weight'] == (0.01, 1)
+    assert (found['head.weight'], found['head.bias']) == ((0.01, 10), (0, 10))
+
+
+# ---- the converged linear probe
+
+
+def blobs(n: int = 120, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Features [n, 6] of three overlapping classes, on very different scales; labels [n]."""
+    generator = np.random.default_rng(seed)
+    labels = np.arange(n) % 3
+    x = generator.normal(size=(n, 6)) + np.eye(3).repeat(2, axis=1)[labels]
+    return (x * [1, 10, 0.1, 1, 5, 1] + [0, 3, 0, -40, 0, 0]).astype(np.float32), labels
+
+
+@pytest.mark.parametrize('weighted', [False, True])
+def test_the_converged_probe_is_scikit_learns(weighted):
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
+    x, y = blobs()
+    y = np.where(np.arange(len(y)) % 4 == 0, 0, y)  # unequal classes
+    held_out = blobs(60, seed=1)
+    found = probe.converge((x, y), held_out, 3, SINGLE_LABEL, weighted, strengths=(0.1,))
+    scaler = StandardScaler().fit(x.astype(float))
+    theirs = LogisticRegression(C=0.1, tol=1e-9, max_iter=5000, class_weight='balanced' if weighted else None)
+    theirs.fit(scaler.transform(x), y)
+    ours = torch.from_numpy(held_out[0] @ found['weight'].T + found['bias']).softmax(dim=1).numpy()
+    assert np.allclose(ours, theirs.predict_proba(scaler.transform(held_out[0])), atol=1e-4)
+
+
+def test_findings_are_probed_one_against_the_rest():
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
+    x, y = blobs()
+    findings = np.stack([y == 0, y != 1], axis=1).astype(np.uint8)
+    found = probe.converge((x, findings), (x, findings), 2, MULTI_LABEL, strengths=(0.5,))
+    scaled = StandardScaler().fit_transform(x.astype(float))
+    for k in range(2):
+        theirs = LogisticRegression(C=0.5, tol=1e-9, max_iter=5000).fit(scaled, findings[:, k])
+        ours = 1 / (1 + np.exp(-(x @ found['weight'][k] + found['bias'][k])))
+        assert np.allclose(ours, theirs.predict_proba(scaled)[:, 1], atol=1e-4)
+
+
+def test_the_strength_of_the_probe_is_chosen_on_validation_and_an_edge_is_named():
+    train, held_out = blobs(30), blobs(300, seed=1)
+    found = probe.converge(train, held_out, 3, SINGLE_LABEL)
+    scores = [(row['validation_f1_macro'], -row['validation_loss']) for row in found['curve']]
+    assert found['best'] == scores.index(max(scores)) and found['C'] == found['curve'][found['best']]['C']
+    assert probe.converge(train, held_out, 3, SINGLE_LABEL, strengths=(1e-6, 1e-5, 1e-4))['edge'] in ('low', 'high')
+
+
+def test_linear_probing_is_the_network_with_the_converged_head(folder, tmp_path):
+    made = run(folder, tmp_path, method='linear_probing')
+    assert made.choose_learning_rate(tmp_path)['how'] == 'converged' and made.augmentation == 'none'
+    result = made.train(quiet=True)
+    features, rows = made._features(), made.rows('validation')
+    found = probe.converge(*((features[r], made.data.labels[r]) for r in (made.rows('train'), rows)), 2, SINGLE_LABEL)
+    expected = torch.from_numpy(features[rows] @ found['weight'].T + found['bias']).softmax(dim=1).numpy()
+    assert np.allclose(result.validation, expected, atol=1e-4)
+    assert np.allclose(predict(made.adapted, made.batches(rows)), result.validation)
+    assert made.learning_rate['C'] == found['C']
+    assert made.evaluate()['test']['accuracy'] > 0.8
+
+
+def test_a_head_that_starts_from_the_probe_predicts_like_it(folder, tmp_path):
+    probed = run(folder, tmp_path, method='linear_probing')
+    probed.train(quiet=True)
+    other = run(folder, tmp_path, method='lora', head='probe', learning_rate=1e-12, head_learning_rate=1e-12)
+    other.train(quiet=True)
+    assert np.allclose(other.result.validation, probed.result.validation, atol=1e-4)
+    again = run(folder, tmp_path, method='lora', learning_rate=1e-12, head_learning_rate=1e-12)
+    again.train(quiet=True)
+    assert not np.allclose(again.result.validation, probed.result.validation, atol=1e-2)
+
+
+def test_a_distilled_network_is_probed_on_the_mean_of_its_two_features():
+    import timm
+
+    torch.manual_seed(0)
+    model = timm.create_model('deit_tiny_distilled_patch16_224', num_classes=3, img_size=32, depth=2).eval()
+    view = View(32, (0.5,) * 3, (0.5,) * 3, aug.Augmentation(), PLAIN, torch.device('cpu'))
+    features = probe.extract(model, picture(5, 32).numpy(), view)
+    weight, bias = torch.randn(3, 192), torch.randn(3)
+    probe.place(model, weight.numpy(), bias.numpy())
+    with torch.no_grad():
+        logits = model(aug.normalise(picture(5, 32), HALF, HALF))
+    assert torch.allclose(logits, torch.from_numpy(features) @ weight.T + bias, atol=1e-4)
+
+
+def test_features_can_be_averaged_over_augmented_copies():
+    model = torch.nn.Module()
+    model.forward_features, model.forward_head = (lambda x: x), (lambda x, pre_logits: x.mean(dim=(2, 3)))
+    policy = dataclasses.replace(aug.NONE, brightness=0.3)
+    view = View(16, (0.0,) * 3, (1.0,) * 3, policy, PLAIN, torch.device('cpu'))
+    images = np.full((200, 16, 16, 3), 128, dtype=np.uint8)
+    once, often = (probe.extract(model, images, view, copies)[:, 0] for copies in (1, 16))
+    assert probe.extract(model, images, view)[:, 0] == pytest.approx(128 / 255)
+    assert often.std() == pytest.approx(once.std() / 4, rel=0.2)  # a mean of 16 draws
 
 
 def test_features_are_computed_once_and_shared(folder, tmp_path, monkeypatch):
     from safetensors.torch import save_file
 
     from medpeft_utils import backbones
-    from medpeft_utils.training import features
 
     weights = tmp_path / 'weights.safetensors'
     save_file(backbones.build('vit_base_mini', seed=5).state_dict(), weights)
-    first = run(folder, tmp_path, method='linear_probing', weights=str(weights))._features.copy()
-    monkeypatch.setattr(features, 'extract', lambda *_, **__: pytest.fail('computed again'))
+    first = run(folder, tmp_path, method='linear_probing', weights=str(weights))._features().copy()
+    monkeypatch.setattr(probe, 'extract', lambda *_, **__: pytest.fail('computed again'))
     again = run(folder, tmp_path, method='linear_probing', weights=str(weights), seed=3)
-    assert np.array_equal(again._features, first)
+    assert np.array_equal(again._features(), first)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_with_the_way_out(folder, tmp_path):
@@ -107,38 +277,80 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_the_way_out(folder, tmp_pa
         made.train(quiet=True)
 
 
-def test_search_is_shared_over_seeds_and_given_or_default_rates_need_none(folder, tmp_path):
+# ---- rates
+
+
+def test_search_is_shared_over_seeds_and_given_or_default_rates_need_none(folder, tmp_path, monkeypatch):
     first = run(folder, tmp_path, search_trials=2, seed=0).choose_learning_rate(tmp_path / 's')
-    assert first['how'] == 'searched'
-    assert len(first['trials']) == 2
+    assert first['how'] == 'searched' and first['value'] == first['centre']  # the first trial is the centre
+    assert [set(row) for row in first['trials']] == [{'learning_rate', 'head_learning_rate', 'score', 'pruned'}] * 2
     other = run(folder, tmp_path, search_trials=2, seed=7)
-    other._search = lambda quiet: pytest.fail('searched again')
+    other.trial = lambda *_: pytest.fail('searched again')
     assert other.choose_learning_rate(tmp_path / 's') == first
-    assert run(folder, tmp_path, learning_rate=0.5).choose_learning_rate() == {
-        'value': 0.5,
-        'how': 'given',
-        'trials': [],
-    }
-    assert run(folder, tmp_path).choose_learning_rate()['how'] == 'default'
+    monkeypatch.setattr(Code, 'version', lambda *_: 'other code')
+    with pytest.raises(pytest.fail.Exception, match='searched again'):
+        other.choose_learning_rate(tmp_path / 's')
+    given = run(folder, tmp_path, learning_rate=0.5, search_trials=2).choose_learning_rate(tmp_path / 'g')
+    assert given['value'] == 0.5 and all('learning_rate' not in row for row in given['trials'])  # the head's alone
+    given = run(folder, tmp_path, learning_rate=0.5, head_learning_rate=0.25, search_trials=2).choose_learning_rate()
+    assert (given['value'], given['head_value'], given['how'], given['trials']) == (0.5, 0.25, 'given', [])
+    default = run(folder, tmp_path).choose_learning_rate()
+    assert (default['how'], default['value'], default['head_value']) == ('default', 1e-2, 1e-2)  # 1e-3, small backbone
+
+
+def test_a_tied_head_has_the_rate_of_the_body(folder, tmp_path):
+    made = run(folder, tmp_path, method='full_ft', head='tied', search_trials=2)
+    chosen = made.choose_learning_rate(tmp_path / 's')
+    assert chosen['head_value'] == chosen['value'] and chosen['head_centre'] is None
+    assert {group['scale'] for group in made.training_config(made.rates).optimizer(made.adapted).param_groups} == {1}
+
+
+def peak(at: dict[str, float], diverges_above: float = math.inf):
+    """A score that is best at these rates, a tenth less for every decade beside; four evaluations."""
+
+    def score(rates, tell) -> float:
+        if rates['learning_rate'] > diverges_above:
+            raise Diverged('too high')
+        value = 1 - sum(abs(math.log10(rates[name] / best)) / 10 for name, best in at.items())
+        for evaluation in range(1, 5):
+            tell(evaluation, value * evaluation / 4)
+        return value
+
+    return score
 
 
 def test_search_finds_a_maximum_and_survives_divergence():
-    def score(rate: float) -> float:
-        if rate > 2e-3:
-            raise Diverged('too high')
-        return 1 - abs(math.log10(rate) + 3.5) / 4  # best at 10 ** -3.5
-
-    found = search(score, default=1e-3, trials=12, seed=0)
-    assert abs(math.log10(found['value']) + 3.5) < 0.3
+    found = search(peak({'learning_rate': 10**-3.5}, diverges_above=2e-3), {'learning_rate': 1e-3}, trials=16)
+    assert abs(math.log10(found['values']['learning_rate']) + 3.5) < 0.3 and found['edge'] == {}
     assert {row['score'] for row in found['trials'] if row['learning_rate'] > 2e-3} == {None}
-    assert all(1e-4 <= row['learning_rate'] <= 1e-2 for row in found['trials'])
+    assert all(1e-3 / 30 <= row['learning_rate'] <= 1e-3 * 30 for row in found['trials'])
     with pytest.raises(BadInput, match='diverged at all 3 rates'):
-        search(lambda rate: score(1.0), 1e-3, 3)
+        search(peak({}, diverges_above=0), {'learning_rate': 1e-3}, 3)
+
+
+def test_search_takes_both_rates_and_ends_hopeless_trials_early():
+    centres = {'learning_rate': 1e-3, 'head_learning_rate': 1e-3}
+    found = search(peak({'learning_rate': 3e-4, 'head_learning_rate': 1e-2}), centres, trials=24)
+    assert len(found['trials']) == 24
+    assert abs(math.log10(found['values']['learning_rate'] / 3e-4)) < 0.5
+    assert abs(math.log10(found['values']['head_learning_rate'] / 1e-2)) < 0.5
+    pruned = [row['score'] for row in found['trials'] if row['pruned']]
+    assert pruned and max(pruned) < max(row['score'] for row in found['trials'])
+
+
+def test_a_best_rate_at_an_edge_widens_the_range_and_one_that_stays_there_is_named():
+    beyond = search(peak({'learning_rate': 1e-3 * 150}), {'learning_rate': 1e-3}, trials=16)
+    assert beyond['values']['learning_rate'] > 1e-3 * 30 and beyond['edge'] == {}
+    assert len(beyond['trials']) == 16  # no more than where nothing was widened
+    far = search(peak({'learning_rate': 10.0}), {'learning_rate': 1e-3}, trials=40)
+    assert far['edge'] == {'learning_rate': 'high'} or far['values']['learning_rate'] < 0.45
+    low = search(peak({'learning_rate': 1e-9}), {'learning_rate': 1e-3}, trials=3)  # too few to widen
+    assert low['edge'] in ({}, {'learning_rate': 'low'})
 
 
 def test_schedule_warms_up_linearly_and_ends_near_zero():
-    protocol = Protocol(learning_rate=1.0, warmup_share=0.1)
-    rates = [protocol.rate(step, 100) for step in range(100)]
+    config = TrainingConfig(learning_rate=1.0, warmup_fraction=0.1)
+    rates = [config.rate(step, 100) for step in range(100)]
     assert rates[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
     assert rates[55] == pytest.approx(0.5)
     assert 0 < rates[-1] < 0.001
@@ -146,7 +358,7 @@ def test_schedule_warms_up_linearly_and_ends_near_zero():
 
 @pytest.mark.parametrize(('images', 'steps'), [(75, 100), (640, 200), (7511, 300), (10, 100)])
 def test_steps_follow_epochs_within_their_bounds(images, steps):
-    assert Protocol(1.0, epochs=20, min_steps=100, max_steps=300, batch_size=64).steps(images) == steps
+    assert TrainingConfig(1.0, epochs=20, min_steps=100, max_steps=300, batch_size=64).steps(images) == steps
 
 
 def test_class_weights_are_inverse_frequencies_with_mean_one():
@@ -219,6 +431,9 @@ def test_measuring_leaves_the_model_as_it_was():
         ({'min_steps': 9}, BadInput, 'min_steps=9'),
         ({'learning_rate': -1.0}, BadInput, 'learning_rate=-1.0'),
         ({'augmentation': 'strong'}, UnknownName, 'augmentation'),
+        ({'head': 'ties'}, UnknownName, "did you mean 'tied'"),
+        ({'head': 'tied', 'head_learning_rate': 0.1}, BadInput, "head='tied'"),
+        ({'folds': 2}, BadInput, 'folds=2'),
         ({'method': 'lorra'}, UnknownName, "did you mean 'lora'"),
         ({'backbone': 'vit_base'}, UnknownName, 'vit_base_mini'),
         ({'method': 'tsa'}, DoesNotFit, "'tsa' does not fit backbone 'vit_base_mini'"),

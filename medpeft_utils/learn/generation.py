@@ -66,7 +66,7 @@ class GenerationLesson:
             seed=seed,
             batch_size=BATCH,
             steps=steps,
-            checks=max(1, min(5, steps // 8)),
+            evaluations=max(1, min(5, steps // 8)),
             learning_rate=learning_rate,
             sampling_steps=12,
         )

@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 
 from medpeft_utils import plots
 from medpeft_utils.plots import INK, MUTED, PALETTE
+from medpeft_utils.training.batches import predict
 from medpeft_utils.training.classification import Classification, Settings
-from medpeft_utils.training.loop import predict
 
 DATASET = 'synthetic_ham10000'  # seven kinds of drawn skin lesions, 1,875 to train on
 STEPS, BATCH = 60, 32
@@ -58,7 +58,7 @@ class Lesson:
             batch_size=BATCH,
             min_steps=steps,
             max_steps=steps,
-            checks=max(1, min(6, steps // 10)),
+            evaluations=max(1, min(6, steps // 10)),
             learning_rate=learning_rate,
         )
         self.run = Classification(settings)

@@ -60,6 +60,7 @@ class Method:
         by_family: family -> the attributes above that differ in that family.
         learning_rate: family -> the peak rate of AdamW where none is searched for.
         learning_rate_source: where that comes from.
+        weight_decay: AdamW's, on matrices and kernels; 0 where the method's paper has none.
         mergeable: `Adapted.merge` gives the original architecture with the same outputs.
         identity_at_start: with the default config the adapted model computes what the base model computes.
         updates_batchnorm: BatchNorm takes the statistics of each training batch and updates its running ones, as
@@ -79,6 +80,7 @@ class Method:
     by_family: ClassVar[dict[str, dict[str, str]]] = {}
     learning_rate: ClassVar[dict[str, float]]
     learning_rate_source: ClassVar[str] = PEFT_RATE
+    weight_decay: ClassVar[float] = 0.01
     mergeable: ClassVar[bool] = True
     identity_at_start: ClassVar[bool] = True
     updates_batchnorm: ClassVar[bool] = True

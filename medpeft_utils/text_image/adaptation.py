@@ -26,7 +26,7 @@ from medpeft_utils.text_image.encoding import Encoded, encode
 from medpeft_utils.text_image.pipeline import Cut, Pipeline
 from medpeft_utils.text_image.sampling import latent_shape, sample
 from medpeft_utils.text_image.training import Denoising, EncodedPairs, Training, validation_loss
-from medpeft_utils.training.loop import Fit, Protocol
+from medpeft_utils.training.loop import Fit, TrainingConfig
 from medpeft_utils.training.precision import Precision
 from medpeft_utils.training.search import search
 
@@ -51,7 +51,7 @@ class Settings:
     batch_size: int = 32
     micro_batch: int = 0
     steps: int = 100
-    checks: int = 4
+    evaluations: int = 4
     learning_rate: float = 0.0
     search_trials: int = 0
     prompt_dropout: float = 0.1
@@ -74,7 +74,7 @@ class Settings:
 
     def check(self) -> None:
         """Raise BadInput, UnknownName or DoesNotFit for the first setting that cannot be used; nothing is loaded."""
-        for name in ('batch_size', 'steps', 'checks', 'sampling_steps', 'sampling_seeds'):
+        for name in ('batch_size', 'steps', 'evaluations', 'sampling_steps', 'sampling_seeds'):
             if getattr(self, name) < 1:
                 raise BadInput(f'{name}={getattr(self, name)}: give 1 or more')
         for name in ('training_pairs', 'validation_pairs', 'micro_batch', 'test_images', 'learning_rate'):
@@ -202,15 +202,15 @@ class TextToImage:
         shift = pipeline.timestep_shift(s.backbone)
         return Denoising(self.pipeline.noising, s.prompt_dropout, shift, precision=self.precision, **how)
 
-    def protocol(self, learning_rate: float, seed: int | None = None) -> Protocol:
+    def protocol(self, learning_rate: float, seed: int | None = None) -> TrainingConfig:
         """The training protocol of this run at a learning rate."""
         s = self.settings
-        return Protocol(
+        return TrainingConfig(
             learning_rate=learning_rate,
             min_steps=s.steps,
             max_steps=s.steps,
             batch_size=s.batch_size,
-            checks=s.checks,
+            evaluations=s.evaluations,
             seed=s.seed if seed is None else seed,
         )
 
@@ -235,7 +235,8 @@ class TextToImage:
         else:
             path = Path(folder or self.cache / 'searches') / f'{self._search_key()}.json'
             found = once(path, self._search)
-            self.learning_rate = {'value': found['value'], 'how': 'searched', 'trials': found['trials']}
+            value = found['values']['learning_rate']
+            self.learning_rate = {'value': value, 'how': 'searched', 'trials': found['trials']}
         return self.learning_rate
 
     def _search_key(self) -> str:
@@ -253,13 +254,15 @@ class TextToImage:
         train = EncodedPairs(self.encoded, rows, self.device)
         validation = self.pairs('validation')
 
-        def score_at(rate: float) -> float:
+        def score_at(rates: dict[str, float], tell) -> float:
             adapted = self._apply(self._load().unet, SEARCH_SEED)
-            protocol = self.protocol(rate, SEARCH_SEED)
+            protocol = self.protocol(rates['learning_rate'], SEARCH_SEED)
             result = Training(adapted, train, validation, protocol, self.denoising).run(quiet=True)
             return -result.curve[result.best]['validation_loss']
 
-        return search(score_at, self.default_learning_rate(), self.settings.search_trials, seed=SEARCH_SEED)
+        return search(
+            score_at, {'learning_rate': self.default_learning_rate()}, self.settings.search_trials, seed=SEARCH_SEED
+        )
 
     def train(
         self, report: Callable[[dict], None] | None = None, checkpoint: Path | None = None, quiet: bool = False

@@ -1,8 +1,8 @@
 """Training of a diffusion U-Net by a method of the registry, on latents and text embeddings computed before.
 
-It takes the `Protocol` of the classification study (AdamW, warm-up and cosine, steps and checks, order by the seed) and
-has a loop of its own: here a batch is two inputs and noise without labels, the score is a loss at fixed noise, a step
-may go through the network in parts, and a training of days must go on in its middle after a kill.
+It takes the `TrainingConfig` of the classification study (AdamW, warm-up and cosine, order by the seed) and has a loop
+of its own: here a batch is two inputs and noise without labels, the score is a loss at fixed noise, a step may go
+through the network in parts, and a training of days must go on in its middle after a kill.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 from medpeft_utils.core.errors import BadInput
 from medpeft_utils.methods.adapted import Adapted, seeded
 from medpeft_utils.text_image.encoding import Encoded
-from medpeft_utils.training.loop import Diverged, Fit, Protocol, peak_memory_mb
+from medpeft_utils.training.loop import Diverged, Fit, TrainingConfig, peak_memory_mb
 from medpeft_utils.training.precision import PLAIN, Precision
 
 VALIDATION_SEED = 1_000_003  # of the noise and timesteps of every check of every run
@@ -161,7 +161,7 @@ class Training:
         adapted: Adapted,
         train: EncodedPairs,
         validation: EncodedPairs,
-        protocol: Protocol,
+        protocol: TrainingConfig,
         denoising: Denoising,
         checkpoint: Path | None = None,
     ):
@@ -197,7 +197,7 @@ class Training:
 
     def _loop(self, report: Callable[[dict], None] | None, quiet: bool) -> None:
         state, written = self.state, time.monotonic()
-        checks = {round(step) for step in np.linspace(0, self.steps, min(self.protocol.checks, self.steps) + 1)}
+        checks = {round(step) for step in np.linspace(0, self.steps, min(self.protocol.evaluations, self.steps) + 1)}
         if state.step == 0:
             self._check(report)
         self.adapted.train()

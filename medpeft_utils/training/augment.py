@@ -91,9 +91,10 @@ def augment(
         [B, C, size, size] float32, normalised.
     """
     n, device, channels = len(images), images.device, images.shape[-1]
-    matrix = _affine(n, policy, generator).to(device)
-    light = 1 + _uniform(n, -policy.brightness, policy.brightness, generator).to(device).view(n, 1, 1, 1)
-    contrast = 1 + _uniform(n, -policy.contrast, policy.contrast, generator).to(device).view(n, 1, 1, 1)
+    drawn = [_affine(n, policy, generator).view(n, 6)]
+    drawn += [1 + _uniform(n, -much, much, generator)[:, None] for much in (policy.brightness, policy.contrast)]
+    drawn = torch.cat(drawn, dim=1).to(device, non_blocking=True)  # at once; a GPU is not waited for
+    matrix, light, contrast = drawn[:, :6].view(n, 2, 3), drawn[:, 6].view(n, 1, 1, 1), drawn[:, 7].view(n, 1, 1, 1)
     mean, std = mean.view(1, -1, 1, 1), std.view(1, -1, 1, 1)
     out = torch.empty(n, channels, size, size, device=device)
     few = max(1, CACHED // images[0].numel()) if n and device.type == 'cpu' else max(n, 1)

@@ -1,4 +1,4 @@
-"""Batches of one split on the training device: images with augmentation, or features computed once."""
+"""Images of a split on the training device, and the classification task that the training loop trains on them."""
 
 from __future__ import annotations
 
@@ -10,45 +10,11 @@ import torch
 
 from medpeft_utils.data.reading import take
 from medpeft_utils.training.augment import Augmentation, augment, normalise, resize
+from medpeft_utils.training.loop import Evaluation, Task
+from medpeft_utils.training.objective import SINGLE_LABEL, Objective
 from medpeft_utils.training.precision import Precision
 
-
-class Batches:
-    """Rows of a split in batches. `labels` on the CPU, `classes` K, `device` where batches lie.
-
-    Labels are [N] int64, or [N, K] uint8 of 0 and 1 where an image may have several.
-    """
-
-    labels: np.ndarray
-    classes: int
-    device: torch.device
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def shuffled(self, batch_size: int, generator: torch.Generator) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Endless batches (x, labels) in fresh order every pass; the last, smaller one of a pass is left out."""
-        while True:
-            order = torch.randperm(len(self), generator=generator).numpy()
-            for start in range(0, len(order) - batch_size + 1, batch_size):
-                rows = order[start : start + batch_size]
-                labels = torch.from_numpy(self.labels[rows]).to(self.device, non_blocking=True)
-                yield self._augmented(rows, generator), labels
-
-    def in_order(self, batch_size: int = 128) -> Iterator[torch.Tensor]:
-        """Every row once, in order, not augmented."""
-        for start in range(0, len(self), batch_size):
-            yield self._plain(np.arange(start, min(start + batch_size, len(self))))
-
-    def logits(self, adapted, x: torch.Tensor) -> torch.Tensor:
-        """[B, K] logits of a batch that this object gave."""
-        raise NotImplementedError
-
-    def _augmented(self, rows: np.ndarray, generator: torch.Generator) -> torch.Tensor:
-        raise NotImplementedError
-
-    def _plain(self, rows: np.ndarray) -> torch.Tensor:
-        raise NotImplementedError
+ON_DEVICE = 4 << 30  # bytes of images that may lie on a GPU; larger splits stay in memory
 
 
 @dataclass
@@ -63,48 +29,89 @@ class View:
     device: torch.device
 
 
-class ImageBatches(Batches):
-    """Images of some rows of a dataset.
+class ImageBatches:
+    """Images of some rows of a dataset, in batches.
 
     Args:
-        images: [M, S, S, 3] uint8, memory-mapped or not; the rows are read once and kept (12 KB an image of 64 px).
-        labels: [M] int64, or [M, K] uint8.
+        images: [M, S, S, 3] uint8, memory-mapped or not; the rows are read once and kept (12 KB an image of 64 px), on
+            the GPU where there is one.
+        labels: [M] int64, or [M, K] uint8 of 0 and 1 where an image may have several.
         rows: [N] which of them.
         classes: K.
     """
 
     def __init__(self, images: np.ndarray, labels: np.ndarray, rows: np.ndarray, classes: int, view: View):
         self.labels, self.classes, self.device, self.view = np.asarray(labels[rows]), classes, view.device, view
-        self._images = torch.from_numpy(take(images, rows))
+        kept = torch.from_numpy(take(images, rows))
+        self._images = kept.to(view.device) if kept.numel() <= ON_DEVICE else kept
+        self._labels = torch.from_numpy(self.labels).to(view.device)
         self._mean = torch.tensor(view.mean, device=view.device)
         self._std = torch.tensor(view.std, device=view.device)
 
-    def _augmented(self, rows: np.ndarray, generator: torch.Generator) -> torch.Tensor:
-        images, view = self._images[rows].to(self.device), self.view
-        x = augment(images, view.image_size, self._mean, self._std, view.augmentation, generator)
-        return view.precision.images(x)
+    def __len__(self) -> int:
+        return len(self.labels)
 
-    def _plain(self, rows: np.ndarray) -> torch.Tensor:
-        x = normalise(self._images[rows].to(self.device), self._mean, self._std)
-        return self.view.precision.images(resize(x, self.view.image_size))
+    def augmented(self, rows: np.ndarray, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        """Input [B, 3, S, S] and labels of the images at these positions, augmented by what the generator draws."""
+        at, view = torch.from_numpy(rows), self.view
+        x = augment(self._fetch(at), view.image_size, self._mean, self._std, view.augmentation, generator)
+        return view.precision.images(x), self._labels[at.to(self.device, non_blocking=True)]
+
+    def in_order(self, batch_size: int = 128) -> Iterator[torch.Tensor]:
+        """Every image once, in order, not augmented, as input [B, 3, S, S]."""
+        for at in torch.arange(len(self)).split(batch_size):
+            x = normalise(self._fetch(at), self._mean, self._std)
+            yield self.view.precision.images(resize(x, self.view.image_size))
+
+    def _fetch(self, at: torch.Tensor) -> torch.Tensor:
+        at = at.to(self._images.device, non_blocking=True)
+        return self._images[at].to(self.device, non_blocking=True)
 
     def logits(self, adapted, x: torch.Tensor) -> torch.Tensor:
+        """[B, K] float32 logits of a batch that this object gave."""
         with self.view.precision.autocast(self.device):
-            return adapted.model(x)
+            return adapted.model(x).float()
 
 
-class FeatureBatches(Batches):
-    """Features [N, D] of some rows, computed once by a frozen backbone; only the head runs."""
+@torch.no_grad()
+def predict(adapted, batches: ImageBatches, objective: Objective = SINGLE_LABEL) -> np.ndarray:
+    """Class probabilities [N, K] float32 for every row of `batches`, in its order, without augmentation."""
+    adapted.train(False)
+    return torch.cat([objective.probabilities(batches.logits(adapted, x)) for x in batches.in_order()]).cpu().numpy()
 
-    def __init__(self, features: np.ndarray, labels: np.ndarray, classes: int, device: torch.device):
-        self.labels, self.classes, self.device = np.asarray(labels), classes, device
-        self._features = torch.from_numpy(np.array(features)).to(device)
 
-    def _plain(self, rows: np.ndarray) -> torch.Tensor:
-        return self._features[torch.from_numpy(rows).to(self.device)]
+class Classifying(Task):
+    """Images into classes, or findings, by an adapted network.
 
-    def _augmented(self, rows: np.ndarray, generator: torch.Generator) -> torch.Tensor:
-        return self._plain(rows)
+    Args:
+        adapted: a model with a method applied (`medpeft_utils.methods.apply`).
+        train, validation: their images.
+        objective: loss, probabilities and scores of the task.
+        weighted: weigh the loss by inverse class frequency (mean weight 1).
+    """
 
-    def logits(self, adapted, x: torch.Tensor) -> torch.Tensor:
-        return adapted.model.get_classifier()(x)
+    def __init__(
+        self,
+        adapted,
+        train: ImageBatches,
+        validation: ImageBatches,
+        objective: Objective = SINGLE_LABEL,
+        weighted: bool = False,
+    ):
+        super().__init__(adapted, len(train), train.device)
+        self.train, self.validation, self.objective = train, validation, objective
+        self.criterion = objective.criterion(train.labels, train.classes, weighted, train.device)
+
+    def batch(self, rows: np.ndarray, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.train.augmented(rows, generator)
+
+    def loss(self, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        x, labels = batch
+        return self.criterion(self.train.logits(self.adapted, x), labels)
+
+    def evaluate(self) -> Evaluation:
+        """By the objective's score of selection, then by the lower loss."""
+        probabilities = predict(self.adapted, self.validation, self.objective)
+        scores = self.objective.evaluate(self.validation.labels, probabilities)
+        row = {f'validation_{name}': scores[name] for name in self.objective.shown}
+        return Evaluation((scores[self.objective.selection], -scores['loss']), row, probabilities)

@@ -6,108 +6,85 @@ methods are the notebook's sections, in their order.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
-import torch
 
 from medpeft_utils import backbones, methods
-from medpeft_utils.core.errors import BadInput, DoesNotFit, UnknownName
-from medpeft_utils.training import features
+from medpeft_utils.core.errors import BadInput, UnknownName
+from medpeft_utils.training import probe
 from medpeft_utils.training.augment import NONE, Augmentation
-from medpeft_utils.training.batches import Batches, FeatureBatches, ImageBatches, View
-from medpeft_utils.training.loop import Fit, Protocol, fit, predict
+from medpeft_utils.training.batches import Classifying, ImageBatches, View, predict
+from medpeft_utils.training.loop import Fit, TrainingConfig, fit, peak_memory_mb
 from medpeft_utils.training.objective import SINGLE_LABEL, Objective
 from medpeft_utils.training.precision import Precision, choose
-from medpeft_utils.training.search import search
+from medpeft_utils.training.run import BODY, HEAD, SEARCH_SEED, BaseSettings, Run, digest
 
 AUGMENTATIONS = {
     'standard': Augmentation(),
     'rotations': Augmentation(flip=0.5, vertical_flip=0.5, rotate=180.0),
     'none': NONE,
 }
+HEADS = ('tied', 'own', 'probe')
 SPLITS = ('train', 'validation', 'test')
-SEARCH_SEED = 1_000_003  # no run of a study trains with it
+PROBE = 'linear_probing'  # the method that is no training
+# The centre of the search for the head's own rate, and its default: the same for every method, before the backbone's
+# factor. Ten times the documented rate of full fine-tuning, where it lies in the common recipes for fresh heads.
+HEAD_RATE = 1e-3
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(BaseSettings):
     """The parameters of an experiment notebook; their help stands there, beside their defaults."""
 
-    dataset: str
-    backbone: str
-    method: str
-    data_folder: str = ''
-    weights: str = 'pretrained'
-    method_config: str = '{}'
     fraction: float = 1.0
-    seed: int = 0
-    split_seed: int = 0
-    image_size: int = 0
+    folds: int = 0
     batch_size: int = 64
     epochs: int = 20
-    min_steps: int = 100
-    max_steps: int = 300
-    checks: int = 10
-    learning_rate: float = 0.0
-    search_trials: int = 0
+    min_steps: int = 60
+    max_steps: int = 60
+    evaluations: int = 6
+    head: str = 'own'
+    head_learning_rate: float = 0.0
     search_fraction: float = 0.0
     class_weighting: bool = False
     augmentation: str = 'standard'
-    save_adapter: bool = False
-    record_folder: str = ''
+    probe_copies: int = 0
 
-    @classmethod
-    def of(cls, parameters: dict) -> Settings:
-        """The settings among a notebook's variables. Raises BadInput where one cannot be used."""
-        settings = cls(**{f.name: parameters[f.name] for f in fields(cls) if f.name in parameters})
-        settings.check()
-        return settings
+    POSITIVE: ClassVar[tuple[str, ...]] = ('batch_size', 'epochs', 'min_steps', 'max_steps', 'evaluations')
+    NOT_NEGATIVE: ClassVar[tuple[str, ...]] = (
+        *BaseSettings.NOT_NEGATIVE,
+        'head_learning_rate',
+        'folds',
+        'probe_copies',
+    )
+
+    @property
+    def family(self) -> str:
+        return backbones.family_of(self.backbone)
 
     def check(self) -> None:
         """Raise BadInput, UnknownName or DoesNotFit for the first setting that cannot be used; nothing is loaded."""
         if not 0 < self.fraction <= 1 or not 0 <= self.search_fraction <= 1:
             raise BadInput(f'fraction={self.fraction}, search_fraction={self.search_fraction}: give shares in (0, 1]')
-        for name in ('batch_size', 'epochs', 'min_steps', 'max_steps', 'checks'):
-            if getattr(self, name) < 1:
-                raise BadInput(f'{name}={getattr(self, name)}: give 1 or more')
-        if self.min_steps > self.max_steps:
-            raise BadInput(f'min_steps={self.min_steps} is above max_steps={self.max_steps}')
-        if self.learning_rate < 0:
-            raise BadInput(f'learning_rate={self.learning_rate}: give 0 (default or search) or a positive rate')
         if self.augmentation not in AUGMENTATIONS:
             raise UnknownName('augmentation', self.augmentation, AUGMENTATIONS)
-        family = backbones.family_of(self.backbone)
-        if family not in methods.METHODS[self.method].families:
-            fitting = ', '.join(methods.names(family))
-            raise DoesNotFit(
-                f'method {self.method!r} does not fit backbone {self.backbone!r} ({family}); fit: {fitting}'
-            )
-        methods.METHODS[self.method].configure(self.config())
-
-    def config(self) -> dict:
-        """The method's own settings, from JSON."""
-        try:
-            return json.loads(self.method_config)
-        except json.JSONDecodeError as error:
-            raise BadInput(f'method_config={self.method_config!r}: not JSON ({error})') from error
+        if self.head not in HEADS:
+            raise UnknownName('head', self.head, HEADS)
+        if self.head == 'tied' and self.head_learning_rate:
+            raise BadInput(f"head_learning_rate={self.head_learning_rate} with head='tied': give 0, or head='own'")
+        if self.folds in (1, 2):
+            raise BadInput(f'folds={self.folds}: give 0 for the usual split, or 3 or more: one is validation')
+        super().check()
+        if self.min_steps > self.max_steps:
+            raise BadInput(f'min_steps={self.min_steps} is above max_steps={self.max_steps}')
 
 
-def _digest(content: dict) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def default_device() -> torch.device:
-    """The GPU where there is one, else the CPU."""
-    return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
-
-
-class Classification:
+class Classification(Run):
     """One backbone, one method, one dataset; `adapted` is the model that is trained and evaluated.
 
     Args:
@@ -115,14 +92,13 @@ class Classification:
         cache: folder for what many runs share (packed images, features, timings); the data cache where None.
     """
 
+    settings: Settings
     objective: Objective = SINGLE_LABEL
 
     def __init__(self, settings: Settings, cache: Path | None = None):
         from medpeft_utils import data
 
-        settings.check()
-        self.settings, self.device = settings, default_device()
-        self.cache = Path(cache) if cache else data.cache_root()
+        super().__init__(settings, cache)
         self.image_size = settings.image_size or backbones.image_size_of(settings.backbone)
         self.data = data.load(
             settings.dataset,
@@ -130,9 +106,8 @@ class Classification:
             image_size=stored_size(self.image_size),
             split_seed=settings.split_seed,
             cache=self.cache,
+            **({'folds': settings.folds} if settings.folds else {}),
         )
-        self.learning_rate: dict = {}
-        self.result: Fit | None = None
         self.probabilities: dict[str, np.ndarray] = {}
 
     @cached_property
@@ -182,99 +157,137 @@ class Classification:
         chosen = self.settings.seed if seed is None else seed
         return self.data.train_rows(self.settings.fraction if fraction is None else fraction, seed=chosen)
 
-    def batches(self, rows: np.ndarray) -> Batches:
-        """Images of `rows`; for linear probing their features, computed once for the whole dataset."""
-        classes = len(self.data.classes)
-        if self.settings.method != 'linear_probing':
-            return ImageBatches(self.data.images, self.data.labels, rows, classes, self.view)
-        everything = self._features
-        return FeatureBatches(everything[rows], self.data.labels[rows], classes, self.device)
+    def batches(self, rows: np.ndarray) -> ImageBatches:
+        """Images of `rows` as this backbone's input."""
+        return ImageBatches(self.data.images, self.data.labels, rows, len(self.data.classes), self.view)
 
-    @cached_property
-    def _features(self) -> np.ndarray:
-        model = self.precision.prepare(self._load_backbone(self.settings.seed).model.to(self.device))
+    def _features(self, copies: int = 0) -> np.ndarray:
+        """Of the whole dataset, [N, D], computed once; with `copies`, of augmented images."""
         described = {
             'backbone': self.backbone.hash,
             'images': '/'.join(Path(self.data.images.filename).parts[-2:]),  # names dataset, size and source hash
             'size': self.image_size,
             'precision': str(self.precision),
             'device': self.device.type,
+            'copies': f'{copies} {self.settings.augmentation}' if copies else '',
         }
-        return features.shared(model, self.data.images, self.view, _digest(described), self.cache / 'features')
+        folder = self.cache / 'features'
+        model = self.precision.prepare(self._load_backbone(self.settings.seed).model.to(self.device))
+        return probe.shared(model, self.data.images, self.view, digest(described), folder, copies)
 
-    def protocol(self, learning_rate: float, seed: int | None = None) -> Protocol:
-        """The training protocol of this run at a learning rate."""
+    def _probe(self, rows: np.ndarray) -> dict[str, Any]:
+        """The converged linear probe of some training rows (`probe.converge`)."""
+        features, held_out = self._features(self.settings.probe_copies), self.rows('validation')
+        labels = self.data.labels
+        return probe.converge(
+            *((features[rows], labels[rows]), (self._features()[held_out], labels[held_out])),
+            *(len(self.data.classes), self.objective, self.settings.class_weighting, self.device),
+        )
+
+    @property
+    def augmentation(self) -> str:
+        """What is done to training images, in words."""
+        if self.settings.method != PROBE:
+            return self.settings.augmentation
+        copies = self.settings.probe_copies
+        return f'features averaged over {copies} copies: {self.settings.augmentation}' if copies else 'none'
+
+    def training_config(self, rates: dict[str, float], seed: int | None = None) -> TrainingConfig:
         s = self.settings
-        return Protocol(
-            learning_rate=learning_rate,
+        return TrainingConfig(
+            learning_rate=rates[BODY],
+            head_learning_rate=rates.get(HEAD, 0.0),
             epochs=s.epochs,
             min_steps=s.min_steps,
             max_steps=s.max_steps,
             batch_size=s.batch_size,
-            checks=s.checks,
-            class_weighting=s.class_weighting,
+            evaluations=s.evaluations,
+            weight_decay=methods.METHODS[s.method].weight_decay,
             seed=s.seed if seed is None else seed,
         )
 
-    def default_learning_rate(self) -> float:
-        """The method's documented rate, times what the backbone asks for (small ones want larger rates)."""
+    def centres(self) -> dict[str, float]:
+        """The method's documented rate and the head's, times what the backbone asks for (small ones want more)."""
+        factor, own = backbones.learning_rate_factor(self.settings.backbone), self.settings.head != 'tied'
         rate = methods.METHODS[self.settings.method].learning_rate[self.backbone.family]
-        return rate * backbones.learning_rate_factor(self.settings.backbone)
+        return {BODY: rate * factor} | ({HEAD: HEAD_RATE * factor} if own else {})
 
-    def choose_learning_rate(self, folder: Path | None = None, quiet: bool = True) -> dict:
-        """The learning rate to train with: given, searched on validation, or the method's default.
-
-        A search does not depend on the run's seed: runs that differ in the seed alone share one, kept in `folder`.
-        Sets and returns `learning_rate`: {value, how, trials}.
-        """
-        from medpeft_utils.core.shared import once
-
-        s = self.settings
-        if s.learning_rate > 0:
-            self.learning_rate = {'value': s.learning_rate, 'how': 'given', 'trials': []}
-        elif s.search_trials == 0:
-            self.learning_rate = {'value': self.default_learning_rate(), 'how': 'default', 'trials': []}
-        else:
-            path = Path(folder or self.cache / 'searches') / f'{self._search_key()}.json'
-            found = once(path, lambda: self._search(quiet))
-            self.learning_rate = {'value': found['value'], 'how': 'searched', 'trials': found['trials']}
+    def choose_learning_rate(self, folder: Path | None = None) -> dict:
+        """As in `Run`; linear probing converges and needs none, nor a search."""
+        if self.settings.method != PROBE:
+            return super().choose_learning_rate(folder)
+        nothing = dict.fromkeys(('value', 'head_value', 'edge', 'centre', 'head_centre'))
+        self.learning_rate = nothing | {'how': 'converged', 'trials': []}
         return self.learning_rate
 
-    def _search_key(self) -> str:
-        from medpeft_utils.core.code import Code
-
-        left_out = ('seed', 'record_folder', 'data_folder', 'learning_rate', 'save_adapter')
-        parameters = {k: v for k, v in asdict(self.settings).items() if k not in left_out}
-        parameters['fraction'] = self.settings.search_fraction or self.settings.fraction
+    def identity(self) -> dict[str, Any]:
         weights = 'random' if self.settings.weights == 'random' else self.backbone.hash  # random ones have the seed's
-        described = {
-            'backbone_hash': weights,
-            'data': self.data.split_hash,
-            'code': Code.now().version(asdict(self.settings), [type(self).__module__]),
-        }
-        return _digest(parameters | described | {'search_fraction': 0, 'precision': str(self.precision)})
+        return {'backbone_hash': weights, 'data': self.data.split_hash, 'precision': str(self.precision)}
 
-    def _search(self, quiet: bool) -> dict:
-        fraction = self.settings.search_fraction or self.settings.fraction
-        train = self.batches(self.rows('train', fraction, seed=SEARCH_SEED))
-        validation = self.batches(self.rows('validation'))
+    def _searched(self) -> dict[str, Any]:
+        share = self.settings.search_fraction or self.settings.fraction
+        return super()._searched() | {'fraction': share, 'search_fraction': 0}
 
-        def score_at(rate: float) -> float:
-            adapted = self._apply(self._load_backbone(SEARCH_SEED), SEARCH_SEED)
-            protocol = self.protocol(rate, SEARCH_SEED)
-            result = fit(adapted, train, validation, protocol, quiet=quiet, objective=self.objective)
-            return result.curve[result.best][f'validation_{self.objective.selection}']
+    @cached_property
+    def _search_rows(self) -> np.ndarray:
+        return self.rows('train', self.settings.search_fraction or self.settings.fraction, seed=SEARCH_SEED)
 
-        return search(score_at, self.default_learning_rate(), self.settings.search_trials, seed=SEARCH_SEED)
+    @cached_property
+    def _search_batches(self) -> tuple[ImageBatches, ImageBatches]:
+        return self.batches(self._search_rows), self.batches(self.rows('validation'))
 
-    def train(self, report: Callable[[dict], None] | None = None, quiet: bool = False) -> Fit:
-        """Train at the chosen learning rate; the model is left in the state that validation selected."""
+    @cached_property
+    def _search_probe(self) -> dict[str, Any]:
+        return self._probe(self._search_rows)
+
+    def trial(self, rates: dict[str, float], report: Callable[[dict], None]) -> Fit:
+        adapted = self._apply(self._load_backbone(SEARCH_SEED), SEARCH_SEED)
+        if self.settings.head == 'probe':
+            probe.place(adapted.model, self._search_probe['weight'], self._search_probe['bias'])
+        task = Classifying(adapted, *self._search_batches, self.objective, self.settings.class_weighting)
+        return fit(task, self.training_config(rates, SEARCH_SEED), report, quiet=True)
+
+    def score(self, row: dict) -> float:
+        return float(np.nan_to_num(row[f'validation_{self.objective.selection}'], nan=-1.0))
+
+    def train(
+        self, report: Callable[[dict], None] | None = None, quiet: bool = False, checkpoint: Path | None = None
+    ) -> Fit:
+        """Train at the chosen learning rates; the model is left in the state that validation selected.
+
+        Args:
+            report: called with every new row of the curve.
+            quiet: no progress bar.
+            checkpoint: a file that a killed training goes on from (`loop.fit`).
+        """
+        rows = self.rows('train')
+        if self.settings.method == PROBE:
+            self.result = self._train_probe(rows, report)
+            return self.result
+        config = self.training_config(self.rates)
+        if self.settings.head == 'probe':
+            found = self._probe(rows)
+            probe.place(self.adapted.model, found['weight'], found['bias'])
+        parts = self.batches(rows), self.batches(self.rows('validation'))
+        task = Classifying(self.adapted, *parts, self.objective, self.settings.class_weighting)
+        self.result = fit(task, config, report, quiet, checkpoint)
+        return self.result
+
+    def _train_probe(self, rows: np.ndarray, report: Callable[[dict], None] | None) -> Fit:
         if not self.learning_rate:
             self.choose_learning_rate()
-        train, validation = self.batches(self.rows('train')), self.batches(self.rows('validation'))
-        protocol = self.protocol(self.learning_rate['value'])
-        self.result = fit(self.adapted, train, validation, protocol, report, quiet, self.objective)
-        return self.result
+        found = self._probe(rows)
+        probe.place(self.adapted.model, found['weight'], found['bias'])
+        self.learning_rate |= {'C': found['C'], 'edge': found['edge'] and f'C {found["edge"]}'}
+        for row in found['curve'] if report else ():
+            report(row)
+        spent = found['seconds'] / max(1, sum(row['epoch'] for row in found['curve']))
+        validation = predict(self.adapted, self.batches(self.rows('validation')), self.objective)
+        passes = found['iterations']
+        how = {'step_seconds': spent, 'images_per_second': len(rows) / spent, 'steps': passes, 'epochs': passes}
+        return Fit(
+            found['curve'], found['best'], validation=validation, peak_memory_mb=peak_memory_mb(self.device), **how
+        )
 
     def evaluate(self) -> dict:
         """Read the test split, once; metrics of validation and test, and of every class on test."""

@@ -1,26 +1,37 @@
 """The one training loop of the study: every method, backbone, dataset and task goes through it.
 
-AdamW, linear warm-up and cosine decay; the loss and the scores are the task's `Objective`. The validation split alone
-selects the state that is kept. The test split is not seen here.
+`fit` trains a `Task`: an object that offers batches, a loss, validation scores and what is trained. It knows nothing
+else of the task. Linear warm-up, then cosine decay. The validation split alone selects the state that is kept; the test
+split is not seen here. A training that is killed goes on from its checkpoint, on a CPU to the same bits.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import resource
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
 from tqdm.auto import tqdm
 
-from medpeft_utils.core.errors import MedpeftError
+from medpeft_utils.core.errors import BadInput, MedpeftError
+from medpeft_utils.core.files import write_tensors
 from medpeft_utils.methods.adapted import seeded
-from medpeft_utils.training.batches import Batches
-from medpeft_utils.training.objective import SINGLE_LABEL, Objective
+
+CHECKPOINT = 'checkpoint.safetensors'
+CHECKPOINT_SECONDS = 120.0
+# Parameters that no weight decay shrinks, besides vectors and what the network itself names (`no_weight_decay`).
+NOT_DECAYED = ('pos_embed', 'cls_token', 'reg_token', 'dist_token')
 
 
 class Diverged(MedpeftError, FloatingPointError):
@@ -28,79 +39,241 @@ class Diverged(MedpeftError, FloatingPointError):
 
 
 @dataclass(frozen=True)
-class Protocol:
+class TrainingConfig:
     """How long and how a model is trained; the same for every method.
 
     The paper states batch 512, AdamW and a searched learning rate; all else is ours, since it is not stated.
 
     Args:
         learning_rate: peak of the schedule.
-        epochs: passes over the training images, within the two bounds on steps.
+        head_learning_rate: peak of the head's; 0 for that of the body.
+        epochs: passes over the training items, within the two bounds on steps.
         min_steps, max_steps: bounds on optimizer steps, so that a small split is not trained for a handful of steps.
-        batch_size: images a step (all of them where there are fewer).
-        weight_decay: AdamW's, on matrices and kernels only; 0 where a method's paper has none.
-        warmup_share: share of the steps in which the learning rate rises linearly.
-        checks: how often the validation split is scored.
-        class_weighting: weigh the loss by inverse class frequency (mean weight 1).
+        batch_size: items a step (all of them where there are fewer).
+        weight_decay: AdamW's, on matrices and kernels only: on no vector, class token or position embedding.
+        warmup_fraction: part of the steps in which the learning rate rises linearly.
+        evaluations: how often the validation split is scored.
+        evaluate_first: score the untrained model too; that row of the curve is shown and not selected.
+        clip: largest norm of the gradient; 0 for no limit.
         seed: order, augmentation and, where a network has it, dropout.
+        optimizer_name: 'adamw', or 'sgd', which decays every weight.
+        momentum: of SGD.
+        layer_decay: AdamW's rate of a layer over that of the next one (ELECTRA, BEiT, MAE); 1 for one rate.
     """
 
     learning_rate: float
+    head_learning_rate: float = 0.0
     epochs: int = 20
-    min_steps: int = 100
-    max_steps: int = 300
+    min_steps: int = 60
+    max_steps: int = 60
     batch_size: int = 64
     weight_decay: float = 0.01
-    warmup_share: float = 0.1
-    checks: int = 10
-    class_weighting: bool = False
+    warmup_fraction: float = 0.1
+    evaluations: int = 6
+    evaluate_first: bool = False
+    clip: float = 0.0
     seed: int = 0
+    optimizer_name: str = 'adamw'
+    momentum: float = 0.9
+    layer_decay: float = 1.0
 
-    def steps(self, images: int) -> int:
-        """Optimizer steps for a training split of `images`."""
-        per_epoch = max(1, images // min(self.batch_size, images))
+    def steps(self, items: int) -> int:
+        """Optimizer steps for a training split of `items`."""
+        per_epoch = max(1, items // min(self.batch_size, items))
         return max(self.min_steps, min(self.epochs * per_epoch, self.max_steps))
+
+    def evaluated_at(self, steps: int) -> set[int]:
+        """After which of `steps` the validation split is scored; the last is among them."""
+        return {round(step) for step in np.linspace(0, steps, min(self.evaluations, steps) + 1)[1:]}
 
     def rate(self, step: int, steps: int) -> float:
         """Learning rate at `step` of `steps`, counted from 0."""
-        warmup = max(1, round(self.warmup_share * steps))
+        warmup = max(1, round(self.warmup_fraction * steps))
         if step < warmup:
             return self.learning_rate * (step + 1) / warmup
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
     def optimizer(self, adapted) -> torch.optim.Optimizer:
-        """The optimizer of what an adapted model trains. A group's 'scale', if it has one, multiplies its rate."""
-        parameters = list(adapted.trainable().values())
-        groups = [
-            {'params': [p for p in parameters if p.ndim > 1], 'weight_decay': self.weight_decay},
-            {'params': [p for p in parameters if p.ndim <= 1], 'weight_decay': 0.0},
-        ]
-        return torch.optim.AdamW([group for group in groups if group['params']], lr=self.learning_rate, fused=True)
+        """The optimizer of what an adapted model trains; a group's 'scale' multiplies the rate of the schedule."""
+        model, adam = adapted.model, self.optimizer_name == 'adamw'
+        spared = set(getattr(model, 'no_weight_decay', set)())
+        head, depth = set(getattr(adapted, 'head_names', ())), len(getattr(model, 'blocks', ()))
+        head_scale = (self.head_learning_rate or self.learning_rate) / self.learning_rate
+        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+        for name, parameter in adapted.trainable().items():
+            undecayed = parameter.ndim <= 1 or name in spared or name.endswith(NOT_DECAYED)
+            scale = head_scale if name in head else 1.0
+            if adam and self.layer_decay != 1:
+                scale *= self.layer_decay ** (depth + 1 - layer_of(name, depth))
+            groups.setdefault((scale, 0.0 if adam and undecayed else self.weight_decay), []).append(parameter)
+        described = [{'params': p, 'weight_decay': decay, 'scale': scale} for (scale, decay), p in groups.items()]
+        if adam:
+            return torch.optim.AdamW(described, lr=self.learning_rate, fused=True)
+        return torch.optim.SGD(described, lr=self.learning_rate, momentum=self.momentum)
+
+
+def layer_of(name: str, depth: int) -> int:
+    """The layer of a ViT's parameter: 0 for what comes before the blocks, 1 to `depth`, `depth` + 1 for norm and head.
+
+    As `param_groups_lrd` of MAE (He et al. 2022, arXiv:2111.06377). An adapter counts to the block that it sits in.
+    """
+    if name in ('cls_token', 'pos_embed', 'reg_token') or name.startswith(('patch_embed', 'norm_pre')):
+        return 0
+    return int(name.split('.')[1]) + 1 if name.startswith('blocks.') else depth + 1
+
+
+@dataclass
+class Evaluation:
+    """What a task says of the validation split.
+
+    Args:
+        score: compared in order; the highest selects. NaN counts as the lowest.
+        row: what the curve shows.
+        outputs: what is kept of the selected state, such as its predictions.
+    """
+
+    score: tuple[float, ...]
+    row: dict[str, float]
+    outputs: np.ndarray | None = None
+
+
+class Task:
+    """What `fit` trains; a subclass offers `batch`, `loss` and `evaluate`, and overrides what else differs.
+
+    Args:
+        adapted: the model: `model`, `train(mode)`, `trainable()` (`methods.Adapted`).
+        items: how many training items there are.
+        device: where batches lie.
+    """
+
+    def __init__(self, adapted, items: int, device: torch.device):
+        self.adapted, self.items, self.device = adapted, items, device
+
+    def batch(self, rows: np.ndarray, generator: torch.Generator) -> Any:
+        """The training items of these positions, in whatever form `loss` takes.
+
+        Args:
+            rows: [B] positions, 0 to `items` - 1.
+            generator: on the CPU; all that is drawn at random must come from it.
+        """
+        raise NotImplementedError
+
+    def loss(self, batch: Any) -> torch.Tensor:
+        """The mean loss of a batch, differentiable."""
+        raise NotImplementedError
+
+    def evaluate(self) -> Evaluation:
+        """Score the validation split. The model may be left in either mode."""
+        raise NotImplementedError
+
+    def backward(self, batch: Any) -> torch.Tensor:
+        """Add the gradients of a batch; its mean loss, on the device and detached. For a batch that goes in parts."""
+        loss = self.loss(batch)
+        loss.backward()
+        return loss.detach()
+
+    def optimizer(self, config: TrainingConfig) -> torch.optim.Optimizer:
+        """The optimizer; each group may have a 'scale' of its rate."""
+        return config.optimizer(self.adapted)
+
+    def moving(self) -> dict[str, torch.Tensor]:
+        """All that training moves, by name: what a best state and a checkpoint hold."""
+        return dict(self.adapted.trainable()) | dict(self.adapted.model.named_buffers())
+
+    def described(self) -> dict[str, Any]:
+        """What a checkpoint must agree in, beside the config; plain JSON."""
+        return {}
 
 
 @dataclass
 class Fit:
-    """What training gave: the curve (a row a check), the selected check, and what it cost."""
+    """What training gave: the curve (a row an evaluation), the selected one, and what it cost."""
 
     curve: list[dict] = field(default_factory=list)
     best: int = 0
     step_seconds: float = 0.0
     images_per_second: float = 0.0
     peak_memory_mb: float = 0.0
-    validation: np.ndarray | None = None  # [N, K] probabilities at the selected check
+    validation: np.ndarray | None = None  # the task's outputs at the selected evaluation
+    steps: int = 0
+    epochs: float = 0.0
 
 
-def _snapshot(adapted) -> dict[str, torch.Tensor]:
-    """Copies of all that training moves: trainable parameters and buffers."""
-    moving = dict(adapted.trainable()) | dict(adapted.model.named_buffers())
-    return {name: tensor.detach().clone() for name, tensor in moving.items()}
+def fit(
+    task: Task,
+    config: TrainingConfig,
+    report: Callable[[dict], None] | None = None,
+    quiet: bool = False,
+    checkpoint: Path | None = None,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+) -> Fit:
+    """Train, and leave the model in the state that the validation split selected.
+
+    On a GPU no step waits for it: the loss is read, and looked at for NaN, at the evaluations. What a network draws
+    itself (dropout, stochastic depth) follows the config's seed.
+
+    Args:
+        task: what is trained.
+        config: how.
+        report: called with every new row of the curve; what it raises ends the training.
+        quiet: no progress bar.
+        checkpoint: a file that a killed training goes on from; remove it once the run's record is written.
+        checkpoint_seconds: how often it is written.
+    Raises:
+        Diverged: the loss is NaN or infinite.
+        BadInput: the checkpoint is of another training.
+    """
+    steps, size = config.steps(task.items), min(config.batch_size, task.items)
+    evaluated_at = config.evaluated_at(steps)
+    if task.device.type == 'cuda':
+        torch.cuda.reset_peak_memory_stats(task.device)
+    with seeded(config.seed):
+        state = _State(task, config)
+        state.resume(checkpoint)
+        if config.evaluate_first and state.step == 0:
+            state.evaluate(steps, size, report)
+        task.adapted.train()
+        parameters = [p for group in state.optimizer.param_groups for p in group['params']]
+        started, written = time.perf_counter(), time.monotonic()
+        bar = range(state.step, steps)
+        for step in tqdm(bar, desc='training', unit=' steps', disable=quiet, mininterval=1, initial=state.step):
+            for group in state.optimizer.param_groups:
+                group['lr'] = config.rate(step, steps) * group.get('scale', 1.0)
+            batch = task.batch(rows_of(task.items, size, step, config.seed), state.generator)
+            state.loss += task.backward(batch)
+            if config.clip:
+                nn.utils.clip_grad_norm_(parameters, config.clip)
+            state.optimizer.step()
+            state.optimizer.zero_grad(set_to_none=True)
+            state.step, state.since = step + 1, state.since + 1
+            if state.step in evaluated_at:
+                state.read_loss(steps)  # waits for the device
+                state.spent.append((state.seconds + time.perf_counter() - started) / state.since)
+                state.evaluate(steps, size, report)
+                task.adapted.train()
+                state.seconds, started = 0.0, time.perf_counter()
+            if checkpoint and time.monotonic() - written >= checkpoint_seconds:
+                state.seconds += time.perf_counter() - started
+                state.save(checkpoint)
+                started, written = time.perf_counter(), time.monotonic()
+        state.put(state.best_tensors)
+    spent = float(np.mean(state.spent))
+    return Fit(
+        *(state.curve, state.best, float(np.median(state.spent)), size / spent, peak_memory_mb(task.device)),
+        *(state.best_outputs, steps, round(steps * size / task.items, 3)),
+    )
 
 
-@torch.no_grad()
-def _restore(adapted, saved: dict[str, torch.Tensor]) -> None:
-    moving = dict(adapted.trainable()) | dict(adapted.model.named_buffers())
-    for name, tensor in saved.items():
-        moving[name].copy_(tensor)
+def rows_of(items: int, batch_size: int, step: int, seed: int) -> np.ndarray:
+    """Positions [B] of a step's batch: a fresh order every pass, its last, smaller batch left out; by seed and step."""
+    per_pass = max(1, items // batch_size)
+    start = step % per_pass * batch_size
+    return _order(items, seed, step // per_pass)[start : start + batch_size]
+
+
+@lru_cache(maxsize=4)
+def _order(items: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng([seed, epoch]).permutation(items)
 
 
 def peak_memory_mb(device: torch.device) -> float:
@@ -111,94 +284,102 @@ def peak_memory_mb(device: torch.device) -> float:
     return peak / 2**20 if sys.platform == 'darwin' else peak / 2**10  # bytes there, KiB elsewhere
 
 
-@torch.no_grad()
-def predict(adapted, batches: Batches, objective: Objective = SINGLE_LABEL) -> np.ndarray:
-    """Class probabilities [N, K] float32 for every row of `batches`, in its order, without augmentation."""
-    adapted.train(False)
-    parts = [objective.probabilities(batches.logits(adapted, x).float()).cpu() for x in batches.in_order()]
-    return torch.cat(parts).numpy()
+class _State:
+    """All that a training is in its middle; what a checkpoint holds."""
 
+    PLAIN = ('step', 'since', 'seconds', 'spent', 'curve', 'best', 'best_score')
 
-def fit(
-    adapted,
-    train: Batches,
-    validation: Batches,
-    protocol: Protocol,
-    report: Callable[[dict], None] | None = None,
-    quiet: bool = False,
-    objective: Objective = SINGLE_LABEL,
-) -> Fit:
-    """Train, and leave the model in the state that the validation split selected.
+    def __init__(self, task: Task, config: TrainingConfig):
+        self.task, self.config = task, config
+        self.optimizer = task.optimizer(config)
+        self.generator = torch.Generator().manual_seed(config.seed)
+        self.loss = torch.zeros((), device=task.device)  # summed since the last evaluation
+        self.step, self.since, self.seconds, self.mean_loss = 0, 0, 0.0, None
+        self.spent: list[float] = []  # seconds of a step, by stretch between evaluations
+        self.curve: list[dict] = []
+        self.best, self.best_score = 0, None
+        self.best_tensors: dict[str, torch.Tensor] = {}
+        self.best_outputs: np.ndarray | None = None
 
-    What a network draws itself (dropout, stochastic depth) follows the protocol's seed.
+    def read_loss(self, steps: int) -> None:
+        """The mean loss since the last evaluation, or Diverged."""
+        self.mean_loss = self.loss.item() / self.since
+        if not math.isfinite(self.mean_loss):
+            where = f'between steps {self.step - self.since + 1} and {self.step} of {steps}'
+            rate = f'lower learning_rate (now {self.config.learning_rate:g})'
+            raise Diverged(f'loss is {self.mean_loss} {where}; {rate}')
 
-    Args:
-        adapted: a model with a method applied (`medpeft_utils.methods.apply`).
-        train, validation: images, or features computed once.
-        report: called with every new row of the curve, for a live plot.
-        quiet: no progress bar.
-        objective: loss, probabilities and scores of the task.
-    Raises:
-        Diverged: the loss is NaN or infinite.
-    """
-    with seeded(protocol.seed):
-        return _fit(adapted, train, validation, protocol, report, quiet, objective)
-
-
-def _fit(adapted, train: Batches, validation: Batches, protocol: Protocol, report, quiet: bool, objective) -> Fit:
-    steps, result = protocol.steps(len(train)), Fit()
-    check_at = {round(step) for step in np.linspace(0, steps, min(protocol.checks, steps) + 1)[1:]}
-    batch_size = min(protocol.batch_size, len(train))
-    take_step = _stepper(adapted, train, protocol, objective, steps, batch_size)
-    losses, seconds, best_score, best_state = [], [], (-math.inf, -math.inf), None
-    adapted.train()
-    for step in tqdm(range(steps), desc='training', unit=' steps', disable=quiet, mininterval=1):
-        started = time.perf_counter()
-        losses.append(take_step(step))
-        seconds.append(time.perf_counter() - started)
-        if step + 1 not in check_at:
-            continue
-        probabilities = predict(adapted, validation, objective)
-        adapted.train()
-        scores = objective.evaluate(validation.labels, probabilities)
-        row = {'step': step + 1, 'epoch': round((step + 1) * batch_size / len(train), 3)}
-        row |= {'train_loss': float(np.mean(losses))}
-        row |= {f'validation_{name}': scores[name] for name in objective.shown}
-        result.curve.append(row)
-        losses, selecting = [], scores[objective.selection]
-        score = (-math.inf if math.isnan(selecting) else selecting, -scores['loss'])
-        if score > best_score:
-            best_score, best_state = score, _snapshot(adapted)
-            result.best, result.validation = len(result.curve) - 1, probabilities
+    def evaluate(self, steps: int, batch_size: int, report: Callable[[dict], None] | None) -> None:
+        """Score the validation split, add a row to the curve, and keep the state where it is the best yet."""
+        found = self.task.evaluate()
+        row = {'step': self.step, 'epoch': round(self.step * batch_size / self.task.items, 3)}
+        self.curve.append(row | {'train_loss': self.mean_loss} | found.row)
+        score = [-math.inf if math.isnan(value) else value for value in found.score]
+        if self.step and (self.best_score is None or score > self.best_score):
+            self.best, self.best_score, self.best_outputs = len(self.curve) - 1, score, found.outputs
+            self.best_tensors = {name: tensor.detach().clone() for name, tensor in self.task.moving().items()}
+        self.loss, self.since = torch.zeros_like(self.loss), 0
         if report:
-            report(row)
-    _restore(adapted, best_state)
-    result.step_seconds = float(np.median(seconds))
-    result.images_per_second = steps * batch_size / sum(seconds)
-    result.peak_memory_mb = peak_memory_mb(train.device)
-    return result
+            report(self.curve[-1])
 
+    @torch.no_grad()
+    def put(self, saved: dict[str, torch.Tensor]) -> None:
+        """Set all that training moves."""
+        moving = self.task.moving()
+        for name, tensor in saved.items():
+            moving[name].copy_(tensor)
 
-def _stepper(
-    adapted, train: Batches, protocol: Protocol, objective: Objective, steps: int, batch_size: int
-) -> Callable[[int], float]:
-    """A function that takes one optimizer step and gives its loss."""
-    optimizer = protocol.optimizer(adapted)
-    stream = train.shuffled(batch_size, torch.Generator().manual_seed(protocol.seed))
-    criterion = objective.criterion(train.labels, train.classes, protocol.class_weighting, train.device)
+    def _described(self) -> dict[str, Any]:
+        return json.loads(json.dumps(asdict(self.config) | {'items': self.task.items} | self.task.described()))
 
-    def take_step(step: int) -> float:
-        for group in optimizer.param_groups:
-            group['lr'] = protocol.rate(step, steps) * group.get('scale', 1.0)
-        x, labels = next(stream)
-        loss = criterion(train.logits(adapted, x).float(), labels)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        value = loss.item()
-        if not math.isfinite(value):
-            rate = protocol.learning_rate
-            raise Diverged(f'loss is {value} at step {step + 1} of {steps}; lower learning_rate (now {rate:g})')
-        return value
+    def save(self, path: Path) -> None:
+        """Write the checkpoint, whole or not at all: tensors, and the rest as JSON in its metadata."""
+        tensors = {f'now/{name}': tensor for name, tensor in self.task.moving().items()}
+        tensors |= {f'best/{name}': tensor for name, tensor in self.best_tensors.items()}
+        tensors |= {'loss': self.loss, 'generator': self.generator.get_state(), 'global': torch.get_rng_state()}
+        if self.best_outputs is not None:
+            tensors['outputs'] = torch.from_numpy(np.asarray(self.best_outputs))
+        if torch.cuda.is_available():
+            tensors |= {f'cuda/{i}': state for i, state in enumerate(torch.cuda.get_rng_state_all())}
+        optimizer, plain = self.optimizer.state_dict(), {}
+        for index, values in optimizer['state'].items():
+            for key, value in values.items():
+                if torch.is_tensor(value):
+                    tensors[f'optimizer/{index}/{key}'] = value
+                else:
+                    plain[f'{index}/{key}'] = value
+        about = {'training': self._described(), 'optimizer': plain} | {name: getattr(self, name) for name in self.PLAIN}
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        write_tensors(path, tensors, {'state': json.dumps(about)})
 
-    return take_step
+    def resume(self, path: Path | None) -> None:
+        """Go on from a checkpoint; where there is none, or none that is whole, from the beginning."""
+        if path is None or not Path(path).is_file():
+            return
+        try:
+            with safe_open(path, framework='pt') as file:
+                about = json.loads(file.metadata()['state'])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        except (SafetensorError, KeyError, TypeError, ValueError):
+            return
+        if about['training'] != self._described():
+            raise BadInput(f'{path} is the checkpoint of a training with other settings; delete it to begin anew')
+
+        def below(prefix: str) -> dict[str, torch.Tensor]:
+            return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+
+        for name in self.PLAIN:
+            setattr(self, name, about[name])
+        self.put(below('now/'))
+        self.best_tensors = {name: tensor.to(self.task.device) for name, tensor in below('best/').items()}
+        self.best_outputs = tensors['outputs'].numpy() if 'outputs' in tensors else None
+        self.loss = tensors['loss'].to(self.task.device)
+        values: dict[int, dict[str, Any]] = {}
+        for name, value in {**about['optimizer'], **below('optimizer/')}.items():
+            index, key = name.split('/')
+            values.setdefault(int(index), {})[key] = value
+        self.optimizer.load_state_dict(self.optimizer.state_dict() | {'state': values})
+        self.generator.set_state(tensors['generator'])
+        torch.set_rng_state(tensors['global'])
+        if torch.cuda.is_available() and (states := below('cuda/')):
+            torch.cuda.set_rng_state_all([states[str(i)] for i in range(len(states))])

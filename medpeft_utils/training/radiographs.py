@@ -9,20 +9,19 @@ with warm restarts, never reached); this project's augmentation, without RandAug
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from medpeft_utils import auroc, backbones
 from medpeft_utils.backbones.small import SMALL_BACKBONES
 from medpeft_utils.core.errors import BadInput, UnknownName
 from medpeft_utils.training.classification import SPLITS, Classification, Settings
-from medpeft_utils.training.loop import Protocol
-from medpeft_utils.training.multi_label import MULTI_LABEL
-from medpeft_utils.training.objective import SINGLE_LABEL, Objective
+from medpeft_utils.training.loop import TrainingConfig
+from medpeft_utils.training.objective import MULTI_LABEL, SINGLE_LABEL, Objective
+from medpeft_utils.training.run import BODY
 
 OPTIMIZERS = ('adamw', 'sgd')
 RATE_KINDS = {'absolute': None, 'per 256 images': 256}
@@ -36,6 +35,7 @@ LORA = {'alpha': 32.0, 'dropout': 0.1, 'parts': 'qv', 'train_final_norm': True}
 class RadiographSettings(Settings):
     """The parameters of the radiograph notebook; their help stands there, beside their defaults."""
 
+    head: str = 'tied'
     rank: int = 8
     optimizer: str = 'adamw'
     momentum: float = 0.9
@@ -69,49 +69,6 @@ class RadiographSettings(Settings):
         return own | super().config()
 
 
-@dataclass(frozen=True)
-class RadiographProtocol(Protocol):
-    """The protocol with SGD as a choice, and with learning rates that fall from the head to the input.
-
-    Args:
-        optimizer_name: 'adamw', or 'sgd' with one rate for all layers, as in the authors' code.
-        momentum: of SGD.
-        layer_decay: AdamW's rate of a layer over that of the next one (ELECTRA, BEiT, MAE); 1 for one rate.
-    """
-
-    optimizer_name: str = 'adamw'
-    momentum: float = 0.9
-    layer_decay: float = 1.0
-
-    def optimizer(self, adapted) -> torch.optim.Optimizer:
-        """SGD decays every weight; AdamW, as in MAE's code, no vector, class token or position embedding."""
-        trainable = adapted.trainable()
-        if self.optimizer_name == 'sgd':
-            how = {'momentum': self.momentum, 'weight_decay': self.weight_decay}
-            return torch.optim.SGD(list(trainable.values()), lr=self.learning_rate, **how)
-        spared = set(getattr(adapted.model, 'no_weight_decay', set)())
-        depth = len(getattr(adapted.model, 'blocks', ()))
-        groups: dict[tuple[int, float], list] = {}
-        for name, parameter in trainable.items():
-            decay = 0.0 if parameter.ndim <= 1 or name in spared else self.weight_decay
-            groups.setdefault((layer_of(name, depth), decay), []).append(parameter)
-        described = [
-            {'params': members, 'weight_decay': decay, 'scale': self.layer_decay ** (depth + 1 - layer)}
-            for (layer, decay), members in groups.items()
-        ]
-        return torch.optim.AdamW(described, lr=self.learning_rate, fused=True)
-
-
-def layer_of(name: str, depth: int) -> int:
-    """The layer of a ViT's parameter: 0 for what comes before the blocks, 1 to `depth`, `depth` + 1 for norm and head.
-
-    As `param_groups_lrd` of MAE (He et al. 2022, arXiv:2111.06377). An adapter counts to the block that it sits in.
-    """
-    if name in ('cls_token', 'pos_embed', 'reg_token') or name.startswith(('patch_embed', 'norm_pre')):
-        return 0
-    return int(name.split('.')[1]) + 1 if name.startswith('blocks.') else depth + 1
-
-
 def mean_scale(layer_decay: float, depth: int) -> float:
     """Layer-wise rates over that of the head, on average over embedding, `depth` blocks and head: 0.2 for 0.65 and 12.
 
@@ -137,35 +94,32 @@ class Radiographs(Classification):
         backbone.image_size = self.image_size
         return backbone
 
-    def protocol(self, learning_rate: float, seed: int | None = None) -> RadiographProtocol:
-        """The training protocol at a learning rate; warm-up is a share of the steps, as it is of the epochs."""
+    def training_config(self, rates: dict[str, float], seed: int | None = None) -> TrainingConfig:
+        """As in `Classification`, with the paper's options; warm-up is a share of the steps, as it is of the epochs."""
         s = self.settings
-        own = {'weight_decay': s.weight_decay, 'warmup_share': min(1.0, s.warmup_epochs / s.epochs)}
+        own = {'weight_decay': s.weight_decay, 'warmup_fraction': min(1.0, s.warmup_epochs / s.epochs)}
         own |= {'optimizer_name': s.optimizer, 'momentum': s.momentum, 'layer_decay': s.layer_decay}
-        return RadiographProtocol(**(asdict(super().protocol(learning_rate, seed)) | own))
+        return replace(super().training_config(rates, seed), **own)
 
-    def default_learning_rate(self) -> float:
+    def centres(self) -> dict[str, float]:
         """AdamW: the method's documented rate; SGD: the authors' for it. Both times what the backbone asks for.
 
         On shipped backbones AdamW's is over `mean_scale` too, so that the average layer has the documented rate.
         """
-        s = self.settings
-        if s.optimizer == 'adamw':
-            rate, depth = super().default_learning_rate(), len(getattr(self.backbone.model, 'blocks', ()))
-            return rate / mean_scale(s.layer_decay, depth) if s.backbone in SMALL_BACKBONES else rate
-        if s.method not in SGD_RATES:
-            known = ', '.join(SGD_RATES)
-            raise BadInput(f'learning_rate=0 with SGD and method {s.method!r}: give a rate; there are for {known}')
-        return SGD_RATES[s.method] * backbones.learning_rate_factor(s.backbone)
+        s, centres = self.settings, super().centres()
+        if s.optimizer == 'sgd':
+            if s.method not in SGD_RATES and not s.learning_rate:
+                known = ', '.join(SGD_RATES)
+                raise BadInput(f'learning_rate=0 with SGD and method {s.method!r}: give a rate; there are for {known}')
+            centres[BODY] = SGD_RATES.get(s.method, s.learning_rate) * backbones.learning_rate_factor(s.backbone)
+        elif s.backbone in SMALL_BACKBONES:
+            centres[BODY] /= mean_scale(s.layer_decay, len(getattr(self.backbone.model, 'blocks', ())))
+        return centres
 
-    def choose_learning_rate(self, folder: Path | None = None, quiet: bool = True) -> dict:
-        """As in `Classification`; a given rate may be for so many images a step, of which the batch has a share."""
-        chosen = super().choose_learning_rate(folder, quiet)
-        unit = RATE_KINDS[self.settings.learning_rate_kind]
-        if chosen['how'] == 'given' and unit:
-            value = self.settings.learning_rate * self.settings.batch_size / unit
-            self.learning_rate = chosen | {'value': value, 'kind': self.settings.learning_rate_kind}
-        return self.learning_rate
+    def given_rates(self) -> dict[str, float]:
+        """As in `Run`; a given rate may be for so many images a step, of which the batch has a share."""
+        given, unit = super().given_rates(), RATE_KINDS[self.settings.learning_rate_kind]
+        return {name: rate * self.settings.batch_size / unit for name, rate in given.items()} if unit else given
 
     @cached_property
     def undefined(self) -> dict[str, list[str]]:

@@ -1,4 +1,4 @@
-"""The learning-rate search: Optuna, on the validation split, with the same number of trials for every method."""
+"""The search for learning rates: Optuna, on the validation split, with the same number of trials for every method."""
 
 from __future__ import annotations
 
@@ -8,41 +8,86 @@ from collections.abc import Callable
 from medpeft_utils.core.errors import BadInput
 from medpeft_utils.training.loop import Diverged
 
-# Every method is searched over the same span around its own default: a factor of ten either way.
-SPAN = 10.0
-# The first trials, as factors of the default; then Optuna's TPE sampler takes over.
-FIRST = (1.0, 10**0.5, 10**-0.5)
+# Every method is searched over the same span around its own default: a factor of thirty either way.
+SPAN = 30.0
+# A best rate this close to a bound (as a factor) lies at an edge.
+CLOSE = 2.0
+
+Tell = Callable[[int, float], None]
 
 
-def search(score_at: Callable[[float], float], default: float, trials: int, seed: int = 0) -> dict:
-    """Find the learning rate with the highest validation score.
+def search(
+    score_at: Callable[[dict[str, float], Tell], float], centres: dict[str, float], trials: int, seed: int = 0
+) -> dict:
+    """Find the learning rates with the highest validation score.
+
+    The first trial is the centre, then draws, the later half by Optuna's TPE sampler. Successive halving ends a trial
+    whose score is in the lower half at its second, fourth, ... evaluation. The last quarter of the trials searches a
+    range that is wider by another factor of thirty on the side where the best lies at an edge, if it does.
 
     Args:
-        score_at: trains with a learning rate and gives the validation score, in 0..1; may raise Diverged.
-        default: the method's default learning rate, the centre of the log-uniform search interval.
-        trials: how many rates are tried; the same for every method of a study.
+        score_at: trains with these rates and gives the best validation score; calls `tell(evaluation, score)` with the
+            best so far after each evaluation, counted from 1, which ends the trial by an exception; may raise Diverged.
+        centres: name of a rate -> the centre of its log-uniform interval.
+        trials: how many are tried; the same for every method of a study.
         seed: of the sampler.
     Returns:
-        `value`, the best rate, and `trials`, a list of {learning_rate, score} (score None where training diverged).
+        `values`, name -> best rate; `trials`, rows of the rates, `score` (None where training diverged) and `pruned`;
+        `edge`, name -> 'low' or 'high' where the best still lies at an edge.
     Raises:
         BadInput: no trial asked for, or all of them diverged.
     """
     import optuna
 
+    around = ', '.join(f'{name} {centre:g}' for name, centre in centres.items())
     if trials < 1:
-        raise BadInput(f'a search of {trials} trials; give at least 1, or take the default rate {default:g}')
+        raise BadInput(f'a search of {trials} trials; give at least 1, or take the default: {around}')
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(direction='maximize', sampler=optuna.samplers.TPESampler(seed=seed))
-    for factor in FIRST[:trials]:
-        study.enqueue_trial({'learning_rate': default * factor})
+    sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=max(2, trials // 2))
+    pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=2, reduction_factor=2)
+    study = optuna.create_study(direction='maximize', sampler=sampler, pruner=pruner)
+    study.enqueue_trial(centres)
+    ranges = {name: (centre / SPAN, centre * SPAN) for name, centre in centres.items()}
 
     def objective(trial: optuna.Trial) -> float:
-        rate = trial.suggest_float('learning_rate', default / SPAN, default * SPAN, log=True)
-        return score_at(rate)
+        rates = {name: trial.suggest_float(name, *bounds, log=True) for name, bounds in ranges.items()}
 
-    study.optimize(objective, n_trials=trials, catch=(Diverged,))
-    tried = [{'learning_rate': trial.params['learning_rate'], 'score': trial.value} for trial in study.trials]
-    scores = [row['score'] if row['score'] is not None else -math.inf for row in tried]
-    if max(scores) == -math.inf:
-        raise BadInput(f'training diverged at all {trials} rates around {default:g}; check data and backbone')
-    return {'value': tried[scores.index(max(scores))]['learning_rate'], 'trials': tried}
+        def tell(evaluation: int, score: float) -> None:
+            trial.report(score, evaluation)
+            if trial.should_prune():
+                raise optuna.TrialPruned
+
+        return score_at(rates, tell)
+
+    def best() -> dict[str, float]:
+        whole = [t for t in study.trials if t.state == optuna.trial.TrialState.COMPLETE]
+        if not whole:
+            raise BadInput(f'training diverged at all {len(study.trials)} rates around {around}; check data, backbone')
+        return max(whole, key=lambda trial: trial.value).params
+
+    last = trials // 4
+    study.optimize(objective, n_trials=trials - last, catch=(Diverged,))
+    if last and (edges := _edges(best(), ranges)):
+        beyond = dict(best())
+        for name, side in edges.items():
+            low, high = ranges[name]
+            ranges[name] = (low / SPAN, high) if side == 'low' else (low, high * SPAN)
+            beyond[name] = (low if side == 'low' else high) * math.sqrt(SPAN) ** (-1 if side == 'low' else 1)
+        study.enqueue_trial(beyond)
+    if last:
+        study.optimize(objective, n_trials=last, catch=(Diverged,))
+    rows = [
+        {**trial.params, 'score': trial.value, 'pruned': trial.state == optuna.trial.TrialState.PRUNED}
+        for trial in study.trials
+    ]
+    return {'values': best(), 'trials': rows, 'edge': _edges(best(), ranges)}
+
+
+def _edges(rates: dict[str, float], ranges: dict[str, tuple[float, float]]) -> dict[str, str]:
+    found = {}
+    for name, (low, high) in ranges.items():
+        if rates[name] < low * CLOSE:
+            found[name] = 'low'
+        elif rates[name] > high / CLOSE:
+            found[name] = 'high'
+    return found
