@@ -433,7 +433,7 @@ def test_measuring_leaves_the_model_as_it_was():
         ({'augmentation': 'strong'}, UnknownName, 'augmentation'),
         ({'head': 'ties'}, UnknownName, "did you mean 'tied'"),
         ({'head': 'tied', 'head_learning_rate': 0.1}, BadInput, "head='tied'"),
-        ({'folds': 2}, BadInput, 'folds=2'),
+        ({'folds': 1}, BadInput, 'folds=1'),
         ({'method': 'lorra'}, UnknownName, "did you mean 'lora'"),
         ({'backbone': 'vit_base'}, UnknownName, 'vit_base_mini'),
         ({'method': 'tsa'}, DoesNotFit, "'tsa' does not fit backbone 'vit_base_mini'"),

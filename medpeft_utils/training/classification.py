@@ -77,8 +77,8 @@ class Settings(BaseSettings):
             raise UnknownName('head', self.head, HEADS)
         if self.head == 'tied' and self.head_learning_rate:
             raise BadInput(f"head_learning_rate={self.head_learning_rate} with head='tied': give 0, or head='own'")
-        if self.folds in (1, 2):
-            raise BadInput(f'folds={self.folds}: give 0 for the usual split, or 3 or more: one is validation')
+        if self.folds == 1:
+            raise BadInput(f'folds={self.folds}: give 0 for the usual split, or a number of folds from 2')
         super().check()
         if self.min_steps > self.max_steps:
             raise BadInput(f'min_steps={self.min_steps} is above max_steps={self.max_steps}')
@@ -106,7 +106,7 @@ class Classification(Run):
             image_size=stored_size(self.image_size),
             split_seed=settings.split_seed,
             cache=self.cache,
-            **({'folds': settings.folds} if settings.folds else {}),
+            folds=settings.folds,
         )
         self.probabilities: dict[str, np.ndarray] = {}
 
