@@ -15,9 +15,10 @@ import time
 from pathlib import Path
 
 import pytest
-from study_project import FINISH, START, Project, write_notebook
+from study_project import FINISH, START, WORK, Project, write_notebook
 
-from medpeft_utils.core.leases import process_mark
+from medpeft_utils.core.leases import Lease
+from medpeft_utils.study.processes import process_mark
 
 KILLS = int(os.environ.get('MEDPEFT_KILLS', 20))
 linux = pytest.mark.skipif(not Path('/proc/self').exists(), reason='needs Linux')
@@ -56,7 +57,7 @@ def test_every_way_to_end_is_recorded_as_what_it_was(project):
     assert found['flaky/1.0/0']['attempt'] == 2 and found['raises/1.0/0']['attempt'] == 1
     large = found['large/1.0/0']
     assert large['attempt'] == 2 and "can't allocate memory" in large['error']['message'], 'there may be room later'
-    forked = next(project.results.glob('tiny/runs/*/child'))
+    forked = next(project.results.glob('tiny/runs/*/*/child'))
     assert process_mark(int(forked.read_text())) is None, 'a process that a run left behind still lives'
 
     # Once more: nothing is started, and what failed is not tried again unless asked for.
@@ -81,7 +82,8 @@ def _check_displays(project: Project, found: dict) -> None:
     assert {row['given']['mode']: row['state'] for row in rows}['killed'] == 'died'
     run = found['fine/1.0/0']['run']
     one = project.medpeft('show', run[:8])
-    assert 'f1_macro' in one and 'train_loss' in one and f'{run}/notebook.ipynb' in one and 'fine' in one
+    assert 'f1_macro' in one and 'train_loss' in one and 'fine' in one
+    assert re.search(rf'{run}/1-\w+/notebook.ipynb', one)
 
 
 def test_plain_kernels_do_the_same(project):
@@ -139,8 +141,10 @@ def _descendants(pid: int, depth: int) -> list[int]:
     from medpeft_utils.study.processes import children
 
     found = [pid]
-    for _ in range(depth):
+    for level in range(depth):
         found = [child for parent in found for child in children(parent)]
+        if level == 0:
+            found = [child for child in found if b'forkserver' in Path(f'/proc/{child}/cmdline').read_bytes()]
     return found
 
 
@@ -148,7 +152,7 @@ def _descendants(pid: int, depth: int) -> list[int]:
 def test_kernels_end_with_their_runner(project):
     project.grid(axes={'mode': ['fine'], 'seed': [0], 'pause': [60.0]})
     process = project.start('run', 'tiny')
-    began = wait_for(lambda: next(project.results.glob('tiny/runs/*/began'), None))
+    began = wait_for(lambda: next(project.results.glob('tiny/runs/*/*/began'), None))
     kernel = int(wait_for(began.read_text))
     assert process_mark(kernel) is not None
     assert 'running' in project.medpeft('status', 'tiny')
@@ -156,6 +160,40 @@ def test_kernels_end_with_their_runner(project):
     process.communicate()
     wait_for(lambda: process_mark(kernel) is None, seconds=20)
     assert 'running' not in project.medpeft('status', 'tiny')
+
+
+@linux
+@pytest.mark.parametrize('victim', ['runner', 'fork server'])
+def test_what_a_notebook_left_running_ends_with_whoever_is_killed(project, victim):
+    """The kernel has a daemon of its own, in its own session; neither its run nor the kernel ends it."""
+    project.grid(axes={'mode': ['forks'], 'seed': [0], 'pause': [1.0]})
+    write_notebook(project.notebook, START, WORK, 'time.sleep(60)', FINISH)
+    process = project.start('run', 'tiny', '--limit', '1')
+    path = wait_for(lambda: next(project.results.glob('tiny/runs/*/*/child'), None))
+    daemon = int(wait_for(path.read_text))
+    assert process_mark(daemon) is not None
+    os.kill(process.pid if victim == 'runner' else _descendants(process.pid, 1)[0], signal.SIGKILL)
+    wait_for(lambda: process_mark(daemon) is None, seconds=20)
+    process.kill()
+    process.communicate()
+
+
+@linux
+def test_a_run_that_was_taken_over_is_not_recorded_by_the_late_one(project):
+    """Its tree stands still; another runner, which cannot see its processes, takes its lease; then it goes on."""
+    project.grid(axes={'mode': ['fine'], 'seed': [0], 'pause': [2.0]})
+    with project.start('run', 'tiny') as process:
+        wait_for(lambda: next(project.results.glob('tiny/runs/*/*/began'), None))
+        lease = next((project.results / 'tiny' / 'leases').iterdir())
+        lease.unlink()
+        other = Lease(lease)
+        assert other.take()
+        wait_for(lambda: any(event['event'] == 'lost' for event in project.events()))
+        assert not project.records() and other.is_held()
+        other.release()
+        out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0 and len(project.records()) == 1, out
+    assert [event['event'] for event in project.events()].count('end') == 1
 
 
 def test_the_events_of_a_study_are_printed_and_followed(project):
@@ -189,13 +227,13 @@ def test_two_runners_side_by_side_share_the_runs(project):
 def test_control_c_finishes_what_runs_and_twice_stops_at_once(project):
     project.grid(axes={'mode': ['fine'], 'seed': [0, 1, 2], 'pause': [4.0]})
     process = project.start('run', 'tiny')
-    wait_for(lambda: next(project.results.glob('tiny/runs/*/began'), None))
+    wait_for(lambda: next(project.results.glob('tiny/runs/*/*/began'), None))
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 130 and len(project.records()) == 1, out
 
     process = project.start('run', 'tiny')
-    wait_for(lambda: len(list(project.results.glob('tiny/runs/*/began'))) == 2)
+    wait_for(lambda: len(list(project.results.glob('tiny/runs/*/*/began'))) == 2)
     process.send_signal(signal.SIGINT)
     wait_for(lambda: 'Ctrl-C' in process.stdout.readline())
     process.send_signal(signal.SIGINT)

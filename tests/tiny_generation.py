@@ -12,7 +12,7 @@ from medpeft_utils.report import source
 from medpeft_utils.report import text_image_scores as ti
 from medpeft_utils.study import records
 from medpeft_utils.study.identity import code_version
-from medpeft_utils.study.places import experiments_folder
+from medpeft_utils.study.paths import experiments_folder
 from medpeft_utils.text_image.pictures import write_strip
 
 CARD = DataCard('spots', 'Spots (synthetic)', 'text to image', 'noise', texts='what is there', synthetic=True)

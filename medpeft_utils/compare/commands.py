@@ -13,7 +13,7 @@ import yaml
 from medpeft_utils.core.errors import BadInput
 from medpeft_utils.study.commands import RESULTS, execute, run_options, settings_option
 from medpeft_utils.study.grid import load_grid
-from medpeft_utils.study.places import StudyFolder
+from medpeft_utils.study.paths import StudyFolder
 from medpeft_utils.study.splits import identified, known
 
 SHOWN = {

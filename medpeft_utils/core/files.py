@@ -110,10 +110,21 @@ def write_json(path: Path | str, value: Any, durable: bool = True) -> None:
     write_bytes(path, text.encode() + b'\n', durable)
 
 
+def parse_json(text: bytes | str) -> Any:
+    """The content of JSON. Raises ValueError for text that is none, is nested too deeply, or holds half characters."""
+    try:
+        content = json.loads(text)
+        if b'\\ud' in (text if isinstance(text, bytes) else text.encode()).lower():
+            json.dumps(content, ensure_ascii=False).encode()  # half of a pair cannot be written again
+        return content
+    except RecursionError:
+        raise ValueError('nested too deeply') from None
+
+
 def read_json(path: Path | str) -> Any | None:
     """The content of a JSON file; None where there is no file, or none that is whole."""
     try:
-        return json.loads(Path(path).read_bytes())
+        return parse_json(Path(path).read_bytes())
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
 
@@ -134,7 +145,7 @@ def check_writable(folder: Path) -> None:
     with storage(folder):
         folder.mkdir(parents=True, exist_ok=True)
         probe.write_bytes(b'x' * 4096)
-        probe.unlink()
+        probe.unlink(missing_ok=True)
 
 
 def write_tensors(path: Path | str, tensors: dict[str, Any], about: dict[str, str] | None = None) -> Path:

@@ -98,7 +98,7 @@ def pictures_of(records: pd.DataFrame, run: str, name: str = 'samples.png') -> n
 
     for results, figures in [records.attrs.get('places', ())] if records.attrs.get('places') else []:
         kept = KEPT.format(run if name == SAMPLES else 'ground_truth')
-        for path in (Path(results) / 'runs' / run / name, Path(figures) / kept):
+        for path in (*sorted((Path(results) / 'runs' / run).rglob(name)), Path(figures) / kept):
             if path.is_file():
                 return read_strip(path)
     return None

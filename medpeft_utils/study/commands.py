@@ -12,7 +12,7 @@ import yaml
 
 from medpeft_utils.core.errors import BadInput
 from medpeft_utils.study.grid import Grid, Run, load_grid, selected
-from medpeft_utils.study.places import StudyFolder, find_grid, project_root
+from medpeft_utils.study.paths import StudyFolder, find_grid, project_root
 from medpeft_utils.study.splits import identified, known, prepare
 
 RESULTS = click.option(

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from medpeft_utils.core.errors import BadInput
-from medpeft_utils.study.places import StudyFolder
+from medpeft_utils.study.paths import StudyFolder
 
 LOOK_SECONDS = 0.5
 

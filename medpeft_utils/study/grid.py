@@ -40,7 +40,7 @@ from medpeft_utils.core.code import Code
 from medpeft_utils.core.errors import BadInput
 from medpeft_utils.study.identity import code_version, run_hash, without_places
 from medpeft_utils.study.notebook import NO_DEFAULT, ExperimentNotebook, read_notebook
-from medpeft_utils.study.places import experiments_folder
+from medpeft_utils.study.paths import experiments_folder
 
 TOP = {'profile', 'title', 'defaults', 'preload', 'experiments', 'notebooks'}
 INSIDE = {'notebook', 'family', 'title', 'parameters', 'axes', 'include', 'exclude'}

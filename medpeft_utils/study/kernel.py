@@ -74,6 +74,7 @@ def _wait_and_serve(read: int, parent: int, threads: int) -> None:
     """The child's life: never returns into what its parent was doing."""
     code = 1
     try:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # this process' parent ends its descendants by it
         die_with(parent)
         os.setpgid(0, 0)  # its own children, such as data loaders, are killed with it
         with os.fdopen(read) as orders:

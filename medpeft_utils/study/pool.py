@@ -1,24 +1,27 @@
 """The processes in which runs are executed, as the runner sees them: started, ended, killed.
 
-`ForkedPool` forks them from one that has everything imported (Linux); `PlainPool` starts each anew (anywhere).
+They come from `multiprocessing`: forked from a server that has everything imported (Linux), or started anew (anywhere).
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import multiprocessing
 import os
-import selectors
-import subprocess
-import sys
+import shutil
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from multiprocessing import connection, util
 from pathlib import Path
 from typing import Any
 
 from medpeft_utils.core.errors import MedpeftError
-from medpeft_utils.core.files import write_json
-from medpeft_utils.study.processes import LINUX, kill, thread_variables
+from medpeft_utils.core.files import read_json
+from medpeft_utils.study import fork_server, worker
+from medpeft_utils.study.processes import LINUX, adopt_orphans, children, end_descendants, kill, thread_variables
 
 BACKEND = 'module://matplotlib_inline.backend_inline'
 MOST_RESTARTS = 3
@@ -32,12 +35,11 @@ USUAL = [
 
 @dataclass
 class Event:
-    """What a pool has to tell: kind 'ready', 'started' or 'ended'.
+    """What a pool has to report: kind 'ready', 'started' or 'ended'.
 
     Args:
         run: which run; '' for 'ready'.
-        details: of 'ready' seconds and faults; of 'started' the pid; of 'ended' the exit code, negative for a signal,
-            and the CPU seconds where they are known.
+        details: of 'ready' seconds and faults; of 'started' the pid; of 'ended' the exit code, negative for a signal.
     """
 
     kind: str
@@ -52,7 +54,6 @@ class PoolDied(MedpeftError):
 def child_environment(threads: int) -> dict[str, str]:
     """The environment of runs: threads, figures within the notebook, and no look at a graphics card before a fork."""
     return {
-        **os.environ,
         **thread_variables(threads),
         'MPLBACKEND': BACKEND,
         'PYTORCH_NVML_BASED_CUDA_CHECK': '1',
@@ -65,152 +66,123 @@ def _package_parent() -> str:
     return str(Path(__file__).resolve().parents[2])
 
 
-class ForkedPool:
-    """Runs forked from a process that has their modules imported.
+class Pool:
+    """Processes of runs.
 
     Args:
         threads: of every run.
-        modules: what is imported beforehand; the usual ones where None.
+        modules: what is imported before a run is forked; the usual ones where None.
+        plain: start every process and every kernel anew: slower by the imports, at home everywhere.
     """
 
-    def __init__(self, threads: int, modules: list[str] | None = None):
-        self.threads, self.modules = threads, USUAL if modules is None else modules
-        self.running: set[str] = set()
-        self.restarts = 0
-        self._begin()
-
-    def _begin(self) -> None:
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
-        self._pending = b''
-        command = [sys.executable, '-m', 'medpeft_utils.study.zygote', str(os.getpid()), *self.modules]
-        self.process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._said,
-            env=child_environment(self.threads),
-            start_new_session=True,
-        )
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(self.process.stdout, selectors.EVENT_READ)
+    def __init__(self, threads: int, modules: list[str] | None = None, plain: bool = False):
+        self.forked = LINUX and not plain
+        self.modules = USUAL if modules is None else modules
+        self.context = multiprocessing.get_context('forkserver' if self.forked else 'spawn')
+        if self.forked:
+            self.context.set_forkserver_preload([fork_server.__name__])
+        self.processes: dict[str, multiprocessing.Process] = {}
+        self.folder = worker.socket_folder()
+        # After the finalizer of `multiprocessing` (-100), which wants to remove its sockets in that folder itself.
+        util.Finalize(None, shutil.rmtree, args=(self.folder, True), exitpriority=-200)
+        self._environment = child_environment(threads)
+        self._events = [] if self.forked else [Event('ready', details={'ready': 0.0, 'faults': []})]
+        adopt_orphans()
 
     def start(self, job: dict[str, Any]) -> None:
-        self.running.add(job['run'])
-        self._order({'start': job})
-
-    def kill(self, run: str) -> None:
-        self._order({'kill': run})
-
-    def _order(self, order: dict[str, Any]) -> None:
-        try:
-            self.process.stdin.write(json.dumps(order).encode() + b'\n')
-            self.process.stdin.flush()
-        except BrokenPipeError:
-            return  # it has died; `wait` notices, and tells of every run that went with it
-
-    def wait(self, seconds: float) -> list[Event]:
-        """What has happened, as soon as something has, at most after `seconds`."""
-        if not self._selector.select(seconds):
-            return []
-        chunk = os.read(self.process.stdout.fileno(), 1 << 16)
-        if not chunk:
-            return self._died()
-        *lines, self._pending = (self._pending + chunk).split(b'\n')
-        return [self._event(json.loads(line)) for line in lines]
-
-    def _event(self, report: dict[str, Any]) -> Event:
-        kind = next(iter(report))
-        if kind == 'ready':
-            return Event('ready', details=report)
-        if kind == 'ended':
-            self.running.discard(report['ended'])
-            self.restarts = 0
-        return Event(kind, report[kind], report)
-
-    def _died(self) -> list[Event]:
-        """All runs went with it, since they die with their parent; begin anew, but not for ever."""
-        code = self.process.wait()
-        self._selector.close()
-        self.restarts += 1
-        if self.restarts > MOST_RESTARTS:
-            self._said.seek(0)
-            last = self._said.read().decode(errors='replace')[-2000:]
-            raise PoolDied(f'the process that starts runs ended {self.restarts} times (code {code}); it said: {last}')
-        ended = [Event('ended', run, {'code': code}) for run in self.running]
-        self.running.clear()
-        self._begin()
-        return ended
-
-    def close(self) -> None:
-        """End it with all that runs, and return when all are gone."""
-        self.process.stdin.close()
-        try:
-            self.process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            kill(self.process.pid)
-            self.process.wait()
-        self.process.stdout.close()
-        self._selector.close()
-
-
-class PlainPool:
-    """Runs in processes started anew, each with a kernel started anew: slower by the imports, at home everywhere."""
-
-    def __init__(self, threads: int):
-        self.threads = threads
-        self.processes: dict[str, subprocess.Popen] = {}
-        self._events = [Event('ready', details={'ready': 0.0, 'faults': []})]
-
-    def start(self, job: dict[str, Any]) -> None:
-        path = Path(job['folder']) / 'job.json'
-        write_json(path, job, durable=False)
-        command = [sys.executable, '-m', 'medpeft_utils.study.worker', str(path), str(os.getpid())]
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            env={**child_environment(self.threads), **job['environment']},
-            start_new_session=True,
-        )
+        """Start a run's process. Raises PoolDied where the fork server ends again and again."""
+        for _ in range(MOST_RESTARTS):
+            process = self.context.Process(target=worker.be_worker, args=(job, self.forked), name=job['run'])
+            try:
+                with self._inherited():
+                    process.start()
+                break
+            except (EOFError, ConnectionError, FileNotFoundError):  # it died just now; the next start begins it anew
+                time.sleep(0.1)
+        else:
+            log = self.folder / fork_server.OUTPUT
+            last = log.read_text(errors='replace')[-2000:] if log.is_file() else ''
+            raise PoolDied(f'the process that starts runs ended {MOST_RESTARTS} times; it said: {last}')
+        if about := read_json(self.folder / fork_server.REPORT):
+            (self.folder / fork_server.REPORT).unlink()
+            self._events.append(Event('ready', details=about))
         self.processes[job['run']] = process
         self._events.append(Event('started', job['run'], {'pid': process.pid}))
 
-    def kill(self, run: str) -> None:
-        if run in self.processes:
-            self._kill_tree(self.processes[run])
+    @contextlib.contextmanager
+    def _inherited(self) -> Iterator[None]:
+        """The environment that children get, and the folder in which `multiprocessing` puts its sockets."""
+        orders = {'parent': os.getpid(), 'modules': self.modules, 'folder': str(self.folder)}
+        given = {**self._environment, **({fork_server.ORDERS: json.dumps(orders)} if self.forked else {})}
+        before, usual = dict(os.environ), tempfile.tempdir
+        os.environ.update(given)
+        tempfile.tempdir = str(self.folder)
+        try:
+            yield
+        finally:
+            tempfile.tempdir = usual
+            os.environ.clear()
+            os.environ.update(before)
 
-    @staticmethod
-    def _kill_tree(process: subprocess.Popen) -> None:
-        """The process with its kernel, which has a session of its own."""
+    def kill(self, run: str) -> None:
+        """End a run's process with its kernel; `wait` reports it as ended."""
+        if run in self.processes:
+            self._end(self.processes[run])
+
+    def _end(self, process: multiprocessing.Process) -> None:
         import psutil
 
         try:
-            family = psutil.Process(process.pid).children(recursive=True)
+            members = psutil.Process(process.pid).children(recursive=True)
         except psutil.NoSuchProcess:
-            family = []
+            members = []
         process.kill()
-        for member in family:
+        for member in members:
             kill(member.pid)
 
     def wait(self, seconds: float) -> list[Event]:
-        deadline = time.monotonic() + seconds
-        while True:
-            events, self._events = self._events, []
-            for run, process in list(self.processes.items()):
-                if process.poll() is not None:
-                    del self.processes[run]
-                    if hasattr(os, 'killpg'):
-                        kill(process.pid, group=True)
-                    events.append(Event('ended', run, {'code': process.returncode}))
-            if events or time.monotonic() >= deadline:
-                return events
-            time.sleep(0.05)
+        """What has happened, as soon as something has, at most after `seconds`."""
+        sentinels = {process.sentinel: run for run, process in self.processes.items()}
+        if not self._events and sentinels:
+            ready = connection.wait(list(sentinels), seconds)
+        elif not self._events:
+            ready = time.sleep(seconds) or []
+        else:
+            ready = connection.wait(list(sentinels), 0) if sentinels else []
+        ended = [(sentinels[sentinel], self.processes.pop(sentinels[sentinel])) for sentinel in ready]
+        for _, process in ended:
+            process.join()
+        if ended:
+            self._end_orphans()
+        events, self._events = self._events, []
+        return [*events, *(Event('ended', run, {'code': process.exitcode}) for run, process in ended)]
+
+    def _end_orphans(self) -> None:
+        """Kill what a run left behind that was killed itself, before its place is taken by another.
+
+        Orphans of a run become children of its process, when that ends of the fork server, and then of this process.
+        """
+        if not LINUX:
+            return
+        workers = {process.pid for process in self.processes.values()}
+        servers = {pid for pid in children() if _is_of_multiprocessing(pid)}
+        end_descendants(spared=workers | servers)
+        for orphan in (pid for server in servers for pid in children(server) if pid not in workers):
+            kill(orphan)
 
     def close(self) -> None:
+        """End all that runs, and return when it is gone. The fork server ends with this process."""
         for process in self.processes.values():
-            self._kill_tree(process)
-            process.wait()
+            self._end(process)
+        for process in self.processes.values():
+            process.join(10)
+        self._end_orphans()
+        self.processes.clear()
 
 
-def open_pool(threads: int, modules: list[str] | None, plain: bool) -> ForkedPool | PlainPool:
-    """The fast pool where it is safe: forking a process that has much imported is, on Linux."""
-    return PlainPool(threads) if plain or not LINUX else ForkedPool(threads, modules)
+def _is_of_multiprocessing(pid: int) -> bool:
+    """Whether a process is the fork server or the tracker that `multiprocessing` starts beside it."""
+    try:
+        return b'from multiprocessing.' in Path(f'/proc/{pid}/cmdline').read_bytes()
+    except OSError:
+        return False

@@ -11,39 +11,50 @@ from __future__ import annotations
 
 import json
 import logging
-import numbers
+import math
+import os
+import platform
+import subprocess
+import sys
+import time
+import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cache
+from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from medpeft_utils.core.errors import BadInput
-from medpeft_utils.core.files import plain, read_json, write_bytes, write_json
-from medpeft_utils.study.context import RunContext, start
-from medpeft_utils.study.identity import code_version, same_code, without_places
-from medpeft_utils.study.places import StudyFolder, experiments_folder
+import medpeft_utils
+from medpeft_utils.core import leases
+from medpeft_utils.core.errors import BadInput, MedpeftError
+from medpeft_utils.core.files import check_writable, parse_json, plain, read_json, write_bytes, write_json
+from medpeft_utils.study.identity import code_version, run_hash, same_code, without_places
+from medpeft_utils.study.outcomes import PLAN
+from medpeft_utils.study.paths import StudyFolder, experiments_folder, project_root
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = [
-    'COLUMNS',
-    'RunContext',
-    'adopt',
-    'collect',
-    'current',
-    'faults',
-    'load',
-    'read',
-    'read_all',
-    'start',
-    'write',
-]
-
 log = logging.getLogger(__name__)
+PACKAGES = [
+    'torch',
+    'torchvision',
+    'timm',
+    'peft',
+    'numpy',
+    'pandas',
+    'scikit-learn',
+    'optuna',
+    'diffusers',
+    'transformers',
+]
 SCHEMA = 1
 STATUSES = 'done', 'failed', 'died'
-ALWAYS = 'schema', 'run', 'status', 'experiment', 'parameters', 'code_version'
-WHEN_DONE = 'data', 'backbone', 'method', 'learning_rate', 'metrics', 'time', 'environment'
+SECTIONS = 'data', 'backbone', 'method', 'learning_rate', 'metrics', 'time', 'environment'
+REQUIRED_SCORES = ('f1_macro',)  # a score that is added to `SCORES` later must not hide what was recorded before
 SCORES = ['f1_macro', 'f1_weighted', 'f1_micro', 'accuracy', 'balanced_accuracy', 'auroc', 'calibration_error']
 AS_THEY_ARE = 'run', 'status', 'profile', 'experiment', 'code_version', 'peak_memory_mb'
 COUNTS = 'trainable_parameters', 'head_parameters', 'total_parameters'
@@ -55,28 +66,223 @@ COLUMNS = [
 ]
 
 
+class LostLease(MedpeftError):
+    """A run that another runner does meanwhile; what it found here is not recorded, since it is recorded there."""
+
+
+@dataclass
+class RunContext:
+    """A run that has begun. `finish` writes its record; without it the run did not happen.
+
+    Args:
+        run: identity, 16 hex digits.
+        folder: of this attempt: what the run writes beside its record (predictions, adapter).
+        profile: of the study, 'by_hand' outside of one.
+        searches: folder of what runs share; see `core.shared.once`.
+        environment: versions, platform, device, threads, and the commit of the code where there is one.
+        attempt: 1, or more where earlier ones died or failed.
+        lease: path and token of the lease under which a runner executes it; None by hand.
+    """
+
+    run: str
+    experiment: str
+    parameters: dict[str, Any]
+    code_version: str
+    folder: Path
+    profile: str
+    searches: Path
+    environment: dict[str, Any]
+    attempt: int = 1
+    lease: dict[str, str] | None = None
+    began: datetime = field(default_factory=lambda: datetime.now(UTC))
+    clock: float = field(default_factory=time.monotonic)
+
+    def finish(self, **parts: Any) -> Path:
+        """Write the record, whole or not at all; the path of its file.
+
+        Args:
+            parts: data, backbone, method, learning_rate, metrics, curve, best_epoch, time, peak_memory_mb, predictions.
+                `environment` is added to what is known already; time's `total_seconds` is measured where not given.
+        Raises:
+            BadInput: a part is missing.
+            LostLease: another runner does this run meanwhile.
+            StorageFault: the disk is full or the folder read-only.
+        """
+        spent = {'total_seconds': round(time.monotonic() - self.clock, 3)}
+        begun = {
+            'run': self.run,
+            'status': 'done',
+            'profile': self.profile,
+            'experiment': self.experiment,
+            'parameters': self.parameters,
+            'code_version': self.code_version,
+            'attempt': self.attempt,
+            'started': self.began.isoformat(timespec='seconds'),
+        }
+        parts['time'] = {**spent, **parts.get('time', {})}
+        parts['environment'] = {**self.environment, **parts.get('environment', {})}
+        if self.lease is None:
+            return write({**begun, **parts}, self.folder)
+        if not leases.is_held(**self.lease):
+            raise LostLease(
+                f'run {self.run} was taken over by another runner while this one stood still; it goes on there'
+            )
+        return write({**begun, 'folder': self.folder.name, **parts}, self.folder.parent)
+
+
+def start(parameters: dict[str, Any], experiment: str) -> RunContext:
+    """Begin a run. Raises at once where its record could not be written later.
+
+    Args:
+        parameters: the notebook's parameters, `record_folder` among them; '' there for stepping through by hand, whose
+            record goes to results/by_hand.
+        experiment: the notebook's stem.
+    Raises:
+        BadInput: `record_folder` is the folder of another run.
+        StorageFault: the folder cannot be written.
+    """
+    folder = parameters.get('record_folder') or ''
+    plan = read_json(Path(folder) / PLAN) if folder else None
+    parameters = plain({name: value for name, value in parameters.items() if name != 'record_folder'})
+    context = _planned(plan, parameters, Path(folder)) if plan else _by_hand(parameters, experiment, folder)
+    check_writable(context.folder)
+    return context
+
+
+def _planned(plan: dict[str, Any], parameters: dict[str, Any], folder: Path) -> RunContext:
+    """The runner's own account of the run, provided the notebook indeed got those parameters."""
+    planned, given = without_places(plan['parameters']), without_places(parameters)
+    wrong = [name for name in planned if name in given and given[name] != planned[name]]
+    if wrong:
+        differing = ', '.join(f'{name} {given[name]!r} instead of {planned[name]!r}' for name in wrong)
+        raise BadInput(f'{folder} is the folder of another run: {differing}; give another record_folder')
+    return RunContext(
+        run=plan['run'],
+        experiment=plan['experiment'],
+        parameters=plan['parameters'],
+        code_version=plan['code_version'],
+        folder=folder,
+        profile=plan['profile'],
+        searches=folder.parents[2] / 'searches',
+        environment={**environment(), 'commit': plan.get('commit')},
+        attempt=plan['attempt'],
+        lease=plan.get('lease'),
+    )
+
+
+def _by_hand(parameters: dict[str, Any], experiment: str, folder: str) -> RunContext:
+    notebook = experiments_folder() / f'{experiment}.ipynb'
+    version = code_version(notebook if notebook.is_file() else None, parameters)
+    run = run_hash(experiment, parameters, version)
+    root = project_root() / 'results' / 'by_hand'
+    return RunContext(
+        run=run,
+        experiment=experiment,
+        parameters=parameters,
+        code_version=version,
+        folder=Path(folder) if folder else root / 'runs' / run,
+        profile='by_hand',
+        searches=root / 'searches',
+        environment={**environment(), 'commit': commit()},
+    )
+
+
+def environment() -> dict[str, Any]:
+    """What the run runs on: versions, platform, device, threads."""
+    return {
+        'versions': {'python': platform.python_version(), 'medpeft': medpeft_utils.__version__, **_versions()},
+        'platform': platform.platform(),
+        **_device(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    installed = {}
+    for name in PACKAGES:
+        try:
+            installed[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue  # an optional one
+    return installed
+
+
+def _device() -> dict[str, Any]:
+    """Device and threads, as far as torch is loaded anyway."""
+    torch = sys.modules.get('torch')
+    if torch is None:
+        return {'device': 'cpu', 'threads': None}
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else 'cpu'
+    return {'device': name, 'threads': torch.get_num_threads()}
+
+
+def commit() -> str | None:
+    """The commit of the package's repository, with '+' where files have changed since; None outside of one."""
+    folder = Path(medpeft_utils.__file__).parent
+    ask = ['git', '-C', str(folder), 'describe', '--always', '--abbrev=40', '--exclude=*', '--dirty=+']
+    quiet = {**os.environ, 'GIT_OPTIONAL_LOCKS': '0'}  # only look, do not write the index
+    try:
+        described = subprocess.run(ask, capture_output=True, text=True, timeout=10, env=quiet)
+    except (OSError, subprocess.TimeoutExpired):
+        return None  # no git here, or a repository on a disk that does not answer
+    return described.stdout.strip() or None
+
+
+@cache
+def _schema() -> type:
+    """What a record must be, as a pydantic model; sections and scores beyond these pass as they are."""
+    from pydantic import BaseModel, ConfigDict, Field, create_model
+
+    class Part(BaseModel):
+        model_config = ConfigDict(extra='allow', strict=True, allow_inf_nan=False)
+
+    score = Annotated[float, Field(ge=0, le=1)]
+    required = dict.fromkeys(REQUIRED_SCORES, (score, ...))
+    optional = {name: (score | None, None) for name in SCORES if name not in REQUIRED_SCORES}
+    scores = create_model('Scores', __base__=Part, **required, **optional)
+    seconds = (Annotated[float, Field(ge=0)] | None, None)
+    metrics = create_model('Metrics', __base__=Part, test=(scores | None, None), validation=(scores | None, None))
+    spent = create_model('Time', __base__=Part, total_seconds=seconds, step_seconds=seconds)
+    rate = create_model('Rate', __base__=Part, value=(Annotated[float, Field(ge=0)] | None, None))
+    error = create_model(
+        'Error', __base__=Part, type=(str, ...), message=(str, ''), last_lines=(list[str] | None, None)
+    )
+    common = {
+        **{'schema': (Literal[SCHEMA], ...), 'run': (Annotated[str, Field(pattern=r'^\w{1,64}$')], ...)},
+        **{'status': (Literal[STATUSES], ...), 'experiment': (str, ...), 'parameters': (dict[str, Any], ...)},
+        **{'code_version': (str, ...), 'attempt': (int, 1)},
+    }
+    sections = dict.fromkeys(('data', 'backbone', 'method', 'environment'), (dict[str, Any], ...))
+    done = {**sections, 'metrics': (metrics, ...), 'time': (spent, ...), 'learning_rate': (rate, ...)}
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # 'schema' hides a method that pydantic is about to drop
+        return {
+            True: create_model('Done', __base__=Part, **common, **done),
+            False: create_model('NotDone', __base__=Part, **common, error=(error, ...)),
+        }
+
+
 def faults(record: Any) -> list[str]:
     """What keeps a record from being whole; empty for a whole one."""
+    from pydantic import ValidationError
+
+    from medpeft_utils.core.schema import faults_of
+
     if not isinstance(record, dict):
         return ['is no JSON object']
-    found = [f'has no {key!r}' for key in ALWAYS if key not in record]
-    if found:
-        return found
-    if record['schema'] != SCHEMA:
-        found.append(f'has schema {record["schema"]!r}, not {SCHEMA}')
-    if record['status'] not in STATUSES:
-        found.append(f'has status {record["status"]!r}, not one of {", ".join(STATUSES)}')
-    if record['status'] != 'done':
-        return found if record.get('error') else [*found, f'has status {record["status"]!r} and no error']
-    found += [f'has no {key!r}' for key in WHEN_DONE if not isinstance(record.get(key), dict)]
-    return found or _metric_faults(record['metrics'])
+    try:
+        _schema()[record.get('status') == 'done'].model_validate(record)
+    except ValidationError as error:
+        return faults_of(error)
+    return [] if record['status'] != 'done' else _metric_faults(record['metrics'])
 
 
 def _metric_faults(metrics: dict[str, Any]) -> list[str]:
-    """A classification has every score of the test split; another task at least one number."""
-    if 'test' in metrics:
-        return [f'has no test {name}' for name in SCORES if name not in metrics['test']]
-    return [] if any(isinstance(value, numbers.Number) for value in metrics.values()) else ['has no metric']
+    """Whatever a task measures, it is at least one number, and none that is infinite or no number."""
+    wrong = [name for name, value in metrics.items() if isinstance(value, float) and not math.isfinite(value)]
+    if wrong:
+        return [f'metrics.{name}: is {metrics[name]}' for name in wrong]
+    numbers_there = any(isinstance(value, (int, float)) for value in metrics.values())
+    return [] if metrics.get('test') or numbers_there else ['metrics: has no metric']
 
 
 def write(record: dict[str, Any], folder: Path | str) -> Path:
@@ -102,15 +308,44 @@ def read(path: Path | str) -> dict[str, Any] | None:
 
 
 def read_all(source: Path | str) -> Iterator[dict[str, Any]]:
-    """Every whole record of a study's folder (results/<profile>) or of a records.jsonl."""
-    source = Path(source)
+    """Every whole record of a study's folder (results/<profile>) or of a records.jsonl.
+
+    What is not whole is left out, counted, and told by a warning at the end. Raises BadInput where there is neither, or
+    where a file has lines and not one of them is a record.
+    """
+    source, left_out, whole = Path(source), Counter(), 0
+    for content in _contents(source):
+        wrong = [content] if isinstance(content, str) else faults(content)
+        if wrong:
+            left_out[wrong[0]] += 1
+        else:
+            whole += 1
+            yield content
+    if left_out and not whole and source.is_file():
+        raise BadInput(f'{source} holds no record: {next(iter(left_out))}; `medpeft report` writes such files')
+    if left_out:
+        reasons = '; '.join(f'{number} times {reason}' for reason, number in left_out.most_common(3))
+        log.warning(
+            '%d of %d records in %s are left out: %s', left_out.total(), left_out.total() + whole, source, reasons
+        )
+
+
+def _contents(source: Path) -> Iterator[Any]:
+    """The content of every record's file or line; where that is no JSON, why."""
     if source.is_file():
-        found = (json.loads(line) for line in source.read_text().splitlines() if line.strip())
+        with source.open('rb') as file:
+            for line in file:
+                if line.strip():
+                    try:
+                        yield parse_json(line)
+                    except ValueError as error:
+                        yield f'is no JSON ({str(error)[:60]})'
     elif source.is_dir():
-        found = (read_json(path) for path in sorted(source.glob('runs/*/record.json')))
+        for path in sorted(source.glob('runs/*/record.json')):
+            content = read_json(path)
+            yield 'is cut off or no JSON' if content is None else content
     else:
         raise BadInput(f"{source} is neither a study's folder nor a records.jsonl; start one by `medpeft run`")
-    yield from (record for record in found if not faults(record))
 
 
 def is_stale(record: dict[str, Any]) -> bool:
@@ -169,7 +404,7 @@ def load(source: Path | str, stale: bool = False, status: str | None = 'done') -
 def row(record: dict[str, Any]) -> dict[str, Any]:
     """One record as a flat row with the keys `COLUMNS`."""
     parameters = record['parameters']
-    parts = {key: record.get(key) or {} for key in WHEN_DONE}
+    parts = {key: record.get(key) or {} for key in SECTIONS}
     data, backbone, method, test = parts['data'], parts['backbone'], parts['method'], parts['metrics'].get('test') or {}
     return {
         **{key: record.get(key) for key in AS_THEY_ARE},

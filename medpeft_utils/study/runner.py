@@ -1,7 +1,7 @@
-"""Execute the runs of a grid, so that it can be killed at any moment and started again, alone or beside others.
+"""Execute the runs of a grid, in whatever order kills and other runners leave to it.
 
-A run is settled when its record is there. What is settled is skipped; a run is claimed before it is started
-(`claims.py`); who finds its owner gone does it again from the beginning.
+A run is settled once its record is on disk. What is settled is skipped; whoever starts a run takes its lease first
+(`core/leases.py`); whoever finds its owner gone does it again, in a folder of its own.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import contextlib
 import shutil
 import signal
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,23 +22,25 @@ from medpeft_utils.core.files import (
     append_line,
     cannot_write,
     check_writable,
-    read_json,
+    storage,
     write_bytes,
     write_json,
 )
-from medpeft_utils.core.leases import Claim, Claims, process_mark
-from medpeft_utils.study import endings, records
-from medpeft_utils.study.context import PLAN, commit
+from medpeft_utils.core.leases import Lease
+from medpeft_utils.study import outcomes, records
 from medpeft_utils.study.grid import Grid, Run, dump
 from medpeft_utils.study.identity import code_version
-from medpeft_utils.study.places import StudyFolder
-from medpeft_utils.study.pool import Event, open_pool
+from medpeft_utils.study.outcomes import OUTCOME, PLAN, Outcome
+from medpeft_utils.study.paths import StudyFolder
+from medpeft_utils.study.pool import Event, Pool
 from medpeft_utils.study.processes import cores, graphics_cards
-from medpeft_utils.study.progress import Counts, Progress, Times
+from medpeft_utils.study.progress import Counts, Progress, Times, duration
 from medpeft_utils.study.splits import with_data_root
-from medpeft_utils.study.worker import OUTCOME, STORAGE_EXIT, remove_left_sockets
+from medpeft_utils.study.worker import STORAGE_EXIT, remove_left_sockets
 
-LOOK_AGAIN = 2.0  # seconds until a run that another runner has claimed is looked at again
+LOOK_AGAIN = 2.0  # seconds until a run that another runner does is looked at again
+CHECK_LEASE = 10.0
+CHECKPOINTS = 'checkpoint*'  # files of an attempt that the next one goes on from
 
 
 @dataclass(frozen=True)
@@ -68,10 +71,12 @@ class Active:
     """A run that this runner executes now."""
 
     run: Run
-    claim: Claim
+    lease: Lease
     attempt: int
     slot: int
+    folder: Path
     began: float = field(default_factory=time.monotonic)
+    checked: float = field(default_factory=time.monotonic)
     overdue: bool = False
 
 
@@ -88,14 +93,15 @@ class Runner:
 
     def __init__(self, grid: Grid, runs: list[Run], folder: StudyFolder, options: Options, progress: Progress):
         self.grid, self.folder, self.options, self.progress = grid, folder, options, progress
-        self.claims, self.times, self.counts = Claims(), Times(), Counts()
+        self.name = uuid.uuid4().hex[:12]
+        self.leases: dict[str, Lease] = {}
+        self.times, self.counts = Times(), Counts()
         self.active: dict[str, Active] = {}
-        self.leaving: dict[str, int] = {}  # runs that others took over, until their process here is gone: run -> slot
         self.slots = list(range(options.jobs))
         self.threads = options.threads or max(1, cores() // options.jobs)
-        self.cards, self.commit = graphics_cards(), commit()
+        self.cards, self.commit = graphics_cards(), records.commit()
         self.stopping, self.started, self.fault = 0, 0, None
-        self.told_of_others = False
+        self.said_of_others = False
         self.look_at: dict[str, float] = {}
         self.again: dict[str, int] = {}  # run -> the attempt that `retry` wants replaced
         if options.retry:
@@ -122,7 +128,7 @@ class Runner:
             self.times.add(run, seconds or record['time'].get('total_seconds'))
 
     def _wanted(self, run: Run, record: dict[str, Any] | None) -> bool:
-        return endings.is_wanted(record, self.again.get(run.hash))
+        return outcomes.is_wanted(record, self.again.get(run.hash))
 
     def execute(self) -> Counts:
         """Do all runs, or as many as the options and the user's patience allow.
@@ -136,7 +142,7 @@ class Runner:
         if not self.waiting:
             return self._now()
         remove_left_sockets()
-        self.pool = open_pool(self.threads, self.grid.preload, self.options.plain)
+        self.pool = Pool(self.threads, self.grid.preload, self.options.plain)
         try:
             with stop_signals(self._stop):
                 while self._step():
@@ -144,9 +150,8 @@ class Runner:
         finally:
             self.pool.close()
             self.progress.close()
-            with contextlib.suppress(StorageFault):  # a claim left behind is taken over, since its owner is gone
-                for active in self.active.values():
-                    active.claim.release(settled=False)
+            for active in self.active.values():
+                active.lease.release()
         if self.fault:
             raise self.fault
         return self._now()
@@ -189,46 +194,54 @@ class Runner:
         waiting = sorted(self.waiting, key=lambda run: run.group in busy and bool(run.parameters.get('search_trials')))
         now = time.monotonic()
         for run in waiting:
-            if self.look_at.get(run.hash, 0.0) > now or run.hash in self.leaving:
+            if self.look_at.get(run.hash, 0.0) > now:
                 continue
             if self._count(run):
                 self.waiting.remove(run)
-            elif claim := self.claims.take(self.folder.claim(run.hash), run=run.hash):
+            elif self._lease(run).take():
                 self.waiting.remove(run)
-                if self._start(run, claim):
+                if self._start(run, self.leases.pop(run.hash)):
                     return True
             else:
                 self.look_at[run.hash] = now + LOOK_AGAIN
-        if not self.active and not self.told_of_others and self.waiting:
-            self.told_of_others = True
+        if not self.active and not self.said_of_others and self.waiting:
+            self.said_of_others = True
             self.progress.say(
                 f'{len(self.waiting)} runs are being done by another runner; this one waits, should it end'
             )
         return False
 
-    def _start(self, run: Run, claim: Claim) -> bool:
-        endings.end_worker(claim.taken_from)
-        record = records.read(self.folder.record(run.hash))  # again: it may have been written until we had the claim
+    def _lease(self, run: Run) -> Lease:
+        """The run's lease, which remembers since when it has seen another owner's file stand still."""
+        return self.leases.setdefault(run.hash, Lease(self.folder.lease(run.hash)))
+
+    def _start(self, run: Run, lease: Lease) -> bool:
+        record = records.read(self.folder.record(run.hash))  # again: it may have been written until we had the lease
         if not self._wanted(run, record):
             self._tally(run, record)
-            claim.release(settled=True)
+            lease.release()
             return False
         if run.code != code_version(run.notebook, run.parameters):
             self._give_up(f'{run.experiment}: the code has changed since this study was started; start it again')
-            claim.release(settled=False)
+            lease.release()
             return False
         attempt = record.get('attempt', 1) + 1 if record else 1
-        active = self.active[run.hash] = Active(run, claim, attempt, self.slots.pop(0))
+        folder = self.folder.run(run.hash).resolve() / f'{attempt}-{lease.token[:8]}'
+        active = self.active[run.hash] = Active(run, lease, attempt, self.slots.pop(0), folder)
         self.started += 1
         self.pool.start(self._job(active))
         self._event('start', run=run.hash, label=run.label, attempt=attempt)
         return True
 
     def _job(self, active: Active) -> dict[str, Any]:
-        """Prepare the run's folder; what its process is told."""
-        run, folder = active.run, self.folder.run(active.run.hash).resolve()
-        if folder.exists():
-            shutil.rmtree(folder)  # a half-finished attempt, or a failed one that is done again
+        """Prepare the attempt's folder; what its process is told."""
+        run, folder = active.run, active.folder
+        with storage(folder):
+            folder.mkdir(parents=True)
+        for earlier in folder.parent.iterdir():
+            if earlier.is_dir() and earlier != folder:
+                _take_checkpoints(earlier, folder)
+                shutil.rmtree(earlier, ignore_errors=True)  # a half-finished attempt, or a failed one
         parameters = with_data_root(run.parameters, self.options.data_root)
         plan = {
             'run': run.hash,
@@ -240,11 +253,12 @@ class Runner:
             'code_version': run.code,
             'attempt': active.attempt,
             'commit': self.commit,
-            'started': endings.stamp(),
+            'started': outcomes.stamp(),
+            'lease': {'path': str(active.lease.path.resolve()), 'token': active.lease.token},
         }
         write_json(folder / PLAN, plan, durable=False)
         environment = {}
-        if len(self.cards) > 1:
+        if len(self.cards) > 1:  # each run sees one card; more runs than cards share them
             environment['CUDA_VISIBLE_DEVICES'] = self.cards[active.slot % len(self.cards)]
         return {
             'run': run.hash,
@@ -264,41 +278,46 @@ class Runner:
             return
         active = self.active.get(event.run)
         if active is None:
-            if event.kind == 'ended' and event.run in self.leaving:
-                self.slots.append(self.leaving.pop(event.run))
             return
         if event.kind == 'started':
             active.began = time.monotonic()
-            pid = event.details['pid']
-            active.claim.beat(worker=pid, worker_began=process_mark(pid))
         else:
-            self._settle(active, event.details)
+            self._settle(active, event.details['code'])
 
-    def _settle(self, active: Active, details: dict[str, Any]) -> None:
+    def _settle(self, active: Active, code: int) -> None:
         """A run's process has ended: see to it that there is a record, and make room for the next run."""
-        run, code = active.run, details['code']
-        folder, seconds = self.folder.run(run.hash), time.monotonic() - active.began
-        outcome = read_json(folder / OUTCOME)
-        record = records.read(self.folder.record(run.hash))
-        if record is None and code == STORAGE_EXIT:
-            if outcome:
-                raise StorageFault(outcome['error']['message'])
-            raise cannot_write(folder, 'no space left on device, or read-only')  # not even the run's account fitted
-        if record is None:
-            if active.overdue:
-                outcome = endings.overdue(self.options.time_limit)
-            record = endings.failure(folder, run, active.attempt, outcome, code, seconds)
-            records.write(record, folder)
-        (folder / OUTCOME).unlink(missing_ok=True)
-        active.claim.release(settled=True)
+        run, folder, seconds = active.run, active.folder, time.monotonic() - active.began
         del self.active[run.hash]
         self.slots.append(active.slot)
+        outcome = Outcome.read(folder)
+        record = records.read(self.folder.record(run.hash))
+        if record is not None and record.get('folder') != folder.name:
+            record = None  # of an earlier attempt
+        if record is None and code == STORAGE_EXIT:
+            active.lease.release()
+            if outcome:
+                raise StorageFault(outcome.message)
+            raise cannot_write(folder, 'no space left on device, or read-only')  # not even the run's account fitted
+        if record is None and not active.lease.is_held():
+            self._event('lost', run=run.hash)
+            self.waiting.append(run)  # another runner does it: it is looked at again until its record is there
+            return
+        cpu = outcome.cpu_seconds if outcome else None
+        if record is None:
+            outcome = outcomes.overdue(self.options.time_limit) if active.overdue else outcome or outcomes.killed(code)
+            about = {'run': run.hash, 'experiment': run.experiment, 'code_version': run.code, 'attempt': active.attempt}
+            about |= {'parameters': run.parameters, 'time': {'total_seconds': round(seconds, 3)}}
+            record = outcomes.failure(folder, outcome, **about)
+            records.write(record, folder.parent)
+        with contextlib.suppress(OSError):  # a full disk may refuse even this; the record is there
+            (folder / OUTCOME).unlink(missing_ok=True)
+        active.lease.release()
         again = self._wanted(run, record)
         if again:
             self.waiting.append(run)
         else:
             self._tally(run, record, seconds)
-        self._tell(run, record, seconds, again, details.get('cpu_seconds'))
+        self._tell(run, record, seconds, again, cpu)
 
     def _tell(self, run: Run, record: dict[str, Any], seconds: float, again: bool, cpu: float | None) -> None:
         status, error = record['status'], record.get('error')
@@ -318,12 +337,10 @@ class Runner:
         if limit and not active.overdue and time.monotonic() - active.began > limit:
             active.overdue = True
             self.pool.kill(active.run.hash)
-        if not active.claim.beat():
-            self._event('lost', run=active.run.hash)
-            self.pool.kill(active.run.hash)
-            del self.active[active.run.hash]
-            self.leaving[active.run.hash] = active.slot
-            self.waiting.append(active.run)
+        if time.monotonic() - active.checked > CHECK_LEASE:
+            active.checked = time.monotonic()
+            if not active.lease.is_held():
+                self.pool.kill(active.run.hash)
 
     # Stopping
 
@@ -331,16 +348,24 @@ class Runner:
         """A signal: the first lets runs finish, the second ends them."""
         self.stopping = 2 if at_once else self.stopping + 1
         if self.stopping == 1:
-            self.progress.say(f'finishing {len(self.active)} runs; Ctrl-C again to stop at once')
+            now = time.monotonic()
+            seconds = [(self.times.expected(active.run) or 0) - (now - active.began) for active in self.active.values()]
+            takes = f', {duration(max(seconds))} to go' if seconds and max(seconds) > 0 else ''
+            self.progress.say(f'finishing {len(self.active)} runs{takes}; Ctrl-C again to stop at once')
 
     def _give_up(self, reason: str) -> None:
         self.fault = MedpeftError(reason)
         self.stopping = max(self.stopping, 1)
 
     def _event(self, name: str, **details: Any) -> None:
-        append_line(
-            self.folder.events, {'time': endings.stamp(), 'runner': self.claims.owner, 'event': name, **details}
-        )
+        append_line(self.folder.events, {'time': outcomes.stamp(), 'runner': self.name, 'event': name, **details})
+
+
+def _take_checkpoints(earlier: Path, folder: Path) -> None:
+    """Let an attempt go on from where an earlier one was ended."""
+    for path in earlier.glob(CHECKPOINTS):
+        with contextlib.suppress(OSError):  # without it the attempt begins anew
+            path.rename(folder / path.name)
 
 
 def in_order(runs: list[Run]) -> list[Run]:

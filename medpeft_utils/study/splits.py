@@ -15,7 +15,7 @@ from medpeft_utils.core.errors import BadInput, MedpeftError
 from medpeft_utils.core.files import read_json, write_json
 from medpeft_utils.study.grid import Run
 from medpeft_utils.study.identity import run_hash
-from medpeft_utils.study.places import StudyFolder
+from medpeft_utils.study.paths import StudyFolder
 
 
 def key_of(parameters: dict[str, Any]) -> str | None:

@@ -1,4 +1,4 @@
-"""Where a study stands: the state of every run, as its record and its claim tell."""
+"""Where a study stands: the state of every run, as its record and its lease tell."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from medpeft_utils.core.errors import BadInput
-from medpeft_utils.core.leases import holder_of, numbered, seems_alive
+from medpeft_utils.core.leases import is_taken
 from medpeft_utils.study import records
 from medpeft_utils.study.grid import Grid, Run
 from medpeft_utils.study.identity import run_hash
-from medpeft_utils.study.places import StudyFolder
+from medpeft_utils.study.paths import StudyFolder
+from medpeft_utils.study.worker import NOTEBOOK
 
 STATES = 'done', 'failed', 'died', 'running', 'stale', 'left', 'not available yet'
 BARS = ' ▁▂▃▄▅▆▇█'
@@ -36,17 +37,12 @@ def states(runs: Iterable[Run], folder: StudyFolder) -> list[State]:
             found.append(State(run, record['status'], record))
         elif run.notebook is None:
             found.append(State(run, 'not available yet', None))
-        elif _claimed(folder.claim(run.hash)):
+        elif is_taken(folder.lease(run.hash)):
             found.append(State(run, 'running', None))
         else:
             older = _by_key(folder) if older is None else older
             found.append(State(run, 'stale' if run.key in older else 'left', older.get(run.key)))
     return found
-
-
-def _claimed(base: Path) -> bool:
-    number, holder = holder_of(base)
-    return bool(number) and seems_alive(holder, numbered(base, number))
 
 
 def _by_key(folder: StudyFolder) -> dict[str, dict[str, Any]]:
@@ -132,7 +128,8 @@ def describe(folder: Path) -> list[str]:
         text += ['', f'{error["type"]}: {error["message"]}', *(f'  | {line}' for line in error.get('last_lines') or [])]
     else:
         text += ['', *_outcome_lines(record)]
-    return [*text, '', f'notebook  {folder / "notebook.ipynb"}', f'record    {folder / "record.json"}']
+    notebook = folder / (record.get('folder') or '') / NOTEBOOK
+    return [*text, '', f'notebook  {notebook}', f'record    {folder / "record.json"}']
 
 
 def _outcome_lines(record: dict[str, Any]) -> list[str]:

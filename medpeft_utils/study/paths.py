@@ -40,17 +40,16 @@ def find_grid(name: str, results: Path) -> Path:
 
 @dataclass(frozen=True)
 class StudyFolder:
-    """results/<profile>: one folder a run, and beside them what belongs to the study as a whole."""
+    """results/<profile>: one folder a run, and beside them what belongs to the study as a whole.
+
+    A run's folder holds its record, and a folder of its own for each attempt: its notebook, predictions and adapter.
+    """
 
     root: Path
 
     @property
     def runs(self) -> Path:
         return self.root / 'runs'
-
-    @property
-    def claims(self) -> Path:
-        return self.root / 'claims'
 
     @property
     def searches(self) -> Path:
@@ -74,5 +73,5 @@ class StudyFolder:
     def record(self, run: str) -> Path:
         return self.runs / run / 'record.json'
 
-    def claim(self, run: str) -> Path:
-        return self.claims / run
+    def lease(self, run: str) -> Path:
+        return self.root / 'leases' / run
