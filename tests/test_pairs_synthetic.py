@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -124,6 +126,13 @@ def test_a_finding_shows_where_the_caption_says(finding):
             assert low < height < high
         if finding.kind == 'effusion':
             assert height > 0
+
+
+def test_a_fresh_process_loads_them(tmp_path):
+    """Nothing but the name is needed: the modules that draw are imported where they are used."""
+    code = "from medpeft_utils import data; data.load('synthetic_chest_pairs', image_size=20)"
+    ended = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=60)
+    assert 'image_size=20 of synthetic radiographs: give 32 to 512' in ended.stderr
 
 
 def test_grades_grow():

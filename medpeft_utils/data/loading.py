@@ -314,11 +314,12 @@ def _drawn_blocks(card: DataCard, image_size: int, count: int, first: int) -> It
 
 def _load_synthetic(card: DataCard, image_size: int, choice: Choice, root: Path) -> Dataset:
     from medpeft_utils.data import synthetic
+    from medpeft_utils.data.synthetic import chest_pairs
 
     if card.texts:
-        synthetic.chest_pairs.require_size(image_size)
+        chest_pairs.require_size(image_size)
     store = Store(root, card.name, generator_hash('chest_pairs' if card.texts else ''))
-    count = sum(synthetic.chest_pairs.SIZES.values()) if card.texts else synthetic.default_size(card.name)
+    count = sum(chest_pairs.SIZES.values()) if card.texts else synthetic.default_size(card.name)
     full = store.manifest(lambda: _synthetic_manifest(card, count))
     images = store.images(image_size, count, lambda start: _drawn_blocks(card, image_size, count, start))
     if choice.folds or (full['split'] == '').all():
