@@ -117,7 +117,9 @@ def plain_model(model: nn.Module, key: str, family: str) -> nn.Module:
     if key == 'lora':
         from peft import LoraConfig, get_peft_model
 
-        return get_peft_model(model, LoraConfig(r=16, lora_alpha=16, target_modules=['qkv'], modules_to_save=['head']))
+        convolutions = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
+        layers, head = (['qkv'], 'head') if family == 'vit' else (convolutions[1:], 'fc')
+        return get_peft_model(model, LoraConfig(r=16, lora_alpha=16, target_modules=layers, modules_to_save=[head]))
     trained = PLAIN[key](model, family)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(trained(name) or name.startswith(HEADS))

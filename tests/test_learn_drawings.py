@@ -58,10 +58,16 @@ def test_all_that_is_trained_in_a_drawn_block_is_shown(family: str, key: str):
 
 @pytest.mark.parametrize(('family', 'key'), PAIRS)
 def test_what_a_method_adds_is_where_its_paper_puts_it(family: str, key: str):
-    places, letters = ADDED.get((family, key), (set(), []))
     found = marks.read(LAYOUTS[family](), family, key)
     added = {place: mark.inside + mark.beside for place, mark in found.items() if mark.inside or mark.beside}
-    assert added == dict.fromkeys(places, letters)
+    if (family, key) in ADDED:
+        places, letters = ADDED[family, key]
+        assert added == dict.fromkeys(places, letters)
+    elif methods.METHODS[key].kind == 'additive':  # a method of which this test does not know
+        shown = {letter for letters in added.values() for letter in letters}
+        assert shown == {letter for letter, _ in methods.METHODS[key].letters.values()}
+    else:
+        assert not added
 
 
 @pytest.mark.parametrize(('family', 'key', 'place'), [
@@ -79,7 +85,7 @@ def test_a_drawing_without_a_place_for_what_is_trained_is_refused(family: str, k
 
 
 def test_an_addition_without_a_letter_is_refused(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.delitem(marks.ADDITIONS, 'delta')
+    monkeypatch.setattr(type(methods.METHODS['sv_diff']), 'letters', {})
     with pytest.raises(KeyError, match='no letter for it'):
         marks.read(LAYOUTS['unet'](), 'unet', 'sv_diff')
 
@@ -115,7 +121,10 @@ def published_counts() -> list[tuple[str, str, int]]:
 
 
 def test_the_counts_are_of_all_methods_that_train_more_than_a_head():
-    assert {row[:2] for row in published_counts()} == {pair for pair in PAIRS if pair[1] != 'linear_probing'}
+    columns = {'cnn': paper.CNN_METHODS, 'vit': paper.VIT_METHODS}
+    columns['unet'] = [methods.label(key, 'unet') for key in methods.names('unet')]
+    printed = {(family, key) for family, key in PAIRS if methods.label(key, family) in columns[family]}
+    assert {row[:2] for row in published_counts()} == {pair for pair in printed if pair[1] != 'linear_probing'}
 
 
 @pytest.mark.parametrize(('family', 'key', 'count'), published_counts())

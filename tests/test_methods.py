@@ -31,8 +31,15 @@ from torch import nn
 from medpeft_utils import methods
 from medpeft_utils.core.errors import BadInput, DoesNotFit, UnknownName
 from medpeft_utils.methods.base import METHODS, head_names
+from medpeft_utils.report import paper
 
 HASH = '0123456789abcdef'
+
+
+def batchnorm_buffers(model: nn.Module) -> set[str]:
+    norms = [name for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)]
+    return {f'{name}.{leaf}' for name in norms for leaf in ('running_mean', 'running_var', 'num_batches_tracked')}
+
 
 # --- the contract -----------------------------------------------------------------------------------------------------
 
@@ -43,7 +50,8 @@ def test_starts_at_the_base_model(case: Case):
     adapted = output(case.apply().eval().model)
     assert adapted.shape == base.shape == ((4, 4, 8, 8) if case.family == 'unet' else (4, CLASSES))
     if METHODS[case.key].identity_at_start:
-        assert torch.equal(adapted, base)
+        tolerance = METHODS[case.key].start_tolerance
+        torch.testing.assert_close(adapted, base, rtol=tolerance, atol=tolerance)  # of 0: equal to the last bit
     else:
         assert not torch.equal(adapted, base)
 
@@ -67,7 +75,7 @@ def test_trains_what_it_declares_and_nothing_else(case: Case):
     assert {name for name, p in adapted.model.named_parameters() if p.grad is not None} == trained
     after = adapted.model.state_dict()
     changed = {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
-    buffers = {name for name, _ in adapted.model.named_buffers()} & before.keys()
+    buffers = batchnorm_buffers(adapted.model)
     assert changed - buffers == trained
     assert changed & buffers == (buffers if METHODS[case.key].updates_batchnorm else set())
 
@@ -77,8 +85,7 @@ def test_save_and_load_give_the_same_outputs(case: Case, tmp_path: Path):
     adapted = train(case.apply())
     path = adapted.save(tmp_path / 'deep' / 'adapter.safetensors', HASH)
     saved = load_file(path)
-    bn_buffers = {name for name, _ in adapted.model.named_buffers()} & adapted.model.state_dict().keys()
-    assert set(saved) == set(adapted.trainable()) | bn_buffers
+    assert set(saved) == set(adapted.trainable()) | batchnorm_buffers(adapted.model)
     assert [file.name for file in path.parent.iterdir()] == ['adapter.safetensors']
 
     loaded = methods.load(backbone(case.backbone), path, case.family, HASH).eval()
@@ -266,15 +273,14 @@ def test_names_and_labels_are_the_columns_of_the_paper():
     columns = {
         family: [methods.label(key, family) for key in methods.names(family)] for family in ('cnn', 'vit', 'unet')
     }
-    assert columns['cnn'] == ['Full FT', 'Linear Probing', 'TSA', 'BN Tuning', 'Bias Tuning', 'SSF']
-    paper = 'Full FT,Linear Probing,Attention Tuning,BitFit,LoRA,SSF,AdaptFormer,LayerNorm Tuning'  # Table 3
-    assert columns['vit'] == paper.split(',')
+    assert [label for label in columns['cnn'] if label in paper.CNN_METHODS] == list(paper.CNN_METHODS)
+    assert columns['vit'][: len(paper.VIT_METHODS)] == list(paper.VIT_METHODS)
     table4 = 'Full FT,Attention,Bias,Norm,Bias+Norm+Attention,LoRA,SV-Diff,DiffFit'
     assert columns['unet'] == table4.split(',')
     with pytest.raises(UnknownName, match="unknown family 'vti'; did you mean 'vit'"):
         methods.names('vti')
-    with pytest.raises(DoesNotFit, match="method 'lora' is not for family 'cnn'"):
-        methods.label('lora', 'cnn')
+    with pytest.raises(DoesNotFit, match="method 'tsa' is not for family 'vit'"):
+        methods.label('tsa', 'vit')
 
 
 def test_table1_has_a_row_for_each_method_of_the_paper():
@@ -283,8 +289,8 @@ def test_table1_has_a_row_for_each_method_of_the_paper():
     assert 'TinyTL' in rows['Bias Tuning']['paper']
     assert 'BitFit' in rows['BitFit']['paper']
     additive = {label for label, row in rows.items() if row['kind'] == 'additive'}
-    assert additive == {'TSA', 'SSF', 'LoRA', 'AdaptFormer', 'SV-Diff', 'DiffFit'}
-    assert rows['LoRA']['families'] == ['vit', 'unet']
+    assert additive >= {'TSA', 'SSF', 'LoRA', 'AdaptFormer', 'SV-Diff', 'DiffFit'}
+    assert rows['LoRA']['families'] == ['vit', 'unet', 'cnn']
 
 
 def test_a_second_method_of_one_key_is_refused():

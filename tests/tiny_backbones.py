@@ -5,6 +5,7 @@ The U-Nets are in `tiny_unets.py`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -68,6 +69,16 @@ VARIANTS = [
     Case('vit', 'lora', (('rank', 3), ('alpha', 8), ('parts', 'qv'), ('train_final_norm', True))),
     Case('vit_other', 'lora', (('parts', 'qv'), ('train_final_norm', True))),
     Case('vit', 'lora', (('parts', 'qkvo'),)),
+    Case('vit', 'lora', (('start', 'gaussian'),)),
+    Case('bottleneck', 'lora', (('rank', 3), ('alpha', 8))),
+    Case('vit', 'dora', (('rank', 3), ('alpha', 8), ('parts', 'qv'))),
+    Case('vit', 'pissa', (('parts', 'qkvo'),)),
+    Case('vit', 'vera', (('rank', 5), ('parts', 'qkvo'))),
+    Case('bottleneck', 'lokr', (('rank', 1),)),
+    Case('vit', 'fourierft', (('start', 'normal'), ('frequencies', 50), ('scaling', 30))),
+    Case('vit', 'last_blocks', (('blocks', 2),)),
+    Case('vit', 'apla', (('columns', 7),)),
+    Case('vit_other', 'convpass', (('width', 3), ('scale', 0.3))),
     Case('unet', 'lora', (('rank', 8), ('parts', 'qv'), ('train_final_norm', True))),
     Case('vit', 'adaptformer', (('layer_norm', True), ('bottleneck', 9), ('scale', 1))),
 ]
@@ -166,6 +177,30 @@ def resnet_parameters(name: str) -> int:
     return 3 * STEM * 7 * 7 + blocks + downsamples + 2 * normalised_channels(name)
 
 
+def factors(size: int) -> tuple[int, int]:
+    """The two divisors of a number nearest to its root, the smaller first (Yeh et al. 2024, f = -1)."""
+    first = max(d for d in range(1, int(size**0.5) + 1) if size % d == 0)
+    return first, size // first
+
+
+def lokr(inputs: int, outputs: int, rank: int, kernel: int = 1) -> int:
+    """W1 of the smaller factors; W2 of the larger, and of the kernel, in two parts where the rank is below half."""
+    (small_in, large_in), (small_out, large_out) = factors(inputs), factors(outputs)
+    whole = rank >= max(large_in, large_out) / 2
+    second = large_out * large_in * kernel**2 if whole else rank * (large_out + large_in * kernel**2)
+    return small_in * small_out + second
+
+
+def every_convolution(name: str) -> list[tuple[int, int, int]]:
+    """Those of the blocks and of the downsamples; the stem's is left out."""
+    outputs = [p * EXPANSION[name] for p in CHANNELS]
+    return convolutions(name) + [(i, o, 1) for i, o in zip([STEM, *outputs], outputs, strict=False)]
+
+
+def cnn_lora(name: str, config: Any) -> int:
+    return sum(config.rank * (i * k * k + o) for i, o, k in every_convolution(name))
+
+
 CNN_COUNTS = {
     'full_ft': lambda name, config: resnet_parameters(name),
     'linear_probing': lambda name, config: 0,
@@ -175,7 +210,21 @@ CNN_COUNTS = {
     'bn_tuning': lambda name, config: 2 * normalised_channels(name),
     'bias_tuning': lambda name, config: normalised_channels(name),
     'ssf': lambda name, config: 2 * normalised_channels(name),
+    'lora': cnn_lora,
+    'rslora': cnn_lora,
+    'dora': lambda name, config: cnn_lora(name, config) + sum(o for _, o, _ in every_convolution(name)),
+    'lokr': lambda name, config: sum(lokr(i, o, config.rank, k) for i, o, k in every_convolution(name)),
+    'last_blocks': lambda name, config: last_residual_block(name),
 }
+
+
+def last_residual_block(name: str) -> int:
+    """The only block of the last stage: its convolutions, its downsample, and the norms behind each."""
+    planes, before, width = CHANNELS[-1], CHANNELS[-2] * EXPANSION[name], features(name)
+    block = [*convolutions(name)[-3 if name == 'bottleneck' else -2 :], (before, width, 1)]
+    assert block[0][0] == before
+    assert planes == block[0][1]
+    return sum(i * o * k * k + 2 * o for i, o, k in block)
 
 
 def vit_norms(name: str) -> int:
@@ -211,6 +260,37 @@ def adaptformer(name: str, config: Any) -> int:
     return DEPTH * (2 * WIDTH * config.bottleneck + config.bottleneck + WIDTH + norm)
 
 
+def adapted_matrices(config: Any) -> list[tuple[int, int]]:
+    """(in, out) of the matrices that an update is added to in a block."""
+    fused = [(WIDTH, WIDTH)] * 2 if config.parts == 'qv' else [(WIDTH, 3 * WIDTH)]
+    return fused + ([(WIDTH, WIDTH)] if config.parts == 'qkvo' else [])
+
+
+def per_matrix(formula: Callable[[int, int, Any], int]) -> Callable[[str, Any], int]:
+    return lambda name, config: DEPTH * sum(formula(i, o, config) for i, o in adapted_matrices(config))
+
+
+def vit_last_blocks(name: str, config: Any) -> int:
+    """The last blocks with the norm behind them."""
+    block = (vit_parameters(name, config) - outside_blocks(name)) // DEPTH
+    return config.blocks * block + 2 * WIDTH
+
+
+def outside_blocks(name: str) -> int:
+    """Patch embedding, position embedding, class token, the final norm, and the one before the blocks."""
+    norms = 2 * WIDTH * (2 if name == 'vit_other' else 1)
+    return 3 * PATCH**2 * WIDTH + patch_bias(name) + (TOKENS + 1) * WIDTH + norms
+
+
+def apla(name: str, config: Any) -> int:
+    return DEPTH * (config.columns or WIDTH) * (WIDTH + 1)
+
+
+def convpass(name: str, config: Any) -> int:
+    h = config.width
+    return DEPTH * 2 * ((WIDTH * h + h) + (9 * h * h + h) + (h * WIDTH + WIDTH))
+
+
 VIT_COUNTS = {
     'full_ft': vit_parameters,
     'linear_probing': lambda name, config: 0,
@@ -222,6 +302,22 @@ VIT_COUNTS = {
     'ssf': lambda name, config: 2 * (DEPTH * (5 + RATIO) * WIDTH + vit_norms(name) + WIDTH),
     'adaptformer': adaptformer,
     'layernorm_tuning': lambda name, config: 2 * vit_norms(name),
+    'dora': per_matrix(lambda i, o, config: config.rank * (i + o) + o),
+    'rslora': per_matrix(lambda i, o, config: config.rank * (i + o)),
+    'pissa': per_matrix(lambda i, o, config: config.rank * (i + o)),
+    'vera': per_matrix(lambda i, o, config: config.rank + o),
+    'ia3': lambda name, config: DEPTH * (2 * WIDTH + RATIO * WIDTH),
+    # blocks of b rotated features, each a skew-symmetric matrix; 32 does not divide 24
+    'oft': per_matrix(lambda i, o, config: WIDTH // 24 * (24 * 23 // 2) if config.block_size == 32 else 0),
+    'lokr': per_matrix(lambda i, o, config: lokr(i, o, config.rank)),
+    # enough products of rank r for the full rank of the matrix, each with a diagonal on either side
+    'randlora': per_matrix(lambda i, o, config: -(-min(i, o) // config.rank) * (config.rank + min(i, o))),
+    'fourierft': per_matrix(lambda i, o, config: config.frequencies),
+    'last_blocks': vit_last_blocks,
+    'vpt_shallow': lambda name, config: config.tokens * WIDTH,
+    'vpt_deep': lambda name, config: DEPTH * config.tokens * WIDTH,
+    'apla': apla,
+    'convpass': convpass,
 }
 
 

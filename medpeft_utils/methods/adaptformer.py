@@ -85,6 +85,7 @@ class AdaptFormer(Method):
     summary = 'Adding lightweight modules, which increases the transferability of a ViT to image and video tasks.'
     learning_rate = {'vit': 1e-3}
     mergeable = False  # the ReLU stands between its two matrices
+    letters = {'adapter.norm': ('LN', True), 'adapter.down': ('down', True), 'adapter.up': ('up', True)}
     needs = 'the blocks of a VisionTransformer'
     Config = AdaptFormerConfig
 

@@ -63,6 +63,11 @@ class Method:
         weight_decay: AdamW's, on matrices and kernels; 0 where the method's paper has none.
         mergeable: `Adapted.merge` gives the original architecture with the same outputs.
         identity_at_start: with the default config the adapted model computes what the base model computes.
+        start_tolerance: how far the outputs may lie from the base model's there, by rounding.
+        weight_decay: of AdamW; None for the protocol's, 0.0 where the paper has none or where what is trained are
+            factors that start at 1 and belong near it.
+        letters: a piece of the names of what it adds -> its letter in drawings, and whether it lies on a path beside
+            the layer.
         updates_batchnorm: BatchNorm takes the statistics of each training batch and updates its running ones, as
             under `model.train()` in the listings of Dutt et al. 2024; where False it stays in evaluation mode.
         family_defaults: family -> options whose default there is not that of `Config`.
@@ -83,6 +88,9 @@ class Method:
     weight_decay: ClassVar[float] = 0.01
     mergeable: ClassVar[bool] = True
     identity_at_start: ClassVar[bool] = True
+    start_tolerance: ClassVar[float] = 0.0
+    weight_decay: ClassVar[float | None] = None
+    letters: ClassVar[dict[str, tuple[str, bool]]] = {}
     updates_batchnorm: ClassVar[bool] = True
     family_defaults: ClassVar[dict[str, dict[str, Any]]] = {}
     uses_cache: ClassVar[bool] = False

@@ -33,6 +33,7 @@ class DiffFit(Method):
     summary = 'Fine-tuning only the bias terms, the norms and newly added scaling factors in specific layers.'
     learning_rate = {'unet': 1e-3}
     learning_rate_source = 'Xie et al. 2023: ten times the rate of pre-training; the port to Stable Diffusion: 1e-3'
+    letters = {'gamma': ('γ', False)}
     needs = "transformer blocks (diffusers' BasicTransformerBlock)"
 
     def targets(self, model: nn.Module, family: str, config: Any) -> list[str]:

@@ -15,6 +15,7 @@ from medpeft_utils.methods.base import (
     PEFT_RATE,
     Method,
     modules_of_type,
+    modules_where,
     option,
     register,
     replace_module,
@@ -51,6 +52,13 @@ class LoRAConfig:
         "qkv: timm's layer as it is; qv: Hu et al. 2022, Sec. 7.1, and Lian et al. 2024, arXiv:2401.12215; qkvo: the "
         'training scripts of diffusers, and the count of Dutt et al. 2024, Table 4',
         choices=('qkv', 'qv', 'qkvo'),
+    )
+    start: str = option(
+        'kaiming',
+        "A starts at Kaiming uniform, or 'gaussian': at N(0, 1 / rank); B at zero",
+        "kaiming: the code of Hu et al. and peft's default; gaussian: diffusers' own LoRA layers of 2023, whose "
+        'example has the rate of 1e-4',
+        choices=('kaiming', 'gaussian'),
     )
     train_final_norm: bool = option(
         False,
@@ -147,14 +155,18 @@ def folded_linear() -> type[nn.Module]:
 
 
 def _folds(layer: Any, x: torch.Tensor) -> bool:
-    """Whether folding is exact and sooner: not in half precision, on a GPU, with dropout, or for few tokens."""
+    """Whether folding is exact and sooner: plain LoRA in float32 on a CPU, without dropout, for many tokens."""
     base, dropout = layer.base_layer, layer.lora_dropout[ADAPTER]
-    if x.device.type != 'cpu' or x.dtype != base.weight.dtype or torch.is_autocast_enabled('cpu'):
+    if x.device.type != 'cpu' or not x.dtype == base.weight.dtype == torch.float32:
         return False
+    if torch.is_autocast_enabled('cpu') or torch.compiler.is_compiling():
+        return False
+    # a variant of peft (DoRA and the like), a bias of the update or another adapter computes something else
+    plain = not (layer.lora_variant or layer.lora_bias.get(ADAPTER)) and list(layer.active_adapters) == [ADAPTER]
     trained = any(parameter.requires_grad for parameter in base.parameters())
     dropped = isinstance(dropout, nn.Dropout) and dropout.training
     few = x.numel() < base.weight.numel()
-    return not (layer.merged or layer.disable_adapters or trained or dropped or few)
+    return plain and not (layer.merged or layer.disable_adapters or trained or dropped or few)
 
 
 @register
@@ -170,67 +182,112 @@ class LoRA(Method):
     """
 
     key = 'lora'
-    labels = {'vit': 'LoRA', 'unet': 'LoRA'}
+    labels = {'vit': 'LoRA', 'unet': 'LoRA', 'cnn': 'LoRA'}
     order = 70
     kind = 'additive'
     paper = 'Hu et al. 2022, LoRA, arXiv:2106.09685'
     summary = 'Training injected rank decomposition matrices in transformers, on par with or above full fine-tuning.'
-    learning_rate = {'vit': 1e-3, 'unet': 1e-4}
+    by_family = {
+        'cnn': {
+            'paper': 'Yeh et al. 2024, Navigating Text-To-Image Customization: LyCORIS, arXiv:2309.14859',
+            'summary': 'Training a convolution of few channels and a 1x1 convolution beside every convolution (LoCon).',
+        }
+    }
+    learning_rate = {'vit': 1e-3, 'unet': 1e-4, 'cnn': 1e-3}
     learning_rate_source = f'{PEFT_RATE}; U-Net: also that of the LoRA example of diffusers'
-    needs = 'the blocks of a VisionTransformer with a Linear as attn.qkv, or to_q, to_k, to_v, to_out of a U-Net'
+    needs = (
+        'convolutions (on a CNN), a Linear as attn.qkv in its blocks (on a ViT), to_q, to_k, to_v, to_out (on a U-Net)'
+    )
     family_defaults = {'unet': {'rank': 4, 'alpha': 4.0, 'parts': 'qkvo'}}
+    letters = {'lora_A': ('A', True), 'lora_B': ('B', True)}
     Config = LoRAConfig
 
     def targets(self, model: nn.Module, family: str, config: LoRAConfig) -> list[str]:
-        if family == 'unet':
-            return attention_linears(model, config.parts)
-        blocks = [(name, block) for name, block in transformer_blocks(model) if _has_fused_qkv(block)]
-        layers = ('qkv', 'proj') if config.parts == 'qkvo' else ('qkv',)
-        return [f'{name}.attn.{layer}' for name, _ in blocks for layer in layers]
+        return adapted_layers(model, family, config.parts)
 
     def attach(self, model: nn.Module, targets: list[str], family: str, config: LoRAConfig) -> list[str]:
+        from peft import LoraConfig as PeftConfig
+
         if family == 'vit' and config.parts == 'qv':
-            for name in targets:
-                replace_module(model, name, SplitQKV(model.get_submodule(name)))
-            targets = [f'{name}.{part}' for name in targets for part in 'qv']
-        trained = inject(model, targets, config)
+            targets = split_qkv(model, targets, 'qv')
+        settings = PeftConfig(
+            r=config.rank,
+            lora_alpha=config.alpha,
+            lora_dropout=config.dropout,
+            init_lora_weights='gaussian' if config.start == 'gaussian' else True,
+            target_modules=targets,
+        )
+        trained = inject(model, settings)
         if config.train_final_norm:
             trained += [name for name, _ in model.named_parameters() if name.startswith(FINAL_NORMS)]
         return trained
 
     def merge(self, model: nn.Module, config: LoRAConfig) -> None:
-        from peft.tuners.lora import LoraLayer
+        merge_layers(model)
 
-        for name, layer in modules_of_type(model, LoraLayer):
-            layer.merge(safe_merge=True)
-            replace_module(model, name, layer.get_base_layer())
-        for name, split in modules_of_type(model, SplitQKV):
-            replace_module(model, name, split.merged())
+
+def adapted_layers(model: nn.Module, family: str, parts: str) -> list[str]:
+    """The names of the layers that low-rank and related updates are added to.
+
+    On a ViT the projections of every attention (`parts`: 'qkv', 'qv' or 'qkvo'; the fused layer is named once), on a
+    U-Net those that the letters stand for, on a CNN every convolution but the first, which sees the pixels, and those
+    of several groups.
+    """
+    if family == 'unet':
+        return attention_linears(model, parts)
+    if family == 'cnn':
+        convolutions = modules_where(model, lambda name, module: type(module) is nn.Conv2d)[1:]
+        return [name for name in convolutions if model.get_submodule(name).groups == 1]
+    blocks = [(name, block) for name, block in transformer_blocks(model) if _has_fused_qkv(block)]
+    layers = ('qkv', 'proj') if parts == 'qkvo' else ('qkv',)
+    return [f'{name}.attn.{layer}' for name, _ in blocks for layer in layers]
+
+
+def split_qkv(model: nn.Module, targets: list[str], parts: str) -> list[str]:
+    """Put `SplitQKV` in the place of every fused layer among the targets; the names with those of the parts instead."""
+    names = []
+    for name in targets:
+        if name.endswith('.qkv'):
+            replace_module(model, name, SplitQKV(model.get_submodule(name)))
+            names += [f'{name}.{part}' for part in parts]
+        else:
+            names.append(name)
+    return names
 
 
 def _has_fused_qkv(block: nn.Module) -> bool:
     return type(getattr(block.attn, 'qkv', None)) is nn.Linear
 
 
-def inject(model: nn.Module, targets: list[str], config: LoRAConfig) -> list[str]:
-    """Put peft's LoRA layers over the named Linear layers, in place.
+def inject(model: nn.Module, settings: Any) -> list[str]:
+    """Put peft's layers over those that the settings' `target_modules` names, in place.
 
-    The names are full ones: peft would match `proj` in the patch embedding as well as in the attention.
+    The names must be full ones: peft would match `proj` in the patch embedding as well as in the attention.
 
     Returns:
-        The names of the adapters' parameters.
+        The names of the parameters that peft trains.
     """
-    from peft import LoraConfig as PeftConfig
-    from peft import inject_adapter_in_model
+    from peft import PEFT_TYPE_TO_TUNER_MAPPING
     from peft.tuners.lora import Linear, LoraLayer
 
-    settings = PeftConfig(
-        r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules=targets, bias='none'
-    )
-    inject_adapter_in_model(settings, model)
+    own = {name for name, _ in model.named_parameters()}
+    # not `inject_adapter_in_model`, which refuses tuners that share tensors between layers
+    PEFT_TYPE_TO_TUNER_MAPPING[settings.peft_type](model, settings, ADAPTER)
     for _, layer in modules_of_type(model, LoraLayer):
         if type(layer) is Linear:
             layer.__class__ = folded_linear()  # the same layer, with another forward
         # Under autocast peft would take half-precision features to float32, and autocast back again.
         layer.cast_input_dtype_enabled = layer.get_base_layer().weight.dtype != layer.lora_A[ADAPTER].weight.dtype
-    return [name for name, _ in model.named_parameters() if '.lora_A.' in name or '.lora_B.' in name]
+    return [name for name, p in model.named_parameters() if name not in own and '.base_layer.' not in name]
+
+
+def merge_layers(model: nn.Module) -> None:
+    """Fold peft's layers into plain ones, in place, and leave nothing of peft on the model."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for name, layer in modules_of_type(model, BaseTunerLayer):
+        layer.merge(safe_merge=True)
+        replace_module(model, name, layer.get_base_layer())
+    for name, split in modules_of_type(model, SplitQKV):
+        replace_module(model, name, split.merged())
+    vars(model).pop('peft_config', None)

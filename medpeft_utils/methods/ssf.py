@@ -132,11 +132,14 @@ class ScaledOutput(nn.Module):
         return torch.addcmul(self.shift.to(y.dtype).view(self.view), y, self.scale.to(y.dtype).view(self.view))
 
     def _folds(self, x: torch.Tensor) -> bool:
-        """Whether folding is exact and faster: not in half precision, on a GPU, or with a scale near zero."""
+        """Whether folding is exact and faster: in float32 on a CPU, for many tokens, with no scale near zero."""
         base = self.base
-        if x.device.type != 'cpu' or x.dtype != base.weight.dtype or torch.is_autocast_enabled('cpu'):
+        if type(base) is not nn.Linear or x.device.type != 'cpu' or not x.dtype == base.weight.dtype == torch.float32:
             return False
-        frozen = type(base) is nn.Linear and not any(parameter.requires_grad for parameter in base.parameters())
+        few = x.numel() < base.weight.numel()  # a copy of the weights then costs more than another pass
+        if few or torch.is_autocast_enabled('cpu') or torch.compiler.is_compiling():
+            return False
+        frozen = not any(parameter.requires_grad for parameter in base.parameters())
         return frozen and bool(self.scale.detach().abs().amin() > SMALLEST_SCALE)
 
     def merged(self) -> nn.Module:
@@ -167,6 +170,7 @@ class SSF(Method):
     summary = 'Adapting a pre-trained model to downstream datasets by parameters that modulate the extracted features.'
     learning_rate = {'cnn': 1e-3, 'vit': 5e-3}
     learning_rate_source = 'ViT: scripts of Lian et al. (1e-2 and 5e-3, AdamW); CNN: Dutt et al. 2024, Appendix B'
+    letters = {'scale': ('γ', False), 'shift': ('β', False)}
     needs = 'BatchNorm or GroupNorm with weight and bias (on a CNN), the blocks of a VisionTransformer (on a ViT)'
     Config = SSFConfig
 

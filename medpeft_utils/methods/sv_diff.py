@@ -61,6 +61,7 @@ class SVDiff(Method):
     summary = 'Fine-tuning singular values of weight matrices, an efficient adapter for text-to-image models.'
     learning_rate = {'unet': 1e-3}
     learning_rate_source = 'the public code (1e-3); Han et al. 2023: about a thousand times that of full fine-tuning'
+    letters = {'delta': ('δ', False)}
     needs = 'Linear, Conv2d, GroupNorm or LayerNorm layers with a weight'
     uses_cache = True
 

@@ -83,6 +83,7 @@ class TSA(Method):
         'TSA (matrix; 3x3 convolutions only as in the original code)': {'convolutions': '3x3'},
         'TSA (matrix; every direct convolution of a block)': {'convolutions': 'every'},
     }
+    letters = {'alpha': ('α', True)}
     needs = 'residual blocks that hold Conv2d layers with odd kernels'
     Config = TSAConfig
 
