@@ -64,8 +64,8 @@ class Method:
         mergeable: `Adapted.merge` gives the original architecture with the same outputs.
         identity_at_start: with the default config the adapted model computes what the base model computes.
         start_tolerance: how far the outputs may lie from the base model's there, by rounding.
-        weight_decay: of AdamW; None for the protocol's, 0.0 where the paper has none or where what is trained are
-            factors that start at 1 and belong near it.
+        decays: AdamW's weight decay acts on what it trains; False where the paper has none, or where factors that
+            start at 1 would be drawn to 0.
         letters: a piece of the names of what it adds -> its letter in drawings, and whether it lies on a path beside
             the layer.
         updates_batchnorm: BatchNorm takes the statistics of each training batch and updates its running ones, as
@@ -89,7 +89,7 @@ class Method:
     mergeable: ClassVar[bool] = True
     identity_at_start: ClassVar[bool] = True
     start_tolerance: ClassVar[float] = 0.0
-    weight_decay: ClassVar[float | None] = None
+    decays: ClassVar[bool] = True
     letters: ClassVar[dict[str, tuple[str, bool]]] = {}
     updates_batchnorm: ClassVar[bool] = True
     family_defaults: ClassVar[dict[str, dict[str, Any]]] = {}
