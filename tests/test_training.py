@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import multiprocessing
 import os
 import signal
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
 
+from medpeft_utils.core import packed
 from medpeft_utils.core.code import Code
 from medpeft_utils.core.errors import BadInput, DoesNotFit, UnknownName
 from medpeft_utils.training import augment as aug
-from medpeft_utils.training import probe
+from medpeft_utils.training import probe, rows
 from medpeft_utils.training.batches import Classifying, ImageBatches, View, predict
 from medpeft_utils.training.classification import Classification, Settings, stored_size
 from medpeft_utils.training.loop import Diverged, TrainingConfig, fit
@@ -78,6 +81,71 @@ def test_a_repeated_run_gives_the_same_bits(folder, tmp_path, backbone, method):
         made.evaluate()
     assert np.array_equal(runs[0].probabilities['test'], runs[1].probabilities['test'])
     assert [row['train_loss'] for row in runs[0].result.curve] == [row['train_loss'] for row in runs[1].result.curve]
+
+
+# ---- what a record keeps
+
+
+@pytest.mark.parametrize('several', [False, True])
+def test_rows_come_back_as_they_were(several):
+    generator = np.random.default_rng(0)
+    odds = generator.normal(0, 4, (300, 5))
+    labels = (generator.random((300, 5)) < 0.3).astype(np.uint8) if several else generator.integers(0, 5, 300)
+    shares = 1 / (1 + np.exp(-odds)) if several else np.exp(odds) / np.exp(odds).sum(axis=1, keepdims=True)
+    attributes = pd.DataFrame({'sex': ['f', 'm', ''] * 100, 'age': [30.0, np.nan, 71.0] * 100})
+    section = rows.write(labels, np.arange(300) // 2 + 70_000, shares.astype(np.float32), attributes)
+    record = json.loads(json.dumps({'rows': {'test': section}}))
+    found = rows.read(record)
+    assert np.array_equal(found.labels, labels) and np.array_equal(found.groups, np.arange(300) // 2 + 70_000)
+    assert np.array_equal(found.arg_max, shares >= 0.5 if several else shares.argmax(axis=1))
+    exact = np.clip(np.log(shares) - np.log1p(-shares), -12, 12)
+    assert np.abs(found.scores - exact).max() <= 12 / 255 + 1e-3  # half a level
+    assert rows.read_attributes(record).iloc[:3].to_dict('list') == {'sex': ['f', 'm', ''], 'age': ['30', '', '71']}
+
+
+def test_two_thousand_rows_take_some_ten_kilobytes():
+    generator = np.random.default_rng(0)
+    odds = generator.normal(0, 3, (2000, 7))
+    odds[np.arange(2000), np.arange(2000) % 7] += 4
+    shares = np.exp(odds) / np.exp(odds).sum(axis=1, keepdims=True)
+    section = rows.write(np.arange(2000) % 7, np.sort(generator.integers(0, 1500, 2000)), shares)
+    assert len(json.dumps(section)) < 24_000
+
+
+def test_a_packed_array_that_is_spoilt_is_refused():
+    text = packed.pack(np.arange(10, dtype=np.uint16))
+    assert np.array_equal(packed.unpack(text, np.uint16, (2, 5)), np.arange(10).reshape(2, 5))
+    for spoilt, shape in ((text[:-8], (10,)), (text, (11,)), ('!' + text, (10,))):
+        with pytest.raises(BadInput, match='cannot be read'):
+            packed.unpack(spoilt, np.uint16, shape)
+
+
+def closed_form(width: int, tokens: int, blocks: int, classes: int, patch: int, hidden: int) -> int:
+    """Operations of a ViT's forward pass for one image, two a multiplication: products alone."""
+    block = 4 * width**2 * tokens + 2 * tokens**2 * width + 2 * width * hidden * tokens
+    return 2 * ((tokens - 1) * 3 * patch**2 * width + blocks * block + width * classes)
+
+
+def test_operations_are_those_of_the_closed_form_on_a_vit_of_two_blocks():
+    import timm
+
+    from medpeft_utils import methods
+    from medpeft_utils.training import cost
+
+    shape = {'img_size': 32, 'patch_size': 8, 'embed_dim': 48, 'depth': 2, 'num_heads': 3, 'num_classes': 5}
+    expected = closed_form(width=48, tokens=17, blocks=2, classes=5, patch=8, hidden=192)
+    counted = {}
+    for key in ('full_ft', 'linear_probing', 'lora'):
+        model = timm.create_model('vit_tiny_patch16_224', **shape)
+        adapted = methods.apply(model, key, 'vit')
+        counted[key] = cost.flops(adapted, 32, torch.device('cpu'))
+        assert model.blocks[0].attn.fused_attn and all(p.grad is None for p in model.parameters())
+    assert counted['full_ft']['forward_flops'] == expected
+    images = 2 * 16 * 3 * 64 * 48  # no gradient is asked for of the input
+    assert counted['full_ft']['step_flops'] == 3 * expected - images
+    assert counted['linear_probing']['step_flops'] == expected + 2 * 48 * 5  # of the head's weight alone
+    assert expected < counted['lora']['forward_flops'] < 1.2 * expected
+    assert counted['lora']['step_flops'] < 0.8 * counted['full_ft']['step_flops']
 
 
 # ---- a training that goes on after a kill

@@ -63,7 +63,8 @@ def candidates(family: str) -> list[Precision]:
     return [PLAIN, Precision(fused_attention=False), Precision(bf16=True), Precision(bf16=True, fused_attention=False)]
 
 
-def _synchronise(device: torch.device) -> None:
+def synchronise(device: torch.device) -> None:
+    """Wait for the device's work, so that a clock can be read."""
     if device.type == 'cuda':
         torch.cuda.synchronize(device)
 
@@ -72,12 +73,12 @@ def step_seconds(model: nn.Module, precision: Precision, images: torch.Tensor) -
     """Seconds of a training step, forward and backward, on `images` [B, C, H, W]."""
     precision.prepare(model)
     x = precision.images(images)
-    _synchronise(x.device)
+    synchronise(x.device)
     started = time.perf_counter()
     with precision.autocast(x.device):
         logits = model(x)
     F.cross_entropy(logits.float(), torch.zeros(len(x), dtype=torch.long, device=x.device)).backward()
-    _synchronise(x.device)
+    synchronise(x.device)
     seconds = time.perf_counter() - started
     model.zero_grad()
     return seconds

@@ -6,10 +6,12 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from medpeft_utils import methods
-from medpeft_utils.training.classification import SPLITS, Classification
+from medpeft_utils.training import cost, rows
+from medpeft_utils.training.classification import PROBE, SPLITS, Classification
 from medpeft_utils.training.precision import device_name
 
 PREDICTIONS = 'predictions.parquet'
@@ -20,9 +22,9 @@ def predictions_table(run: Classification) -> pd.DataFrame:
     """A row an image of validation and test: split, row, group, label, and the probability of every class."""
     parts = []
     for split, probabilities in run.probabilities.items():
-        rows = run.rows(split)
-        table = pd.DataFrame({'split': split, 'row': rows, 'group': run.data.groups[rows]})
-        table = table.assign(**run.objective.truth(run.data.labels[rows], run.data.classes))
+        chosen = run.rows(split)
+        table = pd.DataFrame({'split': split, 'row': chosen, 'group': run.data.groups[chosen]})
+        table = table.assign(**run.objective.truth(run.data.labels[chosen], run.data.classes))
         for k, name in enumerate(run.data.classes):
             table[f'p_{name}'] = probabilities[:, k]
         parts.append(table)
@@ -37,20 +39,64 @@ def parts(run: Classification, scores: dict, started: float) -> dict:
         scores: what `run.evaluate()` gave.
         started: `time.monotonic()` at the run's start.
     """
-    fit = run.result
+    fit, s = run.result, run.settings
     spent = {'total_seconds': round(time.monotonic() - started, 3), 'step_seconds': fit.step_seconds}
     return {
         'data': _data(run),
         'backbone': _backbone(run),
         'method': _method(run),
         'learning_rate': run.learning_rate,
+        'training': {
+            'steps': fit.steps,
+            'epochs': fit.epochs,
+            'batch_size': min(s.batch_size, len(run.rows('train'))) if s.method != PROBE else len(run.rows('train')),
+            'head': s.head if s.method != PROBE else 'probe',
+            'augmentation': run.augmentation,
+            'selection': run.objective.selection,
+        },
         'metrics': scores,
+        'rows': _rows(run),
+        'cost': _cost(run),
         'curve': fit.curve,
         'best_epoch': fit.curve[fit.best]['epoch'],
         'time': spent | {'train_images_per_second': fit.images_per_second},
         'peak_memory_mb': fit.peak_memory_mb,
         'environment': {'device': device_name(run.device), 'precision': str(run.precision)},
         'predictions': PREDICTIONS,
+    }
+
+
+def _rows(run: Classification) -> dict:
+    groups = np.unique(run.data.groups, return_inverse=True)[1]  # numbers that hold for every run on this dataset
+    return {
+        split: rows.write(
+            *(run.data.labels[run.rows(split)], groups[run.rows(split)], probabilities),
+            run.data.attributes.iloc[run.rows(split)],
+        )
+        for split, probabilities in run.probabilities.items()
+    }
+
+
+def _cost(run: Classification) -> dict:
+    adapted, fit = run.adapted, run.result
+    counted = cost.flops(adapted, run.image_size, run.device)
+    if run.settings.method == PROBE:  # a step is that of the head on stored features, forward and backward
+        counted['step_flops'] = 4 * sum(p.numel() for p in adapted.trainable().values())
+    adds = adapted.method.mergeable and adapted.method.kind == 'additive'
+    speeds = {
+        name: cost.images_per_second(model, run.image_size, run.precision, run.device)
+        for name, model in {'unmerged': adapted.model, **({'merged': adapted.merge()} if adds else {})}.items()
+    }
+    return {
+        **counted,
+        'adapter_bytes': sum(tensor.nbytes for tensor in adapted.state().values()),
+        'total_bytes': sum(tensor.nbytes for tensor in adapted.model.state_dict().values()),
+        'peak_memory_mb': fit.peak_memory_mb,
+        'peak_memory_of': "the GPU's allocator, in training" if run.device.type == 'cuda' else 'the whole process',
+        'train_images_per_second': fit.images_per_second,
+        'images_per_second': speeds,
+        'energy_joules': None,  # no counter of this run's own
+        'search_seconds': run.search_seconds,
     }
 
 

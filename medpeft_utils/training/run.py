@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -110,6 +111,7 @@ class Run:
         self.settings, self.device = settings, default_device()
         self.cache = Path(cache) if cache else cache_root()
         self.learning_rate: dict[str, Any] = {}
+        self.search_seconds = 0.0  # of the search, whichever run did it
         self.result: Fit | None = None
 
     def centres(self) -> dict[str, float]:
@@ -153,7 +155,7 @@ class Run:
 
         centres, given = self.centres(), self.given_rates()
         asked = {name: centre for name, centre in centres.items() if not given.get(name)}
-        rates, trials, edge = centres | given, [], None
+        rates, trials, edge, self.search_seconds = centres | given, [], None, 0.0
         how = 'given' if BODY in given else 'default'
         if asked and self.settings.search_trials:
             code = Code.now().version(asdict(self.settings), [type(self).__module__])
@@ -161,6 +163,7 @@ class Run:
             path = Path(folder or self.cache / 'searches') / f'{key}.json'
             found = once(path, lambda: self._search(asked, given))
             rates, trials, how = rates | found['values'], found['trials'], 'searched'
+            self.search_seconds = found['seconds']
             edge = ', '.join({BODY: '', HEAD: 'head '}[name] + side for name, side in found['edge'].items()) or None
         tied = rates.get(HEAD, rates[BODY] if self.has_head else None)
         self.learning_rate = {'value': rates[BODY], 'head_value': tied, 'how': how, 'trials': trials, 'edge': edge}
@@ -196,4 +199,6 @@ class Run:
             self.trial(given | rates, report)
             return max(scores)
 
-        return search(score_at, asked, self.settings.search_trials, seed=SEARCH_SEED)
+        started = time.perf_counter()
+        found = search(score_at, asked, self.settings.search_trials, seed=SEARCH_SEED)
+        return found | {'seconds': round(time.perf_counter() - started, 3)}
