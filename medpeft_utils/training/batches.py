@@ -10,6 +10,7 @@ import torch
 
 from medpeft_utils.data.reading import take
 from medpeft_utils.training.augment import Augmentation, augment, normalise, resize
+from medpeft_utils.training.graphed import GraphedLoss
 from medpeft_utils.training.loop import Evaluation, Task
 from medpeft_utils.training.objective import SINGLE_LABEL, Objective
 from medpeft_utils.training.precision import Precision
@@ -101,6 +102,8 @@ class Classifying(Task):
         super().__init__(adapted, len(train), train.device)
         self.train, self.validation, self.objective = train, validation, objective
         self.criterion = objective.criterion(train.labels, train.classes, weighted, train.device)
+        self._graph: GraphedLoss | bool | None = None  # None: not tried yet
+        self.started_by = 'one kernel at a time'  # or 'CUDA graph': how a GPU is given the work of a step
 
     def batch(self, rows: np.ndarray, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         return self.train.augmented(rows, generator)
@@ -108,6 +111,21 @@ class Classifying(Task):
     def loss(self, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
         x, labels = batch
         return self.criterion(self.train.logits(self.adapted, x), labels)
+
+    def backward(self, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        """As in `Task`; on a GPU by a CUDA graph, where forward and backward can be captured (`graphed.py`)."""
+        if self.device.type != 'cuda':
+            return super().backward(batch)
+        if self._graph is None:
+            try:
+                self._graph, self.replays = GraphedLoss(lambda *b: self.loss(b), self.adapted.model, *batch), True
+                self.started_by = 'CUDA graph'
+            except RuntimeError as error:  # a step that waits for the device, or solves on it, cannot be captured
+                torch.cuda.synchronize(self.device)
+                self.adapted.model.zero_grad(set_to_none=True)
+                self._graph = False
+                self.started_by += f' ({str(error).splitlines()[0]})'
+        return self._graph(*batch).detach() if self._graph else super().backward(batch)
 
     def evaluate(self) -> Evaluation:
         """By the objective's score of selection, then by the lower loss."""

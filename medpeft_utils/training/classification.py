@@ -94,6 +94,7 @@ class Classification(Run):
 
     settings: Settings
     objective: Objective = SINGLE_LABEL
+    started_by: str = ''  # how a GPU was given the work of a step
 
     def __init__(self, settings: Settings, cache: Path | None = None):
         from medpeft_utils import data
@@ -271,6 +272,7 @@ class Classification(Run):
         parts = self.batches(rows), self.batches(self.rows('validation'))
         task = Classifying(self.adapted, *parts, self.objective, self.settings.class_weighting)
         self.result = fit(task, config, report, quiet, checkpoint)
+        self.started_by = task.started_by
         return self.result
 
     def _train_probe(self, rows: np.ndarray, report: Callable[[dict], None] | None) -> Fit:

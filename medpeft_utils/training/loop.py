@@ -148,6 +148,7 @@ class Task:
 
     def __init__(self, adapted, items: int, device: torch.device):
         self.adapted, self.items, self.device = adapted, items, device
+        self.replays = False  # `backward` writes gradients anew, in place: the loop does not clear them
 
     def batch(self, rows: np.ndarray, generator: torch.Generator) -> Any:
         """The training items of these positions, in whatever form `loss` takes.
@@ -244,7 +245,8 @@ def fit(
             if config.clip:
                 nn.utils.clip_grad_norm_(parameters, config.clip)
             state.optimizer.step()
-            state.optimizer.zero_grad(set_to_none=True)
+            if not task.replays:
+                state.optimizer.zero_grad(set_to_none=True)
             state.step, state.since = step + 1, state.since + 1
             if state.step in evaluated_at:
                 state.read_loss(steps)  # waits for the device

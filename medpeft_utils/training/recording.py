@@ -61,7 +61,7 @@ def parts(run: Classification, scores: dict, started: float) -> dict:
         'best_epoch': fit.curve[fit.best]['epoch'],
         'time': spent | {'train_images_per_second': fit.images_per_second},
         'peak_memory_mb': fit.peak_memory_mb,
-        'environment': {'device': device_name(run.device), 'precision': str(run.precision)},
+        'environment': {'device': device_name(run.device), 'precision': str(run.precision), 'kernels': run.started_by},
         'predictions': PREDICTIONS,
     }
 
