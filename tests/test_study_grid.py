@@ -234,7 +234,8 @@ def test_every_registered_name_is_decided_by_the_module_that_registers_it():
         found = code.deciding({'dataset': name, 'method': 'lora'}, ['medpeft_utils.training.classification'])
         files = {place for place in found if place.startswith('data/sources/') and place.endswith('.py')}
         module = read.__module__.removeprefix('medpeft_utils.').replace('.', '/') + '.py'
-        assert files == {'data/sources/__init__.py', module}, name
+        assert module in files and len(files) <= 3, name  # a reader may use one other's
+        assert ('data/sources/nih_chestxray14.py' in files) <= name.startswith('nih_'), name
     for key, method in methods.METHODS.items():
         found = code.deciding({'dataset': 'ham10000', 'method': key}, ['medpeft_utils.training.classification'])
         assert type(method).__module__.removeprefix('medpeft_utils.').replace('.', '/') + '.py' in found, key

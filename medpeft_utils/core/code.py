@@ -18,7 +18,7 @@ from typing import Any
 import medpeft_utils
 
 # These run, show and measure a study; nothing in them changes what a run finds.
-NOT_DECIDING = {'core', 'study', 'report', 'cli', 'plots', 'commands'}
+NOT_DECIDING = {'core', 'study', 'report', 'compare', 'cli', 'plots', 'commands'}
 # Folders of which a run takes the file that registers what a parameter names; a registry finds it, no import does.
 CHOICES = {
     'methods': 'method',
