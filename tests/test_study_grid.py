@@ -17,7 +17,7 @@ from medpeft_utils.study.identity import code_version, notebook_code, run_hash, 
 from medpeft_utils.study.notebook import NO_DEFAULT, read_parameters
 from medpeft_utils.study.paths import StudyFolder, find_grid
 from medpeft_utils.study.runner import in_order
-from medpeft_utils.study.splits import identified, with_data_root
+from medpeft_utils.study.splits import identified, key_of, with_data_root
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMED = """
@@ -316,6 +316,7 @@ def test_data_are_found_below_their_root_and_split_into_the_identity(project, tm
     same, other = (identified([run], {'["ham10000", 0]': split})[0] for split in ('abc', 'xyz'))
     assert same.split == 'abc' and len({run.hash, same.hash, other.hash}) == 3
     assert identified([run], {})[0] == run
+    assert key_of(given) != key_of({**given, 'folds': 5}) != key_of({**given, 'folds': 5, 'split_seed': 1})
 
 
 def test_the_grid_of_the_paper_is_the_paper():

@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from multiprocessing import connection, util
+from multiprocessing import connection, resource_tracker, util
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,18 @@ def child_environment(threads: int) -> dict[str, str]:
     }
 
 
+@contextlib.contextmanager
+def _environment(**given: str) -> Iterator[None]:
+    """Environment variables for what is started within."""
+    before = dict(os.environ)
+    os.environ.update(given)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
 def _package_parent() -> str:
     return str(Path(__file__).resolve().parents[2])
 
@@ -88,6 +100,8 @@ class Pool:
         self._environment = child_environment(threads)
         self._events = [] if self.forked else [Event('ready', details={'ready': 0.0, 'faults': []})]
         adopt_orphans()
+        with _environment(PYTHONWARNINGS='ignore:resource_tracker'):  # of semaphores of kernels, which it removes
+            resource_tracker.ensure_running()
 
     def start(self, job: dict[str, Any]) -> None:
         """Start a run's process. Raises PoolDied where the fork server ends again and again."""
@@ -113,16 +127,13 @@ class Pool:
     def _inherited(self) -> Iterator[None]:
         """The environment that children get, and the folder in which `multiprocessing` puts its sockets."""
         orders = {'parent': os.getpid(), 'modules': self.modules, 'folder': str(self.folder)}
-        given = {**self._environment, **({fork_server.ORDERS: json.dumps(orders)} if self.forked else {})}
-        before, usual = dict(os.environ), tempfile.tempdir
-        os.environ.update(given)
-        tempfile.tempdir = str(self.folder)
+        given = {fork_server.ORDERS: json.dumps(orders)} if self.forked else {}
+        usual, tempfile.tempdir = tempfile.tempdir, str(self.folder)
         try:
-            yield
+            with _environment(**self._environment, **given):
+                yield
         finally:
             tempfile.tempdir = usual
-            os.environ.clear()
-            os.environ.update(before)
 
     def kill(self, run: str) -> None:
         """End a run's process with its kernel; `wait` reports it as ended."""

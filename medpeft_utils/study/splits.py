@@ -19,12 +19,13 @@ from medpeft_utils.study.paths import StudyFolder
 
 
 def key_of(parameters: dict[str, Any]) -> str | None:
-    """Names a split: dataset, split seed, number of image-text pairs; None where the code alone decides the data."""
+    """Names a split: dataset, split seed, folds, number of image-text pairs; None where the code alone decides."""
     dataset = parameters.get('dataset')
     if not dataset or 'split_seed' not in parameters or str(dataset).startswith('synthetic_'):
         return None
     pairs = [parameters['training_pairs']] if 'training_pairs' in parameters else []
-    return json.dumps([dataset, parameters['split_seed'], *pairs])
+    folds = [{'folds': parameters['folds']}] if parameters.get('folds') else []
+    return json.dumps([dataset, parameters['split_seed'], *pairs, *folds])
 
 
 def known(folder: StudyFolder) -> dict[str, str]:
@@ -52,37 +53,57 @@ def prepare(
     Raises:
         BadInput: with every dataset that cannot be had, and why.
     """
-    wanted = {}
+    runs, wanted = list(runs), {}
     for run in runs:
         if (key := key_of(run.parameters)) is not None:
             wanted.setdefault((key, *_arguments(run.parameters, data_root)), run)
-    splits, faults = known(folder), {}
+    splits, faults = known(folder), _missing_weights(runs)
     for key, *arguments in wanted:
         try:
             splits[key] = _split_of(*arguments)
         except MedpeftError as error:
             faults[str(error)] = None
     if faults:
-        raise BadInput('\n'.join(['nothing was started, since data are missing:', *(f'  {fault}' for fault in faults)]))
+        raise BadInput(
+            '\n'.join(['nothing was started, since data or weights are missing:', *(f'  {fault}' for fault in faults)])
+        )
     if wanted:
         write_json(folder.splits, splits)
         say(f'data at hand: {len(wanted)} packed')
     return splits
 
 
-def _arguments(parameters: dict[str, Any], data_root: Path | None) -> tuple[str, str, int, str, int, int | None]:
+def _missing_weights(runs: Iterable[Run]) -> dict[str, None]:
+    """What is wrong with the weights that runs name; looked for before images are decoded, not read."""
+    from medpeft_utils import backbones
+    from medpeft_utils.text_image import pipeline
+
+    faults = {}
+    for name, weights in {(run.parameters.get('backbone'), run.parameters.get('weights')) for run in runs}:
+        if name and weights and not pipeline.is_pipeline(name):
+            try:
+                backbones.weights_path(name, weights)
+            except MedpeftError as error:
+                faults[str(error)] = None
+    return faults
+
+
+def _arguments(parameters: dict[str, Any], data_root: Path | None) -> tuple[str, str, int, str, int, int | None, int]:
     folder = with_data_root(parameters, data_root).get('data_folder', '')
     backbone, size, pairs = (parameters.get(name) for name in ('backbone', 'image_size', 'training_pairs'))
-    return parameters['dataset'], folder, parameters['split_seed'], '' if size else backbone or '', size or 0, pairs
+    named = '' if size else backbone or ''
+    return parameters['dataset'], folder, parameters['split_seed'], named, size or 0, pairs, parameters.get('folds', 0)
 
 
-def _split_of(dataset: str, folder: str, split_seed: int, backbone: str, size: int, pairs: int | None) -> str:
+def _split_of(
+    dataset: str, folder: str, split_seed: int, backbone: str, size: int, pairs: int | None, folds: int
+) -> str:
     from medpeft_utils import backbones, data
     from medpeft_utils.data.cards import packed_pairs
     from medpeft_utils.text_image import pipeline
     from medpeft_utils.training.classification import stored_size
 
-    more: dict[str, Any] = {'with_texts': pairs is not None}
+    more: dict[str, Any] = {'with_texts': pairs is not None, 'folds': folds}
     if pairs is None:
         side = stored_size(size or backbones.image_size_of(backbone))
     else:
