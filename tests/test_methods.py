@@ -24,12 +24,13 @@ from tiny_backbones import (
     output,
     over,
     perturb,
+    run,
     train,
 )
 from torch import nn
 
 from medpeft_utils import methods
-from medpeft_utils.core.errors import BadInput, DoesNotFit, UnknownName
+from medpeft_utils.core.errors import BadInput, DoesNotFit, MedpeftError, UnknownName
 from medpeft_utils.methods.base import METHODS, head_names
 from medpeft_utils.report import paper
 
@@ -116,6 +117,72 @@ def test_merge_gives_the_original_architecture_with_the_same_outputs(case: Case)
     torch.testing.assert_close(output(base), before, rtol=1e-4, atol=1e-5)
 
 
+@over(DEFAULTS)
+def test_trains_in_float32_on_a_half_precision_network(case: Case):
+    """A step of 1e-4 on a weight near 1 is below what bfloat16 can tell from no step."""
+    model = backbone(case.backbone).bfloat16()
+    frozen = {name: tensor.clone() for name, tensor in model.named_parameters()}
+    adapted = case.apply(model)
+    assert {parameter.dtype for parameter in adapted.trainable().values()} == {torch.float32}
+    before = {name: parameter.clone() for name, parameter in adapted.trainable().items()}
+    optimizer = torch.optim.AdamW(adapted.trainable().values(), lr=1e-4, weight_decay=0.0)
+    adapted.train()
+    for step in range(3):
+        optimizer.zero_grad()
+        out = run(adapted.model, step, torch.bfloat16)
+        assert out.dtype == torch.bfloat16
+        out.float().square().mean().backward()
+        optimizer.step()
+    still = {name for name, p in adapted.trainable().items() if p.grad.any() and torch.equal(p, before[name])}
+    assert not still
+    for name, parameter in adapted.model.named_parameters():
+        if name in frozen and name not in adapted.trainable():
+            assert parameter.dtype == torch.bfloat16
+            assert torch.equal(parameter, frozen[name])
+    kept = adapted.state()
+    assert all(kept[name].dtype == torch.float32 for name in adapted.trainable())
+
+
+@over(DEFAULTS)
+def test_can_be_switched_off_and_taken_off(case: Case):
+    model = backbone(case.backbone)
+    before, names, base = {n: t.clone() for n, t in model.state_dict().items()}, modules_of(model), output(model)
+    adapted = methods.apply(model, case.key, case.family, dict(case.config), keep=True)
+    perturb(train(adapted))
+    trained = output(model)
+    assert not torch.equal(trained, base)
+    with adapted.disable() as off:
+        assert torch.equal(output(off), base)
+    assert torch.equal(output(model), trained)
+    assert adapted.unload() is model
+    assert modules_of(model) == names
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    methods.apply(model, 'full_ft', case.family)  # a plain network again
+
+
+@over(DEFAULTS)
+def test_a_failure_leaves_the_network_as_it_was(case: Case, monkeypatch: pytest.MonkeyPatch):
+    model = backbone(case.backbone)
+    base, names = output(model), modules_of(model)
+    monkeypatch.setattr('medpeft_utils.methods.adapted.train_in_float32', lambda *_: 1 / 0)  # when all is attached
+    with pytest.raises(ZeroDivisionError):
+        case.apply(model)
+    assert modules_of(model) == names
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert torch.equal(output(model), base)
+    monkeypatch.undo()
+    case.apply(model)
+
+
+def modules_of(model: nn.Module) -> list[tuple[str, type, list[str], int]]:
+    """All that a method may leave behind: modules, their classes and attributes, hooks."""
+    return [
+        (name, type(module), sorted(vars(module)), len(module._forward_hooks) + len(module._forward_pre_hooks))
+        for name, module in model.named_modules()
+    ]
+
+
 @pytest.mark.parametrize('name', FAMILIES)
 @pytest.mark.parametrize('key', METHODS)
 def test_does_not_fit_another_family(name: str, key: str):
@@ -193,7 +260,14 @@ def test_apply_refuses_a_backbone_that_has_a_method():
     adapted = Case('vit', 'ssf').apply()
     with pytest.raises(BadInput, match="has method 'ssf' already; load the backbone anew to apply 'lora'"):
         methods.apply(adapted.model, 'lora', 'vit')
-    methods.apply(adapted.merge(), 'lora', 'vit')  # what is merged is a plain network again
+    merged = adapted.merge()
+    methods.apply(merged, 'lora', 'vit')  # what is merged is a plain network again
+
+
+def test_a_merged_network_holds_nothing_of_peft():
+    merged = perturb(Case('vit', 'lora').apply()).merge()
+    assert not any('peft' in name for name in vars(merged))
+    assert not any('peft' in type(module).__module__ for module in merged.modules())
 
 
 @pytest.mark.parametrize(
@@ -257,6 +331,39 @@ def test_load_refuses_names_that_do_not_fit(saved: Path, tmp_path: Path):
     save_file(tensors, tmp_path / 'less.safetensors', about)
     with pytest.raises(DoesNotFit, match=r'the file lacks head\.bias'):
         methods.load(backbone('vit'), tmp_path / 'less.safetensors', 'vit')
+
+
+def test_load_refuses_leave_the_network_unchanged(saved: Path):
+    model = _vit_with_classes(5)
+    before, base = modules_of(model), output(model)
+    with pytest.raises(DoesNotFit):
+        methods.load(model, saved, 'vit')
+    assert modules_of(model) == before
+    assert torch.equal(output(model), base)
+
+
+def test_only_what_was_kept_can_be_taken_off():
+    with pytest.raises(BadInput, match=r"'full_ft' trains the own weights .* apply it with keep=True"):
+        Case('vit', 'full_ft').apply().unload()
+
+
+@pytest.mark.parametrize(
+    ('about', 'said'),
+    [
+        ({'config': '{'}, 'is not JSON'),
+        ({'config': '[1]'}, 'not options by name'),
+        ({'config': '{"rank": 1000000000}'}, "option 'rank' is 1000000000, but its largest tensor has 1152 numbers"),
+        ({'config': '{"rank": "no"}'}, "option 'rank' of method 'lora' is 'no'"),
+        ({'method': 'os.system'}, "unknown method 'os.system'"),
+        ({'base_hash': None}, 'was not written by medpeft'),
+    ],
+)
+def test_hostile_metadata_are_one_clear_error(saved: Path, tmp_path: Path, about: dict, said: str):
+    with safe_open(saved, framework='pt') as file:
+        metadata = file.metadata() | about
+    save_file(load_file(saved), tmp_path / 'hostile', {k: v for k, v in metadata.items() if v is not None})
+    with pytest.raises(MedpeftError, match=said):
+        methods.load(backbone('vit'), tmp_path / 'hostile', 'vit')
 
 
 def test_load_refuses_files_that_are_not_ours(tmp_path: Path):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,11 +12,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import nn
 
 from medpeft_utils.core.errors import BadInput, DoesNotFit
+from medpeft_utils.core.files import write_tensors
 from medpeft_utils.methods.base import BATCH_NORM, METHODS, Method, head_names, modules_of_type
+from medpeft_utils.methods.precision import train_in_float32
+from medpeft_utils.methods.structure import Structure, detached, unchanged_on_error
 
 SCHEMA = '1'
 
@@ -31,11 +32,20 @@ class Adapted:
         config: its config.
         family: of the backbone.
         head_names: the parameters of the head; none on a U-Net.
+        base: the network as it was before, where its values were kept.
     """
 
-    def __init__(self, model: nn.Module, method: Method, config: Any, family: str, head_names: list[str]):
+    def __init__(
+        self,
+        model: nn.Module,
+        method: Method,
+        config: Any,
+        family: str,
+        head_names: list[str],
+        base: Structure | None = None,
+    ):
         self.model, self.method, self.config = model, method, config
-        self.family, self.head_names = family, head_names
+        self.family, self.head_names, self.base = family, head_names, base
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """Name to parameter of all that is trained, the head too."""
@@ -82,14 +92,33 @@ class Adapted:
             path: of the file.
             base_hash: of the backbone that the method was applied to (`Backbone.hash`); `load` compares it.
         """
-        path = Path(path)
         about = {'schema': SCHEMA, 'method': self.method.key, 'family': self.family, 'base_hash': base_hash}
         about['config'] = json.dumps(dataclasses.asdict(self.config), sort_keys=True)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f'{path.name}.{os.getpid()}.partial')
-        save_file(self.state(), partial, metadata=about)
-        os.replace(partial, path)
-        return path
+        return write_tensors(path, self.state(), about)
+
+    @contextmanager
+    def disable(self) -> Iterator[nn.Module]:
+        """The network without the method, as it was when the method was applied, for as long as the context lasts.
+
+        Raises BadInput where the base's own values were not kept (`apply`).
+        """
+        adapted = Structure(self.model)
+        try:
+            yield self._base().restore()
+        finally:
+            adapted.restore()
+
+    def unload(self) -> nn.Module:
+        """Take the method off, for good, and return the network as it was; raises as `disable` does."""
+        return self._base().restore()
+
+    def _base(self) -> Structure:
+        if self.base is None:
+            raise BadInput(
+                f'method {self.method.key!r} trains the own weights of {name_of(self.model)}, and the old ones were not '
+                'kept; apply it with keep=True, or load the backbone anew'
+            )
+        return self.base
 
     def merge(self) -> nn.Module:
         """A copy in the original architecture, additions folded into its weights; the same outputs in evaluation mode.
@@ -113,8 +142,12 @@ def apply(
     config: dict[str, Any] | None = None,
     seed: int = 0,
     cache: str | Path | None = None,
+    keep: bool | None = None,
 ) -> Adapted:
     """Apply a method to a backbone, in place: only what the method trains, and the head, stay trainable.
+
+    What is trained is kept in float32, on a half-precision network too (`precision.py`). Where anything fails, the
+    network is what it was.
 
     Args:
         model: the backbone, with its head where it has one.
@@ -124,6 +157,8 @@ def apply(
         seed: of the random initialisation of adapters.
         cache: a folder for what a method computes once for a backbone (the decomposition of SV-Diff); several
             processes may share it. Computed at every call where None.
+        keep: whether the old values of what is trained are kept, for `disable` and `unload`; where None, for additive
+            methods, which train little of the backbone itself.
     Raises:
         UnknownName: no such method.
         BadInput: an option is unknown or unusable, or the model has a method already.
@@ -139,14 +174,18 @@ def apply(
     if not targets:
         raise DoesNotFit(_why_not(model, method, family))
     head = head_names(model)
-    model.requires_grad_(False)
-    with seeded(seed):
+    with unchanged_on_error(model) as base, seeded(seed):
+        model.requires_grad_(False)
         kept = {'cache': cache} if method.uses_cache else {}
         trained = {*method.attach(model, targets, family, config, **kept), *head}
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name in trained)
-    model.medpeft_method = key
-    return Adapted(model, method, config, family, head)
+        keep = method.kind == 'additive' if keep is None else keep
+        if keep:
+            detached(model, trained)
+        train_in_float32(model, trained)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name in trained)
+        model.medpeft_method = key
+    return Adapted(model, method, config, family, head, base if keep else None)
 
 
 def load(
@@ -159,7 +198,8 @@ def load(
     """Apply a saved method to a fresh copy of the backbone that it was trained on.
 
     Args:
-        base_model: the backbone, with as many classes as were trained; it is changed in place.
+        base_model: the backbone, with as many classes as were trained; it is changed in place, or, where anything
+            fails, not at all.
         path: a file that `Adapted.save` wrote.
         family: of the backbone.
         base_hash: of the backbone (`Backbone.hash`); not compared where None.
@@ -168,14 +208,15 @@ def load(
         BadInput: no such file, or not one of ours.
         DoesNotFit: saved over another backbone, or for another number of classes.
     """
-    about, tensors = _read(Path(path))
+    about, tensors = read(Path(path))
     if base_hash is not None and about['base_hash'] != base_hash:
         raise DoesNotFit(f'{path} was trained over backbone {about["base_hash"]}, this one is {base_hash}')
     if about['family'] != family:
         raise DoesNotFit(f'{path} was trained on family {about["family"]!r}, this backbone is of family {family!r}')
-    adapted = apply(base_model, about['method'], family, json.loads(about['config']), cache=cache)
-    _check_tensors(path, tensors, adapted)
-    base_model.load_state_dict(tensors, strict=False)
+    with unchanged_on_error(base_model):
+        adapted = apply(base_model, about['method'], family, about['config'], cache=cache, keep=True)
+        _check_tensors(path, tensors, adapted)
+        base_model.load_state_dict(tensors, strict=False)
     return adapted
 
 
@@ -208,18 +249,34 @@ def _why_not(model: nn.Module, method: Method, family: str) -> str:
     return f'method {method.key!r} does not fit {name_of(model)}: {why}; methods that fit: {fit}'
 
 
-def _read(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
+def read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """What a saved file says of itself (schema, method, family, base_hash, config) and its tensors. Raises BadInput."""
     if not path.is_file():
         raise BadInput(f'no file {path}')
     try:
         with safe_open(path, framework='pt') as file:
-            about = file.metadata() or {}
+            about = dict(file.metadata() or {})
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except SafetensorError as error:
         raise BadInput(f'{path} is not a safetensors file: {error}') from error
-    if about.get('schema') != SCHEMA or 'method' not in about:
+    if about.get('schema') != SCHEMA or not {'method', 'family', 'base_hash', 'config'} <= about.keys():
         raise BadInput(f'{path} was not written by medpeft: its metadata hold {sorted(about) or "nothing"}')
+    try:
+        about['config'] = json.loads(about['config'])
+    except json.JSONDecodeError as error:
+        raise BadInput(f'{path}: the config in its metadata is not JSON ({error})') from error
+    if not isinstance(about['config'], dict):
+        raise BadInput(f'{path}: the config in its metadata is {about["config"]!r}, not options by name')
+    _check_sizes(path, about, tensors)
     return about, tensors
+
+
+def _check_sizes(path: Path, about: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
+    """No option may ask for more than the file holds: a rank of 10^9 would fill the memory before any comparison."""
+    largest = max((tensor.numel() for tensor in tensors.values()), default=0)
+    for name, value in about['config'].items():
+        if isinstance(value, int) and not name.endswith('seed') and value > max(largest, 1 << 16):
+            raise BadInput(f'{path}: option {name!r} is {value}, but its largest tensor has {largest} numbers')
 
 
 def _check_tensors(path: str | Path, tensors: dict[str, torch.Tensor], adapted: Adapted) -> None:

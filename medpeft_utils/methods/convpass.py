@@ -53,8 +53,8 @@ class ConvolutionalBypass(nn.Module):
         single, patches = hidden[..., : self.prefix], hidden[..., self.prefix :].unflatten(-1, self.grid)
         parts = [self.conv(patches).flatten(2)]  # [B, h, rows * columns]
         if self.prefix:  # of a single pixel the padded kernel sees the centre only
-            centre = self.conv.weight[..., 1, 1]
-            parts.insert(0, (centre @ single) + self.conv.bias[:, None])
+            centre, bias = self.conv.weight[..., 1, 1], self.conv.bias[:, None]
+            parts.insert(0, centre.to(single.dtype) @ single + bias.to(single.dtype))
         hidden = _quick_gelu(torch.cat(parts, dim=-1)).transpose(1, 2)  # [B, N, h]
         return self.up(F.dropout(hidden, self.dropout, self.training))
 

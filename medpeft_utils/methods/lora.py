@@ -269,10 +269,12 @@ def inject(model: nn.Module, settings: Any) -> list[str]:
     """
     from peft import PEFT_TYPE_TO_TUNER_MAPPING
     from peft.tuners.lora import Linear, LoraLayer
+    from peft.tuners.tuners_utils import cast_adapter_dtype
 
     own = {name for name, _ in model.named_parameters()}
     # not `inject_adapter_in_model`, which refuses tuners that share tensors between layers
     PEFT_TYPE_TO_TUNER_MAPPING[settings.peft_type](model, settings, ADAPTER)
+    cast_adapter_dtype(model, ADAPTER)  # to float32, before a layer is asked below
     for _, layer in modules_of_type(model, LoraLayer):
         if type(layer) is Linear:
             layer.__class__ = folded_linear()  # the same layer, with another forward

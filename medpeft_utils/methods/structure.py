@@ -1,0 +1,74 @@
+"""What a network is made of, kept so that it can be put back: a method fails, is switched off, or gives way."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from medpeft_utils.methods.base import BATCH_NORM, modules_of_type
+
+
+class Structure:
+    """The modules of a network at one moment: their classes, parts, hooks and attributes, and the tensors they hold.
+
+    Nothing is copied: a change in place of a tensor is not undone (`detached` first gives what will change storage of
+    its own). Modes of training and the values of attributes that were there before stay as they are.
+
+    Args:
+        model: the network; `restore` puts this same object back.
+    """
+
+    def __init__(self, model: nn.Module):
+        self.model = model
+        self.modules = [(module, type(module), _copied(vars(module))) for module in model.modules()]
+        self.parameters = [(p, p.data, p.requires_grad) for p in model.parameters()]
+
+    def restore(self) -> nn.Module:
+        """Make the network what it was, in place, on the device that it is on now."""
+        training, device = self.model.training, next((p.device for p in self.model.parameters()), None)
+        for module, kind, kept in self.modules:
+            module.__class__ = kind
+            held = vars(module)
+            for name in held.keys() - kept.keys():
+                del held[name]
+            for name, value in _copied(kept).items():
+                if name not in held or name.startswith('_'):
+                    held[name] = value
+        for parameter, data, trained in self.parameters:
+            parameter.data = data
+            parameter.requires_grad_(trained)
+        if device is not None and any(tensor.device != device for tensor in self.model.state_dict().values()):
+            self.model.to(device)
+        return self.model.train(training)
+
+
+def _copied(attributes: dict[str, Any]) -> dict[str, Any]:
+    """The attributes, the dictionaries among them (torch's: parts and hooks) copied."""
+    return {name: value.copy() if type(value) in (dict, OrderedDict) else value for name, value in attributes.items()}
+
+
+@contextmanager
+def unchanged_on_error(model: nn.Module) -> Iterator[Structure]:
+    """Put the network back as it was where anything raises inside."""
+    before = Structure(model)
+    try:
+        yield before
+    except BaseException:
+        before.restore()
+        raise
+
+
+@torch.no_grad()
+def detached(model: nn.Module, names: Iterable[str]) -> None:
+    """Give parameters, and all BatchNorm statistics, storage of their own: who holds the old one keeps the old values."""
+    for name in names:
+        parameter = model.get_parameter(name)
+        parameter.data = parameter.data.clone()
+    for _, module in modules_of_type(model, BATCH_NORM):
+        for leaf, buffer in module.named_buffers(recurse=False):
+            module._buffers[leaf] = buffer.clone()
