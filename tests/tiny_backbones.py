@@ -136,7 +136,7 @@ def loss(model: nn.Module, seed: int) -> torch.Tensor:
     return F.mse_loss(out, torch.ones_like(out)) if is_unet(model) else F.cross_entropy(out, torch.tensor([0, 1, 2, 0]))
 
 
-def run(model: nn.Module, seed: int = 1, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+def run(model: nn.Module, seed: int = 1, dtype: torch.dtype | None = None) -> torch.Tensor:
     return predict(model, seed, dtype) if is_unet(model) else model(images(seed=seed).to(dtype))
 
 

@@ -45,7 +45,7 @@ def is_unet(model: nn.Module) -> bool:
     return type(model).__name__ == 'UNet2DConditionModel'
 
 
-def predict(model: nn.Module, seed: int = 1, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+def predict(model: nn.Module, seed: int = 1, dtype: torch.dtype | None = None) -> torch.Tensor:
     """What the U-Net predicts for four random noisy latents, at four timesteps, with four random texts."""
     generator = torch.Generator().manual_seed(seed)
     latents, texts = (
@@ -57,6 +57,7 @@ def predict(model: nn.Module, seed: int = 1, dtype: torch.dtype = torch.float32)
         'time_ids': torch.full((4, TIME_IDS), 64.0),
     }
     steps = torch.tensor([1, 250, 500, 999])
+    dtype = dtype or next(model.parameters()).dtype
     return model(latents.to(dtype), steps, texts.to(dtype), added_cond_kwargs=added).sample
 
 

@@ -115,8 +115,8 @@ class Adapted:
     def _base(self) -> Structure:
         if self.base is None:
             raise BadInput(
-                f'method {self.method.key!r} trains the own weights of {name_of(self.model)}, and the old ones were not '
-                'kept; apply it with keep=True, or load the backbone anew'
+                f'method {self.method.key!r} trains the own weights of {name_of(self.model)}, and the old ones were '
+                'not kept; apply it with keep=True, or load the backbone anew'
             )
         return self.base
 

@@ -65,7 +65,7 @@ def unchanged_on_error(model: nn.Module) -> Iterator[Structure]:
 
 @torch.no_grad()
 def detached(model: nn.Module, names: Iterable[str]) -> None:
-    """Give parameters, and all BatchNorm statistics, storage of their own: who holds the old one keeps the old values."""
+    """Give parameters and BatchNorm statistics storage of their own: who holds the old one keeps the old values."""
     for name in names:
         parameter = model.get_parameter(name)
         parameter.data = parameter.data.clone()
