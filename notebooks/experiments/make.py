@@ -1,4 +1,4 @@
-"""The four classification notebooks from one source: `python notebooks/experiments/make.py` writes them anew.
+"""The five classification notebooks from one source: `python notebooks/experiments/make.py` writes them anew.
 
 A parameter's default is that of `Settings`, or what the experiment fixes; its help stands here, once. A test compares
 the notebooks with what this file makes.
@@ -64,6 +64,12 @@ FIXED = {
         'method': 'lora',
         'fraction': 0.2,
     },
+    'protocol': {
+        'dataset': 'synthetic_ham10000',
+        'backbone': 'vit_base_mini',
+        'method': 'lora',
+        'fraction': 0.1,
+    },
     'cxr_lora_vs_full': {
         'dataset': 'synthetic_nih_chestxray14',
         'backbone': 'vit_base_mini_cxr_mae',
@@ -83,6 +89,10 @@ OWN_HELP = {
         'method_config': "the method's own settings as JSON, such as '{\"rank\": 8}'",
     },
     'low_data_regime': {
+        'method': 'full_ft, bias_tuning (BitFit), lora; any other ViT method runs as well',
+        'method_config': "the method's own settings as JSON, such as '{\"rank\": 8}'",
+    },
+    'protocol': {
         'method': 'full_ft, bias_tuning (BitFit), lora; any other ViT method runs as well',
         'method_config': "the method's own settings as JSON, such as '{\"rank\": 8}'",
     },
