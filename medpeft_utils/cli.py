@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from pathlib import Path
 
@@ -83,7 +84,8 @@ def params(as_csv: bool) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; an error that is the user's to mend is one message and exit code 2."""
     try:
-        medpeft.main(arguments, prog_name='medpeft', standalone_mode=False)
+        code = medpeft.main(arguments, prog_name='medpeft', standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)  # click returns what a command gave to `ctx.exit`
     except MedpeftError as error:
         click.echo(f'error: {error}', err=True)
         sys.exit(2)
@@ -92,6 +94,15 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(error.exit_code)
     except click.Abort:
         sys.exit(130)
+    except BrokenPipeError:  # `medpeft status | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        if 'MEDPEFT_TRACEBACK' in os.environ:
+            raise
+        place = f' {error.filename}' if error.filename else ''
+        click.echo(f'error: cannot use{place}: {(error.strerror or str(error)).lower()}', err=True)
+        sys.exit(2)
 
 
 if __name__ == '__main__':

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from pathlib import Path
 
 import pytest
+import yaml
 from study_project import FINISH, START, Project, write_notebook
 
 import medpeft_utils
 from medpeft_utils.core.code import Code, essence, imported
-from medpeft_utils.core.errors import BadInput, UnknownName
+from medpeft_utils.core.errors import BadInput, DoesNotFit, UnknownName
 from medpeft_utils.study.check import check
 from medpeft_utils.study.grid import dump, load_grid, selected
 from medpeft_utils.study.identity import code_version, notebook_code, run_hash, same_code
@@ -82,7 +84,9 @@ def test_every_fault_is_listed(project):
     path = project.grid(
         colour='red',
         experiments=[
-            {'notebook': 'toy', 'parameters': {'vaule': 1, 'seed': 'zero', 'value': True}, 'axis': {}},
+            {'notebook': 'toy', 'parameters': {'vaule': 1}, 'axis': {}},
+            {'notebook': 'toy', 'parameters': {'seed': 'zero'}},
+            {'notebook': 'toy', 'parameters': {'value': True}},
             {'notebook': 'named', 'parameters': {'dataset': 'synthetic_breastus', 'backbone': 'vit_base_mini'}},
             {'notebook': 'named', 'parameters': named, 'axes': {'dataset': ['ham1000']}},
             {'notebook': 'named', 'parameters': named, 'axes': {'method': ['lora', 'lroa', 'tsa']}},
@@ -99,8 +103,8 @@ def test_every_fault_is_listed(project):
         "unknown key 'colour'",
         "toy: unknown key 'axis'",
         "toy: unknown parameter 'vaule'",
-        "seed = 'zero' is a str, the notebook wants int",
-        'value = True is a bool, the notebook wants float',
+        "seed = 'zero' is a str, and must be a whole number (int)",
+        'value = True is a bool, and must be a finite number (float)',
         "named: missing parameter 'method'",
         "unknown dataset 'ham1000'; did you mean 'ham10000'?",
         "unknown method 'lroa'; did you mean 'lora'?",
@@ -111,6 +115,124 @@ def test_every_fault_is_listed(project):
     ):
         assert fault in printed, f'{fault}\n{printed}'
     assert '(2 runs)' in printed
+
+
+WRONG = [
+    *(('seed', -1), ('split_seed', 2**40), ('learning_rate', float('nan')), ('learning_rate', float('inf'))),
+    *(('learning_rate', 'fast'), ('class_weighting', 'no'), ('class_weighting', 1), ('epochs', 1.5), ('epochs', None)),
+    *(('batch_size', 0), ('fraction', 50), ('image_size', 50), ('augmentation', 'strong'), ('seed', [0, 1])),
+    *(('method_config', '[8]'), ('method_config', '{"dropout": 5}'), ('method_config', '{"rank": NaN}')),
+    *(('method_config', {'rank': 8}), ('dataset', 'a\0b'), ('dataset', '~nobody/x'), ('dataset', 'x' * 5000)),
+]
+
+
+@pytest.mark.parametrize(('name', 'value'), WRONG, ids=lambda value: str(value)[:20])
+def test_a_value_that_cannot_be_is_refused_by_the_grid_before_anything_is_loaded(project, name, value):
+    named = {'dataset': 'synthetic_breastus', 'backbone': 'vit_base_mini', 'method': 'lora'} | {name: value}
+    content = {'profile': 'x', 'experiments': [{'notebook': 'vit', 'parameters': named}]}
+    path = project.root / 'x.yaml'
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(BadInput) as refusal:
+        grid = load_grid(path)
+        check(grid, grid.runs)
+    assert 'x.yaml is refused, nothing was started' in str(refusal.value)
+
+
+@pytest.mark.parametrize(('name', 'value'), WRONG[:17], ids=lambda value: str(value)[:20])
+def test_the_same_value_is_refused_by_the_notebook_itself(name, value):
+    from medpeft_utils.training.classification import Settings
+
+    named = {'dataset': 'synthetic_breastus', 'backbone': 'vit_base_mini', 'method': 'lora'}
+    with pytest.raises((BadInput, UnknownName, DoesNotFit)):
+        Settings.of({**named, name: value})
+
+
+def test_values_as_text_are_what_they_say():
+    from medpeft_utils.training.classification import Settings
+
+    named = {'dataset': 'synthetic_breastus', 'backbone': 'vit_base_mini', 'method': 'lora'}
+    settings = Settings.of({**named, 'class_weighting': 'false', 'learning_rate': '1e-3', 'epochs': 2.0, 'seed': '3'})
+    found = settings.class_weighting, settings.learning_rate, settings.epochs, settings.seed
+    assert found == (False, 0.001, 2, 3) and [type(value) for value in found] == [bool, float, int, int]
+
+
+GRIDS = {
+    'no YAML': 'a: [',
+    'a list': '[1, 2]',
+    'nothing': '',
+    'a number': '7',
+    'no experiments': 'profile: x',
+    'experiments as a map': 'experiments: {notebook: toy}',
+    'an experiment as text': 'experiments: [toy]',
+    'a notebook as a number': 'experiments: [{notebook: 5}]',
+    'a notebook elsewhere': 'experiments: [{notebook: ../../etc/x}]',
+    'a key twice': 'experiments: [{notebook: toy, axes: {seed: [0]}, axes: {seed: [1]}}]',
+    'a key that is no text': 'experiments: [{notebook: toy, parameters: {1: 2}}]',
+    'parameters as a list': 'experiments: [{notebook: toy, parameters: [a]}]',
+    'an axis as text': 'experiments: [{notebook: toy, axes: {mode: fine}}]',
+    'include as text': 'experiments: [{notebook: toy, include: fine}]',
+    'exclude as a map': 'experiments: [{notebook: toy, exclude: {a: 1}}]',
+    'defaults as a list': 'defaults: [1]\nexperiments: [{notebook: toy}]',
+    'a date by tag': 'experiments: [{notebook: toy, parameters: {mode: !!timestamp 2024-01-01}}]',
+    'binary data': 'experiments: [{notebook: toy, parameters: {mode: !!binary aGk=}}]',
+    'Python': 'experiments: !!python/object/apply:os.getcwd []',
+    'an alias in itself': 'experiments: &a [*a]',
+    'half a character': 'title: "\\ud800"\nexperiments: [{notebook: toy}]',
+    'nested deeply': 'experiments: ' + '[' * 5000,
+    'a million runs': 'a: &a ['
+    + ', '.join(map(str, range(100)))
+    + ']\nexperiments: [{notebook: toy, axes: {value: *a, seed: *a, pause: *a}}]',
+    'aliases that multiply': '\n'.join(
+        ['a: &a [x, x, x, x, x, x, x, x, x, x]']
+        + [f'{new}: &{new} [{", ".join([f"*{old}"] * 10)}]' for old, new in zip('abcdefgh', 'bcdefghi', strict=True)]
+        + ['experiments: *i']
+    ),
+}
+
+
+@pytest.mark.parametrize('kind', GRIDS)
+def test_a_file_that_is_no_grid_is_one_message_and_at_once(project, kind):
+    path = project.root / 'odd.yaml'
+    path.write_text(GRIDS[kind])
+    began = time.monotonic()
+    with pytest.raises(BadInput, match=r'odd\.yaml|YAML'):
+        load_grid(path)
+    assert time.monotonic() - began < 2
+
+
+@pytest.mark.parametrize(
+    'content', [b'\xff\xfe\x00', b'\x80abc', b'\x00\x00', b'{"cells": [', b'"text"', b'[' * 100_000]
+)
+def test_a_file_that_is_no_grid_or_notebook_by_its_bytes_is_one_message(project, content):
+    (project.root / 'odd.yaml').write_bytes(content)
+    with pytest.raises(BadInput):
+        load_grid(project.root / 'odd.yaml')
+    project.notebook.write_bytes(content)
+    with pytest.raises(BadInput, match='no notebook'):
+        load_grid(project.grid())
+
+
+def test_ipython_syntax_is_read_as_what_it_stands_for(project):
+    for cell in ('files = !ls', '%%bash\necho "hi there"', '?len', 'len?', '%time x = 1', '%%time\nx = 1', 'await f()'):
+        write_notebook(project.notebook, START, cell, FINISH)
+        assert len(load_grid(project.grid()).runs) == 2, cell
+    versions = set()
+    for cell in ('files = !ls', 'files = !ls -a'):
+        write_notebook(project.notebook, START, cell, FINISH)
+        versions.add(code_version(project.notebook))
+    assert len(versions) == 2, 'another command is other code'
+    write_notebook(project.notebook, START, 'def f(:\n    pass', FINISH)
+    with pytest.raises(BadInput, match=r'toy\.ipynb, cell 2: invalid syntax in line 1'):
+        load_grid(project.grid())
+
+
+def test_odd_options_are_one_message(project):
+    project.grid()
+    for option in (('--set', 'value=['), ('--only', 'seed=['), ('--set', 'value'), ('--time-limit', 'nan')):
+        printed = project.medpeft('run', 'tiny', *option, code=2)
+        assert 'Traceback' not in printed and printed.lower().count('error:') == 1, printed
+    assert 'Traceback' not in project.medpeft('events', 'x' * 400, code=2)
+    assert 'Traceback' not in project.medpeft('status', 'x' * 400, code=2)
 
 
 def test_what_is_not_available_is_counted_and_can_be_left_out(project):
@@ -292,7 +414,11 @@ def test_parameters_of_a_notebook_are_read_with_their_types():
         'c': ('str', NO_DEFAULT),
         'd': ('float', -1.0),
     }
-    assert found['d'].fault(2) == '' and found['a'].fault(1.5) and found['a'].fault(True)
+    assert found['d'].cast(2) == 2.0 and isinstance(found['d'].cast(2), float)
+    for value in (1.5, True):
+        with pytest.raises(BadInput, match=r'a = .* must be a whole number'):
+            found['a'].cast(value)
+    assert [*read_parameters('"""What this is."""\na = 1')] == ['a'], 'words are no parameter'
     with pytest.raises(BadInput, match='not `name: type = value`'):
         read_parameters('import os')
     with pytest.raises(BadInput, match='not a plain value'):

@@ -300,6 +300,18 @@ def test_progress_is_a_line_a_run_where_there_is_no_terminal(capsys):
     )
 
 
+def test_a_command_that_finds_a_fault_ends_with_its_exit_code(tmp_path):
+    """click returns the code that a command gives to `ctx.exit`; in a process of its own it must arrive."""
+    (tmp_path / 'labels.csv').write_text('image,label\nnowhere.png,a\nneither.png,b\n')
+    command = [sys.executable, '-m', 'medpeft_utils.cli', 'data', 'check', str(tmp_path / 'labels.csv')]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode in (1, 2) and 'Traceback' not in done.stderr, done.stdout + done.stderr
+    code = "import click; from medpeft_utils import cli; cli.medpeft.add_command(click.Command('x', callback=lambda: "
+    code += "click.get_current_context().exit(7))); cli.COMMANDS['x'] = ('', ''); cli.Commands.get_command = "
+    code += 'click.Group.get_command; cli.main(["x"])'
+    assert subprocess.run([sys.executable, '-c', code]).returncode == 7
+
+
 def test_the_command_line_starts_without_torch():
     code = 'import sys; from medpeft_utils import cli; cli.main(["--help"])'
     check = (

@@ -9,6 +9,7 @@ downloaded here.
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -215,7 +216,18 @@ def _check_input(name: str, image_size: int | None, in_channels: int, weights: s
 def _check_patches(name: str, model: nn.Module, image_size: int | None) -> None:
     """timm cuts what the patches do not cover; that would lose the rim of every image silently."""
     patch = getattr(getattr(model, 'patch_embed', None), 'patch_size', None) or 1
-    patch = patch[0] if isinstance(patch, tuple | list) else patch
+    _require_multiple(name, patch[0] if isinstance(patch, tuple | list) else patch, image_size)
+
+
+def check_image_size(name: str, image_size: int) -> None:
+    """Raise DoesNotFit where a network's name tells that its patches do not fit `image_size`; nothing is built."""
+    small, named = SMALL_BACKBONES.get(split_name(name)[0]), re.search(r'patch(\d+)', name)
+    _require_multiple(
+        name, small.architecture.get('patch_size', 1) if small else int(named[1]) if named else 1, image_size
+    )
+
+
+def _require_multiple(name: str, patch: int, image_size: int | None) -> None:
     if image_size and image_size % patch:
         nearest = max(1, round(image_size / patch)) * patch
         raise DoesNotFit(

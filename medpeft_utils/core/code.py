@@ -44,7 +44,8 @@ def essence(source: str) -> str:
     return ast.unparse(tree)
 
 
-def imported(source: str, package: str = 'medpeft_utils') -> set[str]:
+@lru_cache(maxsize=1024)
+def imported(source: str, package: str = 'medpeft_utils') -> frozenset[str]:
     """Dotted names that Python source imports from a package, anywhere in it: modules, and names in them."""
     found = set()
     for node in ast.walk(ast.parse(source)):
@@ -52,7 +53,7 @@ def imported(source: str, package: str = 'medpeft_utils') -> set[str]:
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and not node.level:
             found |= {node.module, *(f'{node.module}.{alias.name}' for alias in node.names)}
-    return {name for name in found if name == package or name.startswith(f'{package}.')}
+    return frozenset(name for name in found if name == package or name.startswith(f'{package}.'))
 
 
 def _listed(package: Path) -> Iterator[tuple[Path, int, int]]:
@@ -80,7 +81,7 @@ def _read(file: Path, changed: int, size: int) -> tuple[bytes, frozenset[str], s
         source = None
     if source is None:
         return hashlib.sha256(content).digest(), frozenset(), ''
-    return source.encode(), frozenset(imported(source)), source
+    return source.encode(), imported(source), source
 
 
 class Code:

@@ -8,6 +8,7 @@ from dataclasses import fields
 from typing import Any, TypeVar
 
 from medpeft_utils.core.errors import BadInput
+from medpeft_utils.core.files import parse_json
 from medpeft_utils.core.schema import short
 
 NUMBER = re.compile(r'[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?')
@@ -93,3 +94,18 @@ def settings_of(cls: type[Settings], parameters: dict[str, Any]) -> Settings:
         return cls(**values)
     except TypeError as error:
         raise BadInput(f'{cls.__name__}: {error}') from error
+
+
+def parse_config(text: str) -> dict[str, Any]:
+    """A method's own settings, from JSON. Raises BadInput where it is none, or no object."""
+    try:
+        config = parse_json(text)
+    except ValueError as error:
+        raise BadInput(
+            f'method_config={short(text)}: not JSON ({error}); give an object, such as {{"rank": 8}}'
+        ) from None
+    if not isinstance(config, dict):
+        raise BadInput(f'method_config={short(text)} is no object; give one, such as {{"rank": 8}}')
+    if bad := [name for name, value in config.items() if isinstance(value, float) and not math.isfinite(value)]:
+        raise BadInput(f'method_config={short(text)}: {bad[0]} is not a finite number')
+    return config

@@ -53,6 +53,7 @@ def parse_yaml(text: bytes | str, what: str) -> Any:
     if len(text) > LARGEST_FILE:
         raise BadInput(f'{what} has {len(text):,} bytes; more than {LARGEST_FILE:,} are not read')
     try:
+        _check_depth(text, what)
         loader = _Loader(text)
         try:
             node = loader.get_single_node()
@@ -69,6 +70,15 @@ def parse_yaml(text: bytes | str, what: str) -> Any:
         if isinstance(error, BadInput):
             raise
         raise BadInput(f'{what} is not YAML: {error}') from error
+
+
+def _check_depth(text: bytes | str, what: str) -> None:
+    """Before anything is built of it: the fast parser ends the process where it is nested a hundred thousand deep."""
+    depth = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            raise BadInput(f'{what}: YAML nested more than {DEEPEST} deep')
 
 
 def _size(node: yaml.Node, sizes: dict[int, int], depth: int) -> int:

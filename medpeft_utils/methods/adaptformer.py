@@ -29,7 +29,11 @@ class AdaptFormerConfig:
         'the code of Chen et al. does not (and the counts of Table 6 come out without); Eq. 3 of Dutt et al. does',
     )
     dropout: float = option(
-        0.0, 'after the ReLU', "this project's: no method here drops out; the code of Chen et al. has 0.1", minimum=0
+        0.0,
+        'after the ReLU',
+        "this project's: no method here drops out; the code of Chen et al. has 0.1",
+        minimum=0,
+        below=1,
     )
 
 

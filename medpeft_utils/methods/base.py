@@ -23,7 +23,12 @@ PEFT_RATE = (
 
 
 def option(
-    default: Any, description: str, source: str, choices: tuple = (), minimum: float | None = None
+    default: Any,
+    description: str,
+    source: str,
+    choices: tuple = (),
+    minimum: float | None = None,
+    below: float | None = None,
 ) -> dataclasses.Field:
     """A field of a method's config.
 
@@ -33,8 +38,9 @@ def option(
         source: where the default comes from (paper, original code, or this project's own reason).
         choices: the values allowed; empty for any.
         minimum: the smallest number allowed.
+        below: a number above all that are allowed.
     """
-    about = {'description': description, 'source': source, 'choices': choices, 'minimum': minimum}
+    about = {'description': description, 'source': source, 'choices': choices, 'minimum': minimum, 'below': below}
     return dataclasses.field(default=default, metadata=about)
 
 
@@ -144,6 +150,8 @@ class Method:
             wanted = 'one of ' + ', '.join(map(repr, about['choices']))
         elif about['minimum'] is not None and value < about['minimum']:
             wanted = f'{about["minimum"]} or more'
+        elif about['below'] is not None and not value < about['below']:
+            wanted = f'below {about["below"]}'
         if wanted:
             raise BadInput(f'option {field.name!r} of method {self.key!r} is {value!r}; it must be {wanted}')
 

@@ -18,7 +18,11 @@ class ConvpassConfig:
     width: int = option(8, 'h, channels of the bypass', 'Jie and Deng 2022, Sec. 4.1', minimum=1)
     scale: float = option(1.0, 's, the factor of the bypass', 'the middle of 0.01 to 100, which their code searches')
     dropout: float = option(
-        0.0, 'before the last layer', "this project's: no method here drops out; their code has 0.1", minimum=0
+        0.0,
+        'before the last layer',
+        "this project's: no method here drops out; their code has 0.1",
+        minimum=0,
+        below=1,
     )
 
 

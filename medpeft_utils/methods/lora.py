@@ -43,7 +43,11 @@ class LoRAConfig:
         'Hu et al. 2022, Sec. 4.1: alpha is set to the first rank tried; Lian et al. 2024 use 32',
     )
     dropout: float = option(
-        0.0, "on the adapter's input", "peft's default; Lian et al. 2024 use 0.1; 0 also saves a pass", minimum=0
+        0.0,
+        "on the adapter's input",
+        "peft's default; Lian et al. 2024 use 0.1; 0 also saves a pass",
+        minimum=0,
+        below=1,
     )
     parts: str = option(
         'qkv',

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import importlib
 from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 
+from medpeft_utils.core.code import imported
 from medpeft_utils.core.errors import BadInput, DoesNotFit, MedpeftError
+from medpeft_utils.core.values import parse_config
 from medpeft_utils.study.grid import Grid, Run
 from medpeft_utils.study.notebook import NO_DEFAULT, ExperimentNotebook
 
@@ -34,16 +36,43 @@ def faults_of(run: Run, notebook: ExperimentNotebook | None) -> list[str]:
     known, faults = notebook.parameters, []
     if 'record_folder' not in known:
         faults.append(f'{run.experiment}: its parameters cell has no record_folder: str')
-    for name, value in run.parameters.items():
+    for name in run.parameters:
         if name not in known:
             faults.append(f'{run.experiment}: unknown parameter {name!r}; the notebook has {", ".join(known)}')
-        elif fault := known[name].fault(value):
-            faults.append(f'{run.experiment}: {fault}')
     for name, parameter in known.items():
         needed = name in REQUIRED or parameter.default is NO_DEFAULT
         if needed and name not in run.given:
             faults.append(f'{run.experiment}: missing parameter {name!r}')
-    return faults or [f'{run.experiment}: {fault}' for fault in _names(run)]
+    return faults or [f'{run.experiment}: {fault}' for fault in _names(run) or _settings_faults(run, notebook)]
+
+
+def _settings_faults(run: Run, notebook: ExperimentNotebook) -> list[str]:
+    """What the notebook's own settings would refuse in its first cells."""
+    cls = _settings_class(notebook.code)
+    if cls is None:
+        return []
+    shared = tuple((name, value) for name, value in run.parameters.items() if name != 'seed')
+    return _settings_fault(cls, repr(shared), tuple(run.parameters.items()))
+
+
+_SETTINGS_SEEN: dict[tuple, list[str]] = {}
+
+
+def _settings_fault(cls: type, shared: str, parameters: tuple) -> list[str]:
+    """Runs that differ in the seed alone are checked once: a thousand of them in a moment."""
+    if (cls, shared) not in _SETTINGS_SEEN:
+        _SETTINGS_SEEN[cls, shared] = _fault(cls.of, dict(parameters))
+    return _SETTINGS_SEEN[cls, shared]
+
+
+@cache
+def _settings_class(code: str) -> type | None:
+    """The class of settings that a notebook imports from the package, if it does."""
+    for name in sorted(imported(code)):
+        module, _, attribute = name.rpartition('.')
+        if attribute.endswith('Settings'):
+            return getattr(importlib.import_module(module), attribute, None)
+    return None
 
 
 def _names(run: Run) -> list[str]:
@@ -105,7 +134,4 @@ def _fit(method: str, backbone: str) -> None:
 def _config(method: str, config: str, family: str) -> None:
     from medpeft_utils import methods
 
-    try:
-        methods.METHODS[method].configure(json.loads(config), family)
-    except ValueError as error:
-        raise BadInput(f'method_config {config!r} of {method!r}: {error}') from error
+    methods.METHODS[method].configure(parse_config(config), family)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
-import yaml
 
 from medpeft_utils.core.errors import BadInput
+from medpeft_utils.core.yaml_files import parse_yaml
 from medpeft_utils.study.grid import Grid, Run, load_grid, selected
 from medpeft_utils.study.paths import StudyFolder, find_grid, project_root
 from medpeft_utils.study.splits import identified, known, prepare
@@ -27,18 +28,31 @@ INTERRUPTED_EXIT = 130
 
 def pairs(_: click.Context, option: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
     """'key=value' options as a dictionary."""
-    found = {}
+    given = {}
     for text in values:
         name, sign, value = text.partition('=')
         if not sign:
             raise BadInput(f'{option.opts[0]} {text!r}: give key=value, such as experiment=vit')
-        found[name] = value
-    return found
+        given[name] = value
+    return given
+
+
+class Seconds(click.FloatRange):
+    """At least one second, and a number: click takes NaN for one."""
+
+    def convert(self, value: Any, option: click.Parameter | None, context: click.Context | None) -> float:
+        seconds = super().convert(value, option, context)
+        if not math.isfinite(seconds):
+            self.fail(f'{value} is no number of seconds', option, context)
+        return seconds
 
 
 def typed_pairs(context: click.Context, option: click.Parameter, values: tuple[str, ...]) -> dict[str, Any]:
     """'key=value' options with values as a grid file would have them."""
-    return {name: yaml.safe_load(value) if value else '' for name, value in pairs(context, option, values).items()}
+    given = pairs(context, option, values)
+    return {
+        name: parse_yaml(value, f'{option.opts[0]} {name}={value}') if value else '' for name, value in given.items()
+    }
 
 
 KEY_VALUE = {'multiple': True, 'metavar': 'KEY=VALUE'}
@@ -66,7 +80,7 @@ def run_options(command: Callable) -> Callable:
         click.option('--threads', default=0, type=click.IntRange(0), help='Threads of a run  [default: cores / jobs].'),
         click.option('--data-root', type=click.Path(path_type=Path), help='Folder of the published downloads.'),
         click.option('--limit', type=click.IntRange(1), help='Start at most so many runs.'),
-        click.option('--time-limit', type=click.FloatRange(1), help='Seconds after which a run is ended.'),
+        click.option('--time-limit', type=Seconds(1), help='Seconds after which a run is ended.'),
         click.option(
             '--kept', type=click.Path(path_type=Path), help='records.jsonl of an earlier machine; its runs are done.'
         ),

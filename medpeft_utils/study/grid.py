@@ -26,23 +26,27 @@ exist yet: its runs are counted as not available.
 
 from __future__ import annotations
 
-import copy
 import itertools
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
 
 from medpeft_utils.core.code import Code
 from medpeft_utils.core.errors import BadInput
+from medpeft_utils.core.schema import checked
+from medpeft_utils.core.yaml_files import parse_yaml
 from medpeft_utils.study.identity import code_version, run_hash, without_places
 from medpeft_utils.study.notebook import NO_DEFAULT, ExperimentNotebook, read_notebook
 from medpeft_utils.study.paths import experiments_folder
 
 TOP = {'profile', 'title', 'defaults', 'preload', 'experiments', 'notebooks'}
+MOST_RUNS = 20_000
 INSIDE = {'notebook', 'family', 'title', 'parameters', 'axes', 'include', 'exclude'}
 
 
@@ -84,22 +88,28 @@ class Run:
 
     @property
     def label(self) -> str:
-        """A short name: experiment, then the parameters that tell runs apart."""
-        told = [name for name in ('dataset', 'backbone', 'method', 'fraction', 'seed') if name in self.given]
-        told = told if 'method' in told else list(self.given)
+        """A short name: experiment, then the parameters in which runs differ."""
+        shown = [name for name in ('dataset', 'backbone', 'method', 'fraction', 'seed') if name in self.given]
+        shown = shown if 'method' in shown else list(self.given)
         named = {'seed', 'fraction'}
-        words = (f'{name}={self.given[name]}' if name in named else str(self.given[name]) for name in told)
+        words = (f'{name}={self.given[name]}' if name in named else str(self.given[name]) for name in shown)
         return ' '.join([self.experiment, *words])
 
     def has(self, where: dict[str, str]) -> bool:
         """Whether the run has these values: of 'experiment', 'family', 'run' (a beginning) or of parameters."""
+        known = {'experiment': self.experiment, 'family': self.family, **self.parameters}
         for name, wanted in where.items():
             if name == 'run' and self.hash.startswith(wanted):
                 continue
-            known = {'experiment': self.experiment, 'family': self.family, **self.parameters}
-            if str(known.get(name)) != wanted and known.get(name) != yaml.safe_load(wanted or "''"):
+            if str(known.get(name)) != wanted and known.get(name) != _value(name, wanted):
                 return False
         return True
+
+
+@cache
+def _value(name: str, text: str) -> Any:
+    """What a value of --only is in a grid."""
+    return parse_yaml(text, f'--only {name}={text}') if text else ''
 
 
 @dataclass
@@ -126,6 +136,36 @@ class Grid:
         return self.content.get('preload')
 
 
+@cache
+def _schema() -> type:
+    """The shape of a grid file, as a pydantic model; unknown keys are faults that `load_grid` lists with the others."""
+    from pydantic import BaseModel, ConfigDict, Field
+
+    class Part(BaseModel):
+        model_config = ConfigDict(extra='allow', strict=True)
+
+    Named = dict[str, Any]
+
+    class Experiment(Part):
+        notebook: Annotated[str, Field(min_length=1, max_length=100, pattern=r'^[^/\\\x00]+$')]
+        family: str | None = None
+        title: str | None = None
+        parameters: Named | None = None
+        axes: dict[str, list[Any]] | None = None
+        include: list[Named] | None = None
+        exclude: list[Named] | None = None
+
+    class Content(Part):
+        profile: str | None = None
+        title: str | None = None
+        defaults: Named | None = None
+        preload: list[str] | None = None
+        notebooks: str | None = None
+        experiments: Annotated[list[Experiment], Field(min_length=1)]
+
+    return Content
+
+
 def load_grid(path: Path, settings: dict[str, Any] | None = None, profile: str = '') -> Grid:
     """Read a grid file and expand it.
 
@@ -136,43 +176,44 @@ def load_grid(path: Path, settings: dict[str, Any] | None = None, profile: str =
     Raises:
         BadInput: the file is no grid at all. Faults within it are collected in `Grid.faults` and by `check`.
     """
-    try:
-        content = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise BadInput(f'{path} is not YAML: {error}') from error
-    if not isinstance(content, dict) or not isinstance(content.get('experiments'), list):
-        raise BadInput(f'{path} is no grid: it needs `profile` and a list `experiments` (medpeft_utils/study/grid.py)')
+    content = parse_yaml(path.read_bytes(), str(path))
+    checked(_schema(), content, f'{path} is no grid')
     content = _with_settings(content, settings or {}, profile)
+    count = sum(_count(entry) for entry in content['experiments'])
+    if count > MOST_RUNS:
+        raise BadInput(f'{path} stands for {count:,} runs; a grid has at most {MOST_RUNS:,}: split it')
     grid = Grid(path, content)
     grid.faults += [f'unknown key {key!r}; a grid has {", ".join(sorted(TOP))}' for key in content if key not in TOP]
-    if not re.fullmatch(r'[\w-]+', grid.profile):
-        grid.faults.append(f'profile {grid.profile!r}: use letters, digits, - and _')
-    for number, entry in enumerate(content['experiments'], 1):
-        _read_experiment(grid, entry, number)
+    if not re.fullmatch(r'[\w-]{1,100}', grid.profile):
+        grid.faults.append(f'profile {grid.profile!r}: use up to 100 letters, digits, - and _')
+    for entry in content['experiments']:
+        _read_experiment(grid, entry)
     return grid
 
 
 def _with_settings(content: dict[str, Any], settings: dict[str, Any], profile: str) -> dict[str, Any]:
-    content = copy.deepcopy(content)
-    if profile:
-        content['profile'] = profile
+    experiments = []
     for entry in content['experiments']:
-        if settings and isinstance(entry, dict):
+        entry = dict(entry)
+        if settings:
             entry['parameters'] = {**(entry.get('parameters') or {}), **settings}
             entry['axes'] = {name: axis for name, axis in (entry.get('axes') or {}).items() if name not in settings}
-    return content
+        experiments.append(entry)
+    return {**content, **({'profile': profile} if profile else {}), 'experiments': experiments}
 
 
-def _read_experiment(grid: Grid, entry: Any, number: int) -> None:
-    if not isinstance(entry, dict) or 'notebook' not in entry:
-        grid.faults.append(f'experiment {number}: needs a `notebook`')
-        return
+def _count(entry: dict[str, Any]) -> int:
+    """How many runs an experiment of a grid stands for, before any is made."""
+    return math.prod(len(axis) for axis in (entry.get('axes') or {}).values()) + len(entry.get('include') or [])
+
+
+def _read_experiment(grid: Grid, entry: dict[str, Any]) -> None:
     name = entry['notebook']
     known = ', '.join(sorted(INSIDE))
     grid.faults += [f'{name}: unknown key {key!r}; known: {known}' for key in entry if key not in INSIDE]
     for axis, values in (entry.get('axes') or {}).items():
-        if not isinstance(values, list) or not values:
-            grid.faults.append(f'{name}: axis {axis!r} is {values!r}; give a list of values')
+        if not values:
+            grid.faults.append(f'{name}: axis {axis!r} is empty; give a list of values')
             return
     notebook = _notebook(grid, name)
     defaults = grid.content.get('defaults') or {}
@@ -180,7 +221,11 @@ def _read_experiment(grid: Grid, entry: Any, number: int) -> None:
         defaults = {key: value for key, value in defaults.items() if key in notebook.parameters}
     seen = set()
     for given in combinations(entry):
-        run = _run(entry, {**defaults, **given}, notebook, grid.code)
+        try:
+            run = _run(entry, {**defaults, **given}, notebook, grid.code)
+        except BadInput as fault:
+            grid.faults.append(f'{name}: {fault}')
+            continue
         if run.hash not in seen:
             seen.add(run.hash)
             grid.runs.append(run)

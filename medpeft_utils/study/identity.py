@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from medpeft_utils.core.code import Code, essence, imported
 from medpeft_utils.core.files import plain
+from medpeft_utils.core.hashing import digest, json_digest
 from medpeft_utils.study.notebook import read_notebook
 
 # Where a run's files lie says nothing about its result; the data themselves are identified by their split.
 PLACES = 'record_folder', 'data_folder'
-
-
-def _digest(*parts: bytes, length: int) -> str:
-    return hashlib.sha256(b'\0'.join(parts)).hexdigest()[:length]
 
 
 def notebook_code(path: Path) -> str:
@@ -28,7 +22,7 @@ def notebook_code(path: Path) -> str:
 
 @lru_cache(maxsize=64)
 def _notebook_code(path: Path, changed: int) -> str:
-    return essence('\n'.join(line for line in read_notebook(path).code.splitlines() if not re.match(r'\s*[%!]', line)))
+    return essence(read_notebook(path).code)
 
 
 def code_version(notebook: Path | None, parameters: dict[str, Any] | None = None, code: Code | None = None) -> str:
@@ -42,7 +36,7 @@ def code_version(notebook: Path | None, parameters: dict[str, Any] | None = None
     if notebook is None:
         return 'none.none'
     source, code = notebook_code(notebook), code or Code.now()
-    return f'{code.version(parameters, imported(source))}.{_digest(source.encode(), length=8)}'
+    return f'{code.version(parameters, imported(source))}.{digest(source, length=8)}'
 
 
 def same_code(one: str, other: str) -> bool:
@@ -66,4 +60,4 @@ def run_hash(experiment: str, parameters: dict[str, Any], version: str, split: s
         split: hash of the data's split, where it is known before the run.
     """
     parts = [experiment, plain(without_places(parameters)), version, split]
-    return _digest(json.dumps(parts, sort_keys=True).encode(), length=16)
+    return json_digest(parts)

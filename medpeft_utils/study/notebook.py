@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import ast
-import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from medpeft_utils.core.errors import BadInput
+from medpeft_utils.core.files import parse_json
+from medpeft_utils.core.schema import checked
+from medpeft_utils.core.values import TYPES, typed
 
-TYPES = {'str': str, 'int': int, 'float': float, 'bool': bool, 'list': list, 'dict': dict}
 NO_DEFAULT = object()
 
 
@@ -27,21 +29,9 @@ class Parameter:
     type: str
     default: Any
 
-    def fault(self, value: Any) -> str:
-        """Why `value` cannot be this parameter's, or ''."""
-        if not self.type:
-            return ''
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        fits = {
-            'float': number,
-            'int': number and float(value).is_integer(),
-            'bool': isinstance(value, bool),
-        }.get(self.type, isinstance(value, TYPES[self.type]))
-        return '' if fits else f'{self.name} = {value!r} is a {type(value).__name__}, the notebook wants {self.type}'
-
     def cast(self, value: Any) -> Any:
-        """The value in the notebook's type, so that 1 and 1.0 are one run."""
-        return TYPES[self.type](value) if self.type in ('int', 'float') and not self.fault(value) else value
+        """The value in the notebook's type, hence 1 and 1.0 are one run. Raises BadInput where it has another."""
+        return typed(self.name, self.type, value) if self.type else value
 
 
 @dataclass(frozen=True)
@@ -54,34 +44,77 @@ class ExperimentNotebook:
 
 
 def read_notebook(path: Path) -> ExperimentNotebook:
-    """Read a notebook's parameters and code. Raises BadInput where it has no usable `parameters` cell."""
+    """Read a notebook's parameters and code. Raises BadInput where it is none, or its code is no Python."""
+    from pydantic import BaseModel, Field
+
+    class Cell(BaseModel):
+        cell_type: str
+        source: str | list[str] = ''
+        metadata: dict[str, Any] = Field(default_factory=dict)
+
+    class Notebook(BaseModel):
+        cells: list[Cell]
+
     try:
-        cells = json.loads(path.read_text())['cells']
-    except (ValueError, KeyError) as error:
+        content = parse_json(path.read_bytes())
+    except (ValueError, OSError) as error:
         raise BadInput(f'{path} is no notebook: {error}') from error
     code, parameters = [], {}
-    for cell in cells:
-        if cell['cell_type'] != 'code':
+    for number, cell in enumerate(checked(Notebook, content, f'{path} is no notebook').cells):
+        source = cell.source if isinstance(cell.source, str) else ''.join(cell.source)
+        if cell.cell_type != 'code':
             continue
-        source = ''.join(cell['source'])
-        if 'parameters' in cell.get('metadata', {}).get('tags', []):
+        if 'parameters' in (cell.metadata.get('tags') or []):
             parameters = read_parameters(source, path)
         else:  # defaults are no part of the code: every run records all of its parameters
-            code.append(source)
+            code.append(_as_python(source, f'{path}, cell {number}'))
     return ExperimentNotebook(path, parameters, '\n'.join(code))
+
+
+def _as_python(source: str, where: str) -> str:
+    """A cell's code as Python: lines of magics left out, other IPython syntax as the calls that it stands for.
+
+    Raises BadInput where it is neither: the run would fail in that cell.
+    """
+    plain = '\n'.join(line for line in source.splitlines() if not re.match(r'\s*[%!]', line))
+    if not source.lstrip().startswith('%%') and _syntax_fault(plain) is None:
+        return plain
+    from IPython.core.inputtransformer2 import TransformerManager
+
+    try:
+        code = TransformerManager().transform_cell(source)
+    except (SyntaxError, ValueError, RecursionError):
+        code = source
+    if fault := _syntax_fault(code):
+        raise BadInput(f'{where}: {fault}')
+    return code
+
+
+def _syntax_fault(source: str) -> str | None:
+    try:
+        ast.parse(source)
+    except SyntaxError as error:
+        return f'{error.msg} in line {error.lineno}: {(error.text or "").strip()[:60]!r}'
+    except (ValueError, RecursionError, MemoryError) as error:
+        return f'cannot be read as Python ({error})'
+    return None
 
 
 def read_parameters(source: str, path: Path | str = '') -> dict[str, Parameter]:
     """The parameters that a cell declares, in its order. Raises BadInput for a line that is none."""
-    found = {}
+    if fault := _syntax_fault(source):
+        raise BadInput(f'{path}, the parameters cell: {fault}')
+    declared = {}
     for line in ast.parse(source).body:
+        if isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant):
+            continue  # words on the cell
         name, annotation, value = _declaration(line)
         if not name:
             raise BadInput(f'{path}: {ast.unparse(line)!r} in the parameters cell is not `name: type = value`')
         default = NO_DEFAULT if value is None else _literal(value, path)
-        typed = annotation or type(default).__name__
-        found[name] = Parameter(name, typed if typed in TYPES else '', default)
-    return found
+        kind = annotation or type(default).__name__
+        declared[name] = Parameter(name, kind if kind in TYPES else '', default)
+    return declared
 
 
 def _declaration(line: ast.stmt) -> tuple[str, str, ast.expr | None]:
@@ -95,5 +128,5 @@ def _declaration(line: ast.stmt) -> tuple[str, str, ast.expr | None]:
 def _literal(value: ast.expr, path: Path | str) -> Any:
     try:
         return ast.literal_eval(value)
-    except ValueError as error:
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
         raise BadInput(f'{path}: {ast.unparse(value)!r} in the parameters cell is not a plain value') from error

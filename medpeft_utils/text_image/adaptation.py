@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from torch import nn
 
 from medpeft_utils import data, methods
 from medpeft_utils.core.errors import BadInput, DoesNotFit, UnknownName
+from medpeft_utils.core.values import parse_config, settings_of
 from medpeft_utils.data.cache import cache_root
 from medpeft_utils.data.cards import packed_pairs
 from medpeft_utils.text_image import computing, pipeline
@@ -68,7 +69,7 @@ class Settings:
     @classmethod
     def of(cls, parameters: dict) -> Settings:
         """The settings among a notebook's variables. Raises BadInput where one cannot be used."""
-        settings = cls(**{f.name: parameters[f.name] for f in fields(cls) if f.name in parameters})
+        settings = settings_of(cls, parameters)
         settings.check()
         return settings
 
@@ -94,10 +95,7 @@ class Settings:
 
     def config(self) -> dict:
         """The method's own settings, from JSON."""
-        try:
-            return json.loads(self.method_config)
-        except json.JSONDecodeError as error:
-            raise BadInput(f'method_config={self.method_config!r}: not JSON ({error})') from error
+        return parse_config(self.method_config)
 
 
 def _digest(content: dict) -> str:

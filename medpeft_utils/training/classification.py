@@ -80,6 +80,7 @@ class Settings(BaseSettings):
         if self.folds == 1:
             raise BadInput(f'folds={self.folds}: give 0 for the usual split, or a number of folds from 2')
         super().check()
+        backbones.check_image_size(self.backbone, self.image_size)
         if self.min_steps > self.max_steps:
             raise BadInput(f'min_steps={self.min_steps} is above max_steps={self.max_steps}')
 

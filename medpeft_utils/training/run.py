@@ -10,7 +10,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,6 +18,7 @@ import torch
 
 from medpeft_utils import methods
 from medpeft_utils.core.errors import BadInput, DoesNotFit
+from medpeft_utils.core.values import parse_config, settings_of
 from medpeft_utils.training.loop import Fit, TrainingConfig
 from medpeft_utils.training.search import Tell, search
 
@@ -60,7 +61,7 @@ class BaseSettings:
     @classmethod
     def of(cls, parameters: dict) -> BaseSettings:
         """The settings among a notebook's variables. Raises BadInput where one cannot be used."""
-        settings = cls(**{f.name: parameters[f.name] for f in fields(cls) if f.name in parameters})
+        settings = settings_of(cls, parameters)
         settings.check()
         return settings
 
@@ -85,10 +86,7 @@ class BaseSettings:
 
     def config(self) -> dict:
         """The method's own settings, from JSON."""
-        try:
-            return json.loads(self.method_config)
-        except json.JSONDecodeError as error:
-            raise BadInput(f'method_config={self.method_config!r}: not JSON ({error})') from error
+        return parse_config(self.method_config)
 
 
 class Run:
@@ -108,6 +106,8 @@ class Run:
         from medpeft_utils.data.cache import cache_root
 
         settings.check()
+        if settings.weights not in ('pretrained', 'random') and not Path(settings.weights).is_file():  # before the data
+            raise BadInput(f"weights={settings.weights!r}: give 'pretrained', 'random', or a file that is there")
         self.settings, self.device = settings, default_device()
         self.cache = Path(cache) if cache else cache_root()
         self.learning_rate: dict[str, Any] = {}
