@@ -115,9 +115,12 @@ def by_hand(spec: dict[str, Any]) -> Turn:
 def chosen(spec: dict[str, Any]) -> dict[str, Any]:
     """How the package computes with a backbone on this device: what `precision.choose` finds, and its timings."""
     device, size = torch.device(spec['device']), backbones.image_size_of(spec['backbone'])
-    probe = backbones.build(spec['backbone'], CLASSES, size if spec['family'] == 'vit' else None).to(device)
+
+    def build() -> nn.Module:
+        return backbones.build(spec['backbone'], CLASSES, size if spec['family'] == 'vit' else None)
+
     folder = Path(spec['folder'])
-    found = choose(spec['backbone'], probe, spec['family'], size, spec['batch_size'], device, folder)
+    found = choose(spec['backbone'], build, spec['family'], size, spec['batch_size'], device, folder)
     return asdict(found)
 
 

@@ -320,7 +320,7 @@ def test_augmentation_is_one_reflecting_sample_and_then_light(rotate: float, mon
 
 def test_the_fastest_way_that_was_measured_is_chosen(tmp_path):
     model = BUILDERS['vit']()
-    found = choose('tiny', model, 'vit', 32, 4, torch.device('cpu'), tmp_path)
+    found = choose('tiny', lambda: model, 'vit', 32, 4, torch.device('cpu'), tmp_path)
     timings = json.loads(next(tmp_path.glob('*.json')).read_text())['timings']
     fastest = min(timings, key=lambda row: row['seconds'])
     assert found == Precision(**{name: fastest[name] for name in ('bf16', 'fused_attention', 'channels_last')})

@@ -6,13 +6,15 @@ methods are the notebook's sections, in their order.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from torch import nn
 
 from medpeft_utils import backbones, methods
 from medpeft_utils.core.errors import BadInput, UnknownName
@@ -123,10 +125,10 @@ class Classification(Run):
     @cached_property
     def precision(self) -> Precision:
         """The fastest way to compute for this backbone on this device, measured once (`training/precision.py`)."""
-        name, family = self.settings.backbone, self.backbone.family
-        probe = backbones.build(name, len(self.data.classes), self.image_size).to(self.device)
+        s, size = self.settings, self.image_size
         return choose(
-            name, probe, family, self.image_size, self.settings.batch_size, self.device, self.cache / 'precision'
+            *(s.backbone, lambda: backbones.build(s.backbone, len(self.data.classes), size), self.backbone.family),
+            *(size, s.batch_size, self.device, self.cache / 'precision'),
         )
 
     def _load_backbone(self, seed: int) -> backbones.Backbone:
@@ -173,9 +175,11 @@ class Classification(Run):
             'device': self.device.type,
             'copies': f'{copies} {self.settings.augmentation}' if copies else '',
         }
-        folder = self.cache / 'features'
-        model = self.precision.prepare(self._load_backbone(self.settings.seed).model.to(self.device))
-        return probe.shared(model, self.data.images, self.view, digest(described), folder, copies)
+
+        def model() -> nn.Module:
+            return self.precision.prepare(self._load_backbone(self.settings.seed).model.to(self.device))
+
+        return probe.shared(model, self.data.images, self.view, digest(described), self.cache / 'features', copies)
 
     def _probe(self, rows: np.ndarray) -> dict[str, Any]:
         """The converged linear probe of some training rows (`probe.converge`)."""
@@ -242,8 +246,13 @@ class Classification(Run):
     def _search_probe(self) -> dict[str, Any]:
         return self._probe(self._search_rows)
 
+    @cached_property
+    def _search_backbone(self) -> backbones.Backbone:
+        return self._load_backbone(SEARCH_SEED)
+
     def trial(self, rates: dict[str, float], report: Callable[[dict], None]) -> Fit:
-        adapted = self._apply(self._load_backbone(SEARCH_SEED), SEARCH_SEED)
+        untouched = self._search_backbone
+        adapted = self._apply(replace(untouched, model=copy.deepcopy(untouched.model)), SEARCH_SEED)
         if self.settings.head == 'probe':
             probe.place(adapted.model, self._search_probe['weight'], self._search_probe['bias'])
         task = Classifying(adapted, *self._search_batches, self.objective, self.settings.class_weighting)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import platform
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -106,11 +107,18 @@ def device_name(device: torch.device) -> str:
 
 
 def choose(
-    name: str, model: nn.Module, family: str, image_size: int, batch_size: int, device: torch.device, folder: Path
+    name: str,
+    build: Callable[[], nn.Module],
+    family: str,
+    image_size: int,
+    batch_size: int,
+    device: torch.device,
+    folder: Path,
 ) -> Precision:
     """The fastest candidate for a backbone on this device, measured once and then read from `folder`.
 
-    The choice is kept so that a repeated run computes in the same way and gives the same numbers.
+    The choice is kept so that a repeated run computes in the same way and gives the same numbers; it is one for all
+    methods, which therefore differ in nothing else. `build` gives the network, and is called where it is measured.
     """
     from medpeft_utils.core.shared import once
 
@@ -118,7 +126,7 @@ def choose(
 
     def compute() -> dict:
         images = torch.randn(batch, 3, image_size, image_size, generator=torch.Generator().manual_seed(0)).to(device)
-        seconds = measure(model, family, images)
+        seconds = measure(build().to(device), family, images)
         best = min(seconds, key=seconds.__getitem__)
         timings = [asdict(p) | {'seconds': round(s, 4)} for p, s in seconds.items()]
         return {'best': asdict(best), 'timings': timings, 'backbone': name, 'device': device_name(device)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,9 @@ def extract(model: nn.Module, images: np.ndarray, view: View, copies: int = 0, b
     return torch.cat(parts).numpy()
 
 
-def shared(model: nn.Module, images: np.ndarray, view: View, key: str, folder: Path, copies: int = 0) -> np.ndarray:
+def shared(
+    model: Callable[[], nn.Module], images: np.ndarray, view: View, key: str, folder: Path, copies: int = 0
+) -> np.ndarray:
     """`extract`, computed once for `key` (backbone, data and precision) by whichever process comes first."""
     from medpeft_utils.core.shared import once
 
@@ -55,7 +58,7 @@ def shared(model: nn.Module, images: np.ndarray, view: View, key: str, folder: P
 
     def compute() -> dict:
         folder.mkdir(parents=True, exist_ok=True)
-        features = extract(model, images, view, copies)
+        features = extract(model(), images, view, copies)
         with path.open('wb') as file:  # the marker that `once` writes afterwards is what makes it count
             np.save(file, features)
         return {'file': path.name, 'shape': list(features.shape)}

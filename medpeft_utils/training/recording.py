@@ -8,11 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 
 from medpeft_utils import methods
+from medpeft_utils.core.shared import once
 from medpeft_utils.training import cost, rows
 from medpeft_utils.training.classification import PROBE, SPLITS, Classification
 from medpeft_utils.training.precision import device_name
+from medpeft_utils.training.run import digest
 
 PREDICTIONS = 'predictions.parquet'
 ADAPTER = 'adapter.safetensors'
@@ -78,23 +81,27 @@ def _rows(run: Classification) -> dict:
 
 
 def _cost(run: Classification) -> dict:
-    adapted, fit = run.adapted, run.result
-    counted = cost.flops(adapted, run.image_size, run.device)
-    if run.settings.method == PROBE:  # a step is that of the head on stored features, forward and backward
-        counted['step_flops'] = 4 * sum(p.numel() for p in adapted.trainable().values())
-    adds = adapted.method.mergeable and adapted.method.kind == 'additive'
-    speeds = {
-        name: cost.images_per_second(model, run.image_size, run.precision, run.device)
-        for name, model in {'unmerged': adapted.model, **({'merged': adapted.merge()} if adds else {})}.items()
-    }
+    adapted, fit, s = run.adapted, run.result, run.settings
+
+    def measure() -> dict:
+        counted = cost.flops(adapted, run.image_size, run.device)
+        if s.method == PROBE:  # a step is that of the head on stored features, forward and backward
+            counted['step_flops'] = 4 * sum(p.numel() for p in adapted.trainable().values())
+        adds = adapted.method.mergeable and adapted.method.kind == 'additive'
+        networks = {'unmerged': adapted.model} | ({'merged': adapted.merge()} if adds else {})
+        how = run.image_size, run.precision, run.device
+        return counted | {'images_per_second': {n: cost.images_per_second(m, *how) for n, m in networks.items()}}
+
+    # These are the same for every run of a method on a backbone, and are measured once.
+    same = [s.backbone, run.image_size, s.method, asdict(adapted.config), len(run.data.classes), str(run.precision)]
+    key = digest({'of': [*same, device_name(run.device), torch.__version__]})
     return {
-        **counted,
+        **once(run.cache / 'cost' / f'{key}.json', measure),
         'adapter_bytes': sum(tensor.nbytes for tensor in adapted.state().values()),
         'total_bytes': sum(tensor.nbytes for tensor in adapted.model.state_dict().values()),
         'peak_memory_mb': fit.peak_memory_mb,
         'peak_memory_of': "the GPU's allocator, in training" if run.device.type == 'cuda' else 'the whole process',
         'train_images_per_second': fit.images_per_second,
-        'images_per_second': speeds,
         'energy_joules': None,  # no counter of this run's own
         'search_seconds': run.search_seconds,
     }
