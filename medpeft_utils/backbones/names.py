@@ -35,8 +35,9 @@ ROLES = (
     (r'^(tf_)?efficientnet_lite1', 'EfficientNet-Lite1'),
     (r'^(tf_)?efficientnet_lite2', 'EfficientNet-Lite2'),
 )
-# The modules of a transformer's block that hold the projections of its attention.
-PROJECTIONS = ('qkv', 'q', 'q_proj', 'q_lin', 'query')
+# How timm calls the attention of a block, and what projects the queries there.
+ATTENTIONS = ('attn', 'self_attn', 'attention', 'token_mixer')
+PROJECTIONS = ('qkv', 'q', 'q_proj', 'qk', 'query')
 
 
 def split_name(name: str) -> tuple[str, int | None]:
@@ -100,22 +101,25 @@ def structure_of(model: nn.Module) -> str:
     inside = {
         id(parameter): parameter.numel()
         for module in model.modules()
-        if _is_transformer_block(module)
+        if attention_of(module)
         for parameter in module.parameters()
     }
     return 'vit' if 2 * sum(inside.values()) > sum(p.numel() for p in model.parameters()) else 'cnn'
 
 
-def _is_transformer_block(module: nn.Module) -> bool:
+def attention_of(block: nn.Module) -> str | None:
+    """The name, in a block, of its attention over tokens; None for what is no transformer's block.
+
+    A block has an attention with Linear projections, and an MLP.
+    """
     from torch.nn import Linear
 
-    children = dict(module.named_children())
-    attention = next(
-        (children[name] for name in ('attn', 'self_attn', 'attention', 'token_mixer') if name in children), None
-    )
-    if attention is None or not ({'mlp', 'ffn'} & children.keys()):
-        return False
-    return any(isinstance(getattr(attention, name, None), Linear) for name in PROJECTIONS)
+    children = dict(block.named_children())
+    name = next((name for name in ATTENTIONS if name in children), None)
+    if name is None or not ({'mlp', 'ffn'} & children.keys()):
+        return None
+    linear = any(isinstance(getattr(children[name], part, None), Linear) for part in PROJECTIONS)
+    return name if linear else None
 
 
 def cut_of(name: str, blocks: int | None, depth: int | None) -> None:

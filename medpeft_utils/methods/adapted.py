@@ -16,7 +16,7 @@ from torch import nn
 
 from medpeft_utils.core.errors import BadInput, DoesNotFit
 from medpeft_utils.core.files import write_tensors
-from medpeft_utils.methods.base import BATCH_NORM, METHODS, Method, head_names, modules_of_type
+from medpeft_utils.methods.base import BATCH_NORM, METHODS, Method, head_names, modules_of_type, prepare_for_additions
 from medpeft_utils.methods.precision import train_in_float32
 from medpeft_utils.methods.structure import Structure, detached, unchanged_on_error
 
@@ -33,6 +33,7 @@ class Adapted:
         family: of the backbone.
         head_names: the parameters of the head; none on a U-Net.
         base: the network as it was before, where its values were kept.
+        left_out: the names of what the method is for and passes by in this backbone (`Method.left_out`).
     """
 
     def __init__(
@@ -43,9 +44,10 @@ class Adapted:
         family: str,
         head_names: list[str],
         base: Structure | None = None,
+        left_out: tuple[str, ...] = (),
     ):
         self.model, self.method, self.config = model, method, config
-        self.family, self.head_names, self.base = family, head_names, base
+        self.family, self.head_names, self.base, self.left_out = family, head_names, base, left_out
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """Name to parameter of all that is trained, the head too."""
@@ -173,8 +175,10 @@ def apply(
     targets = method.targets(model, family, config) if family in method.families else []
     if not targets:
         raise DoesNotFit(_why_not(model, method, family))
-    head = head_names(model)
+    head, left_out = head_names(model), tuple(method.left_out(model, targets, family, config))
     with unchanged_on_error(model) as base, seeded(seed):
+        if method.kind == 'additive':
+            prepare_for_additions(model)
         model.requires_grad_(False)
         kept = {'cache': cache} if method.uses_cache else {}
         trained = {*method.attach(model, targets, family, config, **kept), *head}
@@ -185,7 +189,7 @@ def apply(
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name in trained)
         model.medpeft_method = key
-    return Adapted(model, method, config, family, head, base if keep else None)
+    return Adapted(model, method, config, family, head, base if keep else None, left_out)
 
 
 def load(

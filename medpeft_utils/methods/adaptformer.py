@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from medpeft_utils.methods.base import Method, option, register, transformer_blocks
+from medpeft_utils.methods.base import Method, attentions, option, pre_norm_blocks, register
 
 
 @dataclass(frozen=True)
@@ -61,20 +61,23 @@ class AdaptMLP(nn.Module):
     """The MLP branch of a block and the adapter in parallel: MLP(LN(x)) + s * adapter(x).
 
     Chen et al. 2022, arXiv:2205.13535; Dutt et al. 2024, Eq. 4, whose residual + x the block adds itself. It holds the
-    block's second norm and layer scale because the adapter sees neither. Differs where a block has drop path: that
-    drops both branches here, the MLP's alone in the original.
+    block's second norm and layer scale (`ls2`, or `gamma_2` of BEiT and EVA-02) because the adapter sees neither.
+    Differs where a block has drop path: that drops both branches here, the MLP's alone in the original.
     """
 
     def __init__(self, block: nn.Module, config: AdaptFormerConfig):
         super().__init__()
-        self.norm2, self.mlp, self.ls2 = block.norm2, block.mlp, block.ls2
+        self.norm2, self.mlp, self.ls2 = block.norm2, block.mlp, getattr(block, 'ls2', nn.Identity())
+        self.gamma_2 = getattr(block, 'gamma_2', None)
         weight = block.attn.proj.weight
         self.adapter = Adapter(weight.shape[0], config, weight)
         self.scale = config.scale
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[B, N, D] to [B, N, D]."""
-        return torch.add(self.ls2(self.mlp(self.norm2(x))), self.adapter(x), alpha=self.scale)
+        y = self.ls2(self.mlp(self.norm2(x)))
+        y = y if self.gamma_2 is None else self.gamma_2 * y
+        return torch.add(y, self.adapter(x), alpha=self.scale)
 
 
 @register
@@ -90,15 +93,22 @@ class AdaptFormer(Method):
     learning_rate = {'vit': 1e-3}
     mergeable = False  # the ReLU stands between its two matrices
     letters = {'adapter.norm': ('LN', True), 'adapter.down': ('down', True), 'adapter.up': ('up', True)}
-    needs = 'the blocks of a VisionTransformer'
+    needs = 'blocks that normalise before their MLP (ViT, DINOv2 and DINOv3, EVA-02, BEiT, Swin)'
     Config = AdaptFormerConfig
 
     def targets(self, model: nn.Module, family: str, config: AdaptFormerConfig) -> list[str]:
-        return [name for name, _ in transformer_blocks(model)]
+        return [name for name, _ in pre_norm_blocks(model)]
+
+    def left_out(self, model: nn.Module, targets: list[str], family: str, config: AdaptFormerConfig) -> list[str]:
+        """The attentions of blocks of another build."""
+        return [name for name, _ in attentions(model) if name.rpartition('.')[0] not in targets]
 
     def attach(self, model: nn.Module, targets: list[str], family: str, config: AdaptFormerConfig) -> list[str]:
         for name in targets:
             block = model.get_submodule(name)
             block.mlp = AdaptMLP(block, config)
             block.norm2, block.ls2 = nn.Identity(), nn.Identity()
+            if block.mlp.gamma_2 is not None:
+                del block.gamma_2
+                block.gamma_2 = 1.0  # the block multiplies by it
         return [name for name, _ in model.named_parameters() if '.mlp.adapter.' in name]

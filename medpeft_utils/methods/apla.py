@@ -10,11 +10,11 @@ from torch.nn import functional as F
 
 from medpeft_utils.methods.base import (
     Method,
+    attentions,
     modules_of_type,
     option,
     register,
     replace_module,
-    transformer_blocks,
 )
 
 
@@ -75,8 +75,8 @@ class APLA(Method):
     Config = APLAConfig
 
     def targets(self, model: nn.Module, family: str, config: APLAConfig) -> list[str]:
-        blocks = transformer_blocks(model)
-        return [f'{name}.attn.proj' for name, block in blocks if type(getattr(block.attn, 'proj', None)) is nn.Linear]
+        named = attentions(model)
+        return [f'{name}.proj' for name, attention in named if type(getattr(attention, 'proj', None)) is nn.Linear]
 
     def attach(self, model: nn.Module, targets: list[str], family: str, config: APLAConfig) -> list[str]:
         if config.columns:

@@ -40,3 +40,7 @@ class AttentionTuning(SelectiveMethod):
         attention = parameters_where(model, lambda name, module, leaf: '.attn.' in name or 'attention' in name)
         position = parameters_where(model, lambda name, module, leaf: name == 'pos_embed')
         return attention and attention + position
+
+    def left_out(self, model: nn.Module, targets: list[str], family: str, config: Any) -> list[str]:
+        """The attention that pools the tokens before the head (SigLIP, CLIP's ResNets): it is new in every task."""
+        return parameters_where(model, lambda name, module, leaf: 'attn_pool' in name and name not in targets)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -11,6 +12,7 @@ from typing import Any, ClassVar
 from torch import nn
 
 from medpeft_utils.backbones import head_names
+from medpeft_utils.backbones.names import attention_of
 from medpeft_utils.core.errors import BadInput
 from medpeft_utils.core.registry import Registry
 
@@ -112,6 +114,10 @@ class Method:
         """The names of the parameters or modules of the backbone that it works on; empty where it does not fit."""
         raise NotImplementedError
 
+    def left_out(self, model: nn.Module, targets: list[str], family: str, config: Any) -> list[str]:
+        """The names of modules or parameters of the kind that it works on and that it passes by; usually none."""
+        return []
+
     def attach(self, model: nn.Module, targets: list[str], family: str, config: Any) -> list[str]:
         """Change the model in place; the names of the parameters to train, the head's apart.
 
@@ -198,13 +204,95 @@ def modules_where(model: nn.Module, rule: Callable[[str, nn.Module], bool]) -> l
 def transformer_blocks(model: nn.Module) -> list[tuple[str, nn.Module]]:
     """Name and module of every standard block of a timm VisionTransformer; empty for any other network.
 
-    Other transformers of timm read `qkv.weight` themselves, so that a module put in its place would go unused.
+    All have one width and see [B, N, D]: class token and registers, then the patches.
     """
     from timm.models.vision_transformer import Block, VisionTransformer
 
     if not isinstance(model, VisionTransformer):
         return []
     return [(f'blocks.{i}', block) for i, block in enumerate(model.blocks) if isinstance(block, Block)]
+
+
+# timm's blocks that compute x + drop_path(scale * mlp(norm2(x))), where the scale is `ls2`, `gamma_2` or none.
+PRE_NORM = {
+    'beit.Block',
+    'cait.LayerScaleBlock',
+    'convit.Block',
+    'eva.EvaBlock',
+    'hiera.HieraBlock',
+    'swin_transformer.SwinTransformerBlock',
+    'vision_transformer.Block',
+    'vision_transformer_sam.Block',
+}
+
+
+def pre_norm_blocks(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Name and module of every block whose MLP, with its norm and scale, can be replaced as a whole (`PRE_NORM`)."""
+    paths = {f'timm.models.{path}' for path in PRE_NORM}
+    return [
+        (name, module)
+        for name, module in model.named_modules()
+        if f'{type(module).__module__}.{type(module).__qualname__}' in paths
+    ]
+
+
+def attentions(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Name and module of the attention of every transformer block, whatever the network."""
+    found = []
+    for prefix, block in model.named_modules():
+        if leaf := attention_of(block):
+            found.append((f'{prefix}.{leaf}', block.get_submodule(leaf)))
+    return found
+
+
+# Projections of an attention that are Linear layers of their own, by the letters of LoRA's option `parts`.
+APART = (
+    {'q': 'q_proj', 'k': 'k_proj', 'v': 'v_proj'},
+    {'q': 'q', 'k': 'k', 'v': 'v'},
+)
+
+
+def attention_layers(model: nn.Module, parts: str) -> list[str]:
+    """The names of the Linear layers that project to q, k and v, and with an 'o' in `parts` of the output projection.
+
+    A fused `qkv` is one name; where q, k and v are layers of their own (EVA-02, CaiT), they are those of `parts`; fused
+    k and v (PVT) are adapted where `parts` has both.
+    """
+    names = []
+    for prefix, attention in attentions(model):
+        children = {name for name, child in attention.named_children() if type(child) is nn.Linear}
+        apart = next((layers for layers in APART if set(layers.values()) <= children), None)
+        if 'qkv' in children:
+            both = attention.qkv.out_features == 2 * attention.qkv.in_features  # GCViT: q comes from elsewhere
+            chosen = [] if both and 'k' not in parts else ['qkv']
+        elif apart:
+            chosen = [layer for letter, layer in apart.items() if letter in parts]
+        else:
+            chosen = ['q', 'kv'] if {'q', 'kv'} <= children and 'k' in parts else []
+        output = ['proj'] if chosen and 'o' in parts and 'proj' in children else []
+        names += [f'{prefix}.{leaf}' for leaf in chosen + output]
+    return names
+
+
+def prepare_for_additions(model: nn.Module) -> None:
+    """Let every attention call its `qkv` layer, and mark Linear layers whose output is changed in place.
+
+    BEiT, EVA-02 and Swin V2 keep biases of q and v beside `qkv` and multiply by its weight themselves, so that what is
+    put in its place would go unused, unless told to add them afterwards: the same outputs but for rounding. They add in
+    place, as some activations work: such an output cannot be kept for the gradient (`changed_in_place`).
+    """
+    for module in model.modules():
+        if getattr(module, 'q_bias', None) is not None and hasattr(module, 'qkv_bias_separate'):
+            module.qkv_bias_separate = module.qkv.changed_in_place = True
+        if isinstance(module, nn.Sequential):
+            for layer, after in itertools.pairwise(module):
+                if isinstance(layer, nn.Linear) and getattr(after, 'inplace', False):
+                    layer.changed_in_place = True
+
+
+def is_any_norm(module: nn.Module) -> bool:
+    """Whether a module is a normalisation with a weight of its own, of whatever kind."""
+    return 'norm' in type(module).__name__.lower() and 'weight' in module._parameters
 
 
 def replace_module(model: nn.Module, name: str, module: nn.Module) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from medpeft_utils.methods.base import SelectiveMethod, parameters_where, register
+from medpeft_utils.methods.base import SelectiveMethod, is_any_norm, parameters_where, register
 
 
 @register
@@ -26,3 +26,7 @@ class LayerNormTuning(SelectiveMethod):
 
     def targets(self, model: nn.Module, family: str, config: Any) -> list[str]:
         return parameters_where(model, lambda name, module, leaf: isinstance(module, nn.LayerNorm))
+
+    def left_out(self, model: nn.Module, targets: list[str], family: str, config: Any) -> list[str]:
+        """Norms of other kinds, such as RMSNorm."""
+        return parameters_where(model, lambda name, module, leaf: is_any_norm(module) and name not in targets)

@@ -12,14 +12,16 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from medpeft_utils.methods.base import (
+    APART,
     PEFT_RATE,
     Method,
+    attention_layers,
+    attentions,
     modules_of_type,
     modules_where,
     option,
     register,
     replace_module,
-    transformer_blocks,
 )
 from medpeft_utils.methods.unet import attention_linears
 
@@ -169,7 +171,7 @@ def _folds(layer: Any, x: torch.Tensor) -> bool:
     plain = not (layer.lora_variant or layer.lora_bias.get(ADAPTER)) and list(layer.active_adapters) == [ADAPTER]
     trained = any(parameter.requires_grad for parameter in base.parameters())
     dropped = isinstance(dropout, nn.Dropout) and dropout.training
-    few = x.numel() < base.weight.numel()
+    few = x.numel() < base.weight.numel() or hasattr(base, 'changed_in_place')
     return plain and not (layer.merged or layer.disable_adapters or trained or dropped or few)
 
 
@@ -200,7 +202,8 @@ class LoRA(Method):
     learning_rate = {'vit': 1e-3, 'unet': 1e-4, 'cnn': 1e-3}
     learning_rate_source = f'{PEFT_RATE}; U-Net: also that of the LoRA example of diffusers'
     needs = (
-        'convolutions (on a CNN), a Linear as attn.qkv in its blocks (on a ViT), to_q, to_k, to_v, to_out (on a U-Net)'
+        'convolutions (on a CNN), Linear layers as qkv or as q, k and v in the attention of its blocks (on a ViT), '
+        'to_q, to_k, to_v, to_out (on a U-Net)'
     )
     family_defaults = {'unet': {'rank': 4, 'alpha': 4.0, 'parts': 'qkvo'}}
     letters = {'lora_A': ('A', True), 'lora_B': ('B', True)}
@@ -208,6 +211,9 @@ class LoRA(Method):
 
     def targets(self, model: nn.Module, family: str, config: LoRAConfig) -> list[str]:
         return adapted_layers(model, family, config.parts)
+
+    def left_out(self, model: nn.Module, targets: list[str], family: str, config: LoRAConfig) -> list[str]:
+        return unadapted_layers(model, targets, family)
 
     def attach(self, model: nn.Module, targets: list[str], family: str, config: LoRAConfig) -> list[str]:
         from peft import LoraConfig as PeftConfig
@@ -233,7 +239,7 @@ class LoRA(Method):
 def adapted_layers(model: nn.Module, family: str, parts: str) -> list[str]:
     """The names of the layers that low-rank and related updates are added to.
 
-    On a ViT the projections of every attention (`parts`: 'qkv', 'qv' or 'qkvo'; the fused layer is named once), on a
+    On a ViT the projections of every attention (`parts`: 'qkv', 'qv' or 'qkvo'; a fused layer is named once), on a
     U-Net those that the letters stand for, on a CNN every convolution but the first, which sees the pixels, and those
     of several groups.
     """
@@ -242,25 +248,34 @@ def adapted_layers(model: nn.Module, family: str, parts: str) -> list[str]:
     if family == 'cnn':
         convolutions = modules_where(model, lambda name, module: type(module) is nn.Conv2d)[1:]
         return [name for name in convolutions if model.get_submodule(name).groups == 1]
-    blocks = [(name, block) for name, block in transformer_blocks(model) if _has_fused_qkv(block)]
-    layers = ('qkv', 'proj') if parts == 'qkvo' else ('qkv',)
-    return [f'{name}.attn.{layer}' for name, _ in blocks for layer in layers]
+    return attention_layers(model, parts)
+
+
+def unadapted_layers(model: nn.Module, targets: list[str], family: str) -> list[str]:
+    """Attentions whose projections are of another kind (on a ViT), convolutions of several groups (on a CNN)."""
+    if family == 'vit':
+        return [name for name, _ in attentions(model) if not any(layer.startswith(f'{name}.') for layer in targets)]
+    first = modules_where(model, lambda name, module: isinstance(module, nn.Conv2d))[:1] if family == 'cnn' else []
+    known = {*targets, *first}
+    convolutions = modules_where(model, lambda name, module: isinstance(module, nn.Conv2d) and name not in known)
+    return convolutions if family == 'cnn' else []
 
 
 def split_qkv(model: nn.Module, targets: list[str], parts: str) -> list[str]:
-    """Put `SplitQKV` in the place of every fused layer among the targets; the names with those of the parts instead."""
-    names = []
+    """Put `SplitQKV` in the place of every fused layer among the targets.
+
+    Returns:
+        The names with those of the parts in the place of fused layers; of layers apart those of the parts alone.
+    """
+    names, apart = [], {layer: letter for layers in APART for letter, layer in layers.items()}
     for name in targets:
-        if name.endswith('.qkv'):
+        leaf = name.rpartition('.')[2]
+        if leaf == 'qkv':
             replace_module(model, name, SplitQKV(model.get_submodule(name)))
             names += [f'{name}.{part}' for part in parts]
-        else:
+        elif apart.get(leaf, parts) in parts:
             names.append(name)
     return names
-
-
-def _has_fused_qkv(block: nn.Module) -> bool:
-    return type(getattr(block.attn, 'qkv', None)) is nn.Linear
 
 
 def inject(model: nn.Module, settings: Any) -> list[str]:

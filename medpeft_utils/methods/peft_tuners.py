@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from medpeft_utils.methods.base import Method, option, register, transformer_blocks
-from medpeft_utils.methods.lora import adapted_layers, inject, merge_layers, split_qkv
+from medpeft_utils.methods.base import Method, attentions, modules_where, option, register
+from medpeft_utils.methods.lora import adapted_layers, inject, merge_layers, split_qkv, unadapted_layers
 
 COMPARISON = "method_comparison of peft's repository (MetaMathQA)"
 PARTS = option(
@@ -68,6 +68,9 @@ class PeftMethod(Method):
         layers = adapted_layers(model, family, getattr(config, 'parts', 'qkv'))
         return layers + feedforward_layers(model) if layers and self.tuner.feedforward else layers
 
+    def left_out(self, model: nn.Module, targets: list[str], family: str, config: Any) -> list[str]:
+        return unadapted_layers(model, targets, family)
+
     def attach(self, model: nn.Module, targets: list[str], family: str, config: Any) -> list[str]:
         import peft
 
@@ -87,11 +90,8 @@ class PeftMethod(Method):
 
 def feedforward_layers(model: nn.Module) -> list[str]:
     """The names of the second Linear of every block's MLP."""
-    return [f'{name}.mlp.fc2' for name, block in transformer_blocks(model) if type(_fc2(block)) is nn.Linear]
-
-
-def _fc2(block: nn.Module) -> nn.Module | None:
-    return getattr(getattr(block, 'mlp', None), 'fc2', None)
+    mlps = [f'{name.rpartition(".")[0]}.mlp.fc2' for name, _ in attentions(model)]
+    return modules_where(model, lambda name, module: name in mlps and type(module) is nn.Linear)
 
 
 def _rank(default: int, source: str) -> dataclasses.Field:

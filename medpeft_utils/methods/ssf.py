@@ -14,12 +14,12 @@ from torch.nn import functional as F
 from medpeft_utils.methods.base import (
     BATCH_NORM,
     Method,
+    is_any_norm,
     modules_of_type,
     modules_where,
     option,
     register,
     replace_module,
-    transformer_blocks,
 )
 
 NORMS = (BATCH_NORM, nn.GroupNorm, nn.LayerNorm)
@@ -139,7 +139,7 @@ class ScaledOutput(nn.Module):
         few = x.numel() < base.weight.numel()  # a copy of the weights then costs more than another pass
         if few or torch.is_autocast_enabled('cpu') or torch.compiler.is_compiling():
             return False
-        frozen = not any(parameter.requires_grad for parameter in base.parameters())
+        frozen = not (hasattr(base, 'changed_in_place') or any(p.requires_grad for p in base.parameters()))
         return frozen and bool(self.scale.detach().abs().amin() > SMALLEST_SCALE)
 
     def merged(self) -> nn.Module:
@@ -157,9 +157,11 @@ class ScaledOutput(nn.Module):
 class SSF(Method):
     """Scale and shift after operations of the frozen backbone.
 
-    On a ViT after every Linear and LayerNorm and after the patch projection. On a CNN after every BatchNorm (or
-    GroupNorm): after the convolutions before them the count would be the same, but in training BatchNorm undoes
-    any scale and shift of its input.
+    On a ViT (Swin and others too) after every Linear and LayerNorm and after the patch projection. On a CNN after every
+    BatchNorm (or GroupNorm): after the convolutions before them the count would be the same, but in training BatchNorm
+    undoes any scale and shift of its input. On a CNN without them (ConvNeXt) after every convolution, Linear and
+    LayerNorm, as in the code of Lian et al. Biases of q and v that BEiT and EVA-02 keep beside their Linear are added
+    behind scale and shift.
     """
 
     key = 'ssf'
@@ -171,13 +173,22 @@ class SSF(Method):
     learning_rate = {'cnn': 1e-3, 'vit': 5e-3}
     learning_rate_source = 'ViT: scripts of Lian et al. (1e-2 and 5e-3, AdamW); CNN: Dutt et al. 2024, Appendix B'
     letters = {'scale': ('γ', False), 'shift': ('β', False)}
-    needs = 'BatchNorm or GroupNorm with weight and bias (on a CNN), the blocks of a VisionTransformer (on a ViT)'
+    needs = 'normalisation layers with weight and bias, Linear layers or convolutions'
     Config = SSFConfig
 
     def targets(self, model: nn.Module, family: str, config: SSFConfig) -> list[str]:
-        if family == 'cnn':
+        if _has_only_norms_scaled(model, family):
             return modules_where(model, lambda name, module: _is_affine(module, (BATCH_NORM, nn.GroupNorm)))
-        return transformer_blocks(model) and modules_where(model, _is_vit_operation)
+        batch_norm = any(isinstance(module, BATCH_NORM) for module in model.modules())  # undoes what a convolution does
+        return modules_where(model, lambda name, module: _is_operation(module, convolutions=not batch_norm))
+
+    def left_out(self, model: nn.Module, targets: list[str], family: str, config: SSFConfig) -> list[str]:
+        """Norms without a bias (RMSNorm), and on a ViT or ConvNeXt the convolutions of other kinds."""
+        kinds = () if _has_only_norms_scaled(model, family) else (nn.Linear, nn.Conv2d)
+        return modules_where(
+            model,
+            lambda name, module: (is_any_norm(module) or isinstance(module, kinds)) and name not in targets,
+        )
 
     def attach(self, model: nn.Module, targets: list[str], family: str, config: SSFConfig) -> list[str]:
         for name in targets:
@@ -203,7 +214,14 @@ def _is_affine(module: nn.Module, kinds: type | tuple[type, ...]) -> bool:
     return isinstance(module, kinds) and module.weight is not None and module.bias is not None
 
 
-def _is_vit_operation(name: str, module: nn.Module) -> bool:
-    if name == 'patch_embed.proj':
-        return type(module) is nn.Conv2d
-    return isinstance(module, nn.Linear) or _is_affine(module, nn.LayerNorm)
+def _has_only_norms_scaled(model: nn.Module, family: str) -> bool:
+    """Whether it is a CNN with BatchNorm or GroupNorm."""
+    return family == 'cnn' and any(_is_affine(module, (BATCH_NORM, nn.GroupNorm)) for module in model.modules())
+
+
+def _is_operation(module: nn.Module, convolutions: bool) -> bool:
+    if type(module) is nn.Conv2d:
+        return convolutions
+    # torch's MultiheadAttention reads the weights of its Linear of a kind of its own
+    linear = isinstance(module, nn.Linear) and type(module).__name__ != 'NonDynamicallyQuantizableLinear'
+    return linear or _is_affine(module, NORMS)

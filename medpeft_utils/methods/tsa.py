@@ -91,6 +91,11 @@ class TSA(Method):
         direct = _direct_convolutions(model)
         return modules_where(model, lambda name, module: name in direct and _takes_adapter(module, config))
 
+    def left_out(self, model: nn.Module, targets: list[str], family: str, config: TSAConfig) -> list[str]:
+        """Convolutions with larger kernels inside the blocks: split channels, other paddings, even kernels."""
+        blocks = tuple(f'{name}.' for name, block in model.named_modules() if BLOCK.search(type(block).__name__))
+        return modules_where(model, lambda name, module: name.startswith(blocks) and _is_wide(module, name, targets))
+
     def attach(self, model: nn.Module, targets: list[str], family: str, config: TSAConfig) -> list[str]:
         for name in targets:
             replace_module(model, name, AdaptedConv(model.get_submodule(name), config.initial_scale))
@@ -116,6 +121,10 @@ def _direct_convolutions(model: nn.Module) -> set[str]:
             elif type(child).__name__ in UNITS and leaf not in SHORTCUTS:
                 names.add(f'{prefix}.{leaf}.conv')
     return names
+
+
+def _is_wide(module: nn.Module, name: str, targets: list[str]) -> bool:
+    return isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1) and name not in targets
 
 
 def _takes_adapter(module: nn.Module, config: TSAConfig) -> bool:
