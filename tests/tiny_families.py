@@ -94,13 +94,14 @@ FAMILIES: dict[str, dict[str, Tiny]] = {
     },
 }
 NETWORKS = {name: tiny for members in FAMILIES.values() for name, tiny in members.items()}
+SMALL_ENOUGH = {'fourierft': {'frequencies': 40}}  # the smallest layer has 64 weights
 FAMILY_OF = {name: family for family, members in FAMILIES.items() for name in members}
 
 
 def applied(name: str, key: str) -> methods.Adapted | None:
     """A method on a network; None where it does not fit."""
     try:
-        return methods.apply(NETWORKS[name].build(), key, FAMILY_OF[name])
+        return methods.apply(NETWORKS[name].build(), key, FAMILY_OF[name], SMALL_ENOUGH.get(key))
     except DoesNotFit:
         return None
 
