@@ -11,20 +11,9 @@ from sklearn.metrics import f1_score, roc_auc_score
 
 from medpeft_utils import auroc
 from medpeft_utils.core.errors import BadInput
-from medpeft_utils.report import crossover, inference
-from medpeft_utils.report.inference import (
-    CONTRADICTED,
-    NOT_RUN,
-    REPRODUCED,
-    UNDECIDED,
-    Interval,
-    Part,
-    Sample,
-    TestSplit,
-    combine,
-    judge,
-    random_effects,
-)
+from medpeft_utils.report import crossover, inference, verdicts
+from medpeft_utils.report.inference import Interval, Sample, TestSplit, combine, random_effects
+from medpeft_utils.report.verdicts import CONTRADICTED, NOT_RUN, REPRODUCED, UNDECIDED, Part, judge
 
 CLASSES, PRIOR = 3, np.array([0.6, 0.3, 0.1])
 
@@ -131,9 +120,9 @@ def test_crossovers_hold_the_truth_and_none_is_an_answer():
                     runs[name][0, seed] = split.f1(predicted)
             sample = {name: Sample.of_runs(one, split.groups) for name, one in runs.items()}
             gains[size], flat[size] = sample['method'] - sample['full'], sample['copy'] - sample['full']
-        found = inference.crossover(gains, crossover.locate)
+        found = crossover.estimate(gains)
         held += found.low <= 0.2 <= found.high
-        none += not inference.crossover(flat, crossover.locate).detectable
+        none += not crossover.estimate(flat).detectable
     assert 0.92 <= held / 300 <= 0.98, held
     assert none / 300 >= 0.95, none
 
@@ -189,7 +178,7 @@ def test_records_without_rows_have_intervals_over_seeds_alone():
     sample = Sample(tuple((0, s) for s in range(3)), np.array([0.6, 0.7, 0.8]))
     found = sample.interval()
     assert found.high - 0.7 == pytest.approx(4.30265 * 0.1 / math.sqrt(3), rel=1e-4)
-    assert found.over == 'seeds' and 'patients not drawn' in inference.about(found)
+    assert found.over == 'seeds' and 'patients not drawn' in verdicts.about(found)
     assert not Sample(((0, 0), (0, 1)), np.array([0.6, 0.7])).interval().known
     assert math.isnan(Sample((), np.array([])).interval().value)
 

@@ -12,7 +12,7 @@ __all__ = ['RENDERERS', 'render', 'render_all']
 
 def __getattr__(name: str):
     if name in __all__:
-        from medpeft_utils.report import rendering
+        from medpeft_utils.report import renderers
 
-        return getattr(rendering, name)
+        return renderers.discovered() if name == 'RENDERERS' else getattr(renderers, name)
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -1,43 +1,69 @@
-"""What the paper claims of its discriminative half, and what a study's records say to each claim.
+"""One scaffold for the pages of claims: a registry of answers, the page, its table, and the strip of verdicts.
 
-Every claim is one function with its decision rule in its docstring; `evidence.judge` turns intervals into a verdict.
+CLAIMS = Claims('claims', "The paper's claims", Study)
+
+@CLAIMS.claim('ssf_best', 'SSF is best.', 'Table 2')
+def ssf_best(study) -> Answer:
+    '''The rule, as it is printed.'''
 """
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from medpeft_utils.core.registry import Registry
-from medpeft_utils.report import paper, ranks, scores
-from medpeft_utils.report.evidence import CONSISTENT, NOT, REPRODUCED, UNANSWERED, Evidence, judge, pooled
-from medpeft_utils.report.tables import crossovers, figure1_scores
+from medpeft_utils.report import style
+from medpeft_utils.report.output import Row, Table, write_pictures
+from medpeft_utils.report.panels import sheet
+from medpeft_utils.report.verdicts import CONTRADICTED, NOT_RUN, REPRODUCED, UNDECIDED, VERDICTS, Part, judge
 
-VITS = ('ViT-Base', 'ViT-Large', 'ViT-Huge')
-SELF_SUPERVISED = ('ViT-Base MAE', 'ViT-Base CLIP')
-CNN = ('ResNet50',)
+MEANINGS = {
+    REPRODUCED: 'the interval of every part lies above zero',
+    CONTRADICTED: 'the interval of a part lies below what is of consequence',
+    UNDECIDED: 'anything else, and always with fewer than three seeds or splits; the page says what would decide it',
+    NOT_RUN: 'the records hold no run that bears on it',
+}
+SYNTHETIC = 'The images are synthetic: these verdicts show that the pipeline answers, and say nothing about medicine.'
+SMALL = 'Small networks and small images: a verdict holds for them, not for the networks of the paper.'
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """The answer to a claim: the verdict, the figures that decide, and what to keep in mind."""
+class Answer:
+    """The answer to a claim: its parts, each of which must hold; further lines that decide nothing; what to keep in
+    mind. `stated` is a verdict by arithmetic, where there is nothing to measure."""
 
-    verdict: str
-    decides: tuple[str, ...] = ()
+    parts: Sequence[Part] = ()
+    lines: Sequence[str] = ()
     caveat: str = ''
+    stated: str = ''
+
+    @property
+    def verdict(self) -> str:
+        return self.stated or judge(self.parts)
+
+    @property
+    def decides(self) -> tuple[str, ...]:
+        """Parts and lines in words; of an open part what would decide it."""
+        words = []
+        for part in self.parts:
+            needs = f'; undecided: needs {part.needs}' if part.verdict == UNDECIDED else ''
+            words.append(f'{part}{needs}')
+        return (*words, *self.lines)
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim of the paper: where it stands, in which words, and what answers it."""
+    """A claim of a paper: where it stands, in which words, and what answers it."""
 
     name: str
     text: str
     where: str
-    answer: Callable[[Study], Verdict]
+    answer: Callable[..., Answer]
 
     @property
     def rule(self) -> str:
@@ -45,283 +71,124 @@ class Claim:
         return ' '.join((self.answer.__doc__ or '').split())
 
 
-class Study:
-    """Records as the claims need them: scores at all data, scores over data sizes."""
+class Claims(Registry[Claim]):
+    """The claims of one paper, their answers and their page.
 
-    def __init__(self, records: pd.DataFrame, f1: str = 'weighted'):
-        self.records, self.f1 = records, f1
-        self.printed = scores.is_published(records)
-        every = scores.seed_scores(records, f1, prefer=scores.TABLE_EXPERIMENTS)
-        self.full = every[every['fraction'] == 1.0]
-        self.curves = figure1_scores(records, f1)
-        self.crossovers = crossovers(records, f1)
+    Args:
+        name: the stem of the page's files.
+        title: of the page.
+        study: (records, f1) -> what the answers take.
+    """
 
-    def blocks(self, encoders: Sequence[str], methods: Sequence[str]) -> pd.DataFrame:
-        """Means of complete (encoder, data) blocks, a column a method."""
-        return scores.complete(scores.grid(self.full, methods, encoders))
+    def __init__(self, name: str, title: str, study: Callable[..., object]):
+        super().__init__('claim')
+        self.name, self.title, self.study = name, title, study
 
-    def difference(self, method: str, other: str, encoders: Sequence[str], what: str = '') -> Evidence | None:
-        """How much better a method is than another on these encoders with all data, pooled over data sets."""
-        gains = scores.gains(self.full[self.full['encoder'].isin(encoders)], method, other)
-        return pooled(what or f'{method} less {other}', gains, printed=self.printed)
+    def claim(self, name: str, text: str, where: str):
+        """Register a function (study) -> Answer as the answer to a claim; its docstring is the rule."""
 
+        def register(answer: Callable[..., Answer]) -> Callable[..., Answer]:
+            self.register(name, Claim(name, text, where, answer))
+            return answer
 
-CLAIMS: Registry[Claim] = Registry('claim')
+        return register
 
+    def answers(self, records: pd.DataFrame, f1: str = 'weighted') -> dict[str, Answer]:
+        """The answer to every claim, by its name."""
+        study = self.study(records, f1)
+        return {name: claim.answer(study) for name, claim in self.items()}
 
-def claim(name: str, text: str, where: str):
-    """Register a function (Study) -> Verdict as the answer to a claim."""
-
-    def register(answer: Callable[[Study], Verdict]) -> Callable[[Study], Verdict]:
-        CLAIMS.register(name, Claim(name, text, where, answer))
-        return answer
-
-    return register
-
-
-def _judged(parts: Sequence[Evidence | None], caveat: str = '', more: Sequence[str] = ()) -> Verdict:
-    parts = [part for part in parts if part is not None]
-    return Verdict(
-        judge(parts), (*map(str, parts), *more), caveat if parts else 'The records hold no run that bears on it.'
-    )
-
-
-def _slopes(gains: pd.DataFrame) -> pd.DataFrame:
-    """What each halving of the data adds to the gain, by seed: minus the least-squares slope on log2 of the size."""
-    rows = []
-    for seed, group in gains.groupby('seed'):
-        if group['fraction'].nunique() >= 3:
-            slope = np.polyfit(np.log2(group['fraction']), group['gain'], 1)[0]
-            rows.append({'seed': seed, 'gain': -slope})
-    return pd.DataFrame(rows, columns=['seed', 'gain'])
-
-
-@claim(
-    'gains_grow_as_data_shrink', 'The gain of PEFT over full fine-tuning grows as the data shrink.', 'Sec. 4.1, Fig. 1'
-)
-def gains_grow_as_data_shrink(study: Study) -> Verdict:
-    """The slope of the gain (LoRA, BitFit less full FT) on log2 of the data size, by seed, for each encoder and data
-    set of Figure 1, is negative: every 95 % t interval over seeds excludes zero (reproduced); none excludes it on the
-    other side and the mean slope is negative (consistent)."""
-    parts, smallest = [], []
-    for (encoder, data), group in study.curves.groupby(['encoder', 'data'], sort=False):
-        for method in ('LoRA', 'BitFit'):
-            gains = scores.gains(group, method)
-            name = f'gain of {method} on {encoder}, {data}, for each halving of the data'
-            parts.append(pooled(name, _slopes(gains), printed=study.printed))
-            least = gains[gains['fraction'] == gains['fraction'].min()]
-            if len(least):
-                smallest.append(
-                    f'{method} on {encoder} at {100 * least["fraction"].iloc[0]:g} %: {100 * least["gain"].mean():+.1f}'
+    def page(self, records: pd.DataFrame, f1: str, notes: Sequence[str], synthetic: bool = False) -> ClaimsPage:
+        """Every claim with its verdict, rule, what decides, and caveat."""
+        rows, parts = [], []
+        for name, answer in self.answers(records, f1).items():
+            claim = self[name]
+            row = {'name': name, 'claim': claim.text, 'where': claim.where, 'verdict': answer.verdict}
+            rows.append(row | {'decides': '\n'.join(answer.decides), 'rule': claim.rule, 'caveat': answer.caveat})
+            parts += [{'name': name} | _number(part) for part in answer.parts]
+        many = f'{len(self)} claims, each interval of 95 % by itself: nothing is corrected for their number.'
+        return ClaimsPage(
+            name=self.name,
+            title=self.title + (', synthetic images' if synthetic else ''),
+            columns=['Claim', 'Where', 'Verdict', 'What decides', 'Caveat'],
+            rows=[
+                Row(
+                    (r['claim'],),
+                    [r['where'], r['verdict'], r['decides'], r['caveat']],
+                    [False, True, False, False],
+                    rule=True,
                 )
-    more = [f'gain at the smallest size: {"; ".join(smallest)} points'] if smallest else []
-    caveat = "The paper's own curves fall back to no gain at 1 % of the data (75 images): the growth ends somewhere."
-    return _judged(parts, caveat, more)
+                for r in rows
+            ],  # fmt: skip
+            notes=[*notes, *([SYNTHETIC] if synthetic else []), many],
+            data=pd.DataFrame(rows),
+            further={'parts': pd.DataFrame(parts)} if parts else {},
+            left=True,
+        )
 
 
-@claim(
-    'gains_grow_with_the_model',
-    'The gain of PEFT grows with the model: 4 points for ViT-Base, 6 for ViT-Huge.',
-    'Sec. 4.2',
-)
-def gains_grow_with_the_model(study: Study) -> Verdict:
-    """The gain of LoRA over full FT, averaged over the data sets that both have, on the largest ViT less that on the
-    smallest: the 95 % t interval over seeds lies above zero (reproduced)."""
-    gains = scores.gains(study.full[study.full['encoder'].isin(VITS)], 'LoRA')
-    have = [encoder for encoder in VITS if encoder in set(gains['encoder'])]
-    if len(have) < 2:
-        return _judged([])
-    tables = gains.pivot_table(index=['data', 'seed'], columns='encoder', values='gain')[[have[0], have[-1]]].dropna()
-    grown = (tables[have[-1]] - tables[have[0]]).rename('gain').reset_index()
-    each = [f'gain on {encoder} {100 * tables[encoder].mean():+.1f}' for encoder in tables]
-    more = ['; '.join(each) + ' points' if len(tables) else 'no data set in common']
-    part = pooled(f'gain of LoRA on {have[-1]} less on {have[0]}', grown, printed=study.printed)
-    return _judged([part], 'Sizes compared: ' + ' and '.join([have[0], have[-1]]) + '.', more)
+def _number(part: Part) -> dict:
+    found = part.found
+    row = {'part': part.what, 'verdict': part.verdict}
+    if found is None:
+        return row
+    row |= {'value': found.value, 'low': found.low, 'high': found.high, 'consequence': part.consequence}
+    return row | {'over': found.over, 'groups': found.groups, 'seeds': found.seeds, 'splits': found.splits}
 
 
-def _neighbours(percent: float) -> tuple[int, int]:
-    """The sizes of Figure 1 next to one of them, in %: the crossover that the paper reads there lies between."""
-    sizes = [1, 5, 10, 20, 30, 50, 80, 100]
-    place = sizes.index(percent)
-    return sizes[place - 1], sizes[place + 1]
+@dataclass(frozen=True, kw_only=True)
+class ClaimsPage(Table):
+    """A table whose Markdown is a page: the strip of verdicts, then each claim by itself."""
+
+    sections: tuple[str, ...] = field(default=())
+
+    def save(self, folder: Path | str) -> list[Path]:
+        """As every table, with the strip as a picture."""
+        with style.drawing():
+            strip = self.strip()
+        return [*write_pictures(Path(folder), self.name, strip), *super().save(folder)]
+
+    def strip(self):
+        """Claims against verdicts: a coloured cell under the verdict, with the number of parts that say so."""
+        rows = self.data.to_dict('records')
+        parts = self.further.get('parts', pd.DataFrame(columns=['name', 'verdict']))
+        texts = [textwrap.fill(row['claim'], 62) for row in rows]
+        figure, axes = sheet(1, 1, ' '.join(self.notes[:2]), 7.2, 0.4 + 0.3 * len(rows))
+        axis = axes[0, 0]
+        for place, row in enumerate(rows):
+            found = parts[parts['name'] == row['name']]['verdict'].value_counts()
+            for column, verdict in enumerate(VERDICTS):
+                own, count = verdict == row['verdict'], int(found.get(verdict, 0))
+                colour = style.VERDICTS[verdict] if own else '#f4f4f4'
+                axis.barh(place, 0.94, left=column + 0.03, height=0.8, color=colour)
+                words = f'{count} of {found.sum()} parts' if count else '✓' if own else ''
+                ink = 'white' if own and verdict in (REPRODUCED, CONTRADICTED) else style.INK
+                how = {'ha': 'center', 'va': 'center', 'size': 6.3, 'weight': 'bold' if own else 'normal'}
+                axis.text(column + 0.5, place, words, color=ink, **how)
+        axis.set_yticks(range(len(rows)), texts, size=6.5)
+        axis.set_ylim(len(rows) - 0.5, -0.5)
+        axis.set_xlim(0, len(VERDICTS))
+        axis.set_xticks([n + 0.5 for n in range(len(VERDICTS))], VERDICTS, weight='bold', size=8)
+        axis.xaxis.tick_top()
+        axis.tick_params(length=0)
+        axis.grid(False)
+        for spine in axis.spines.values():
+            spine.set_visible(False)
+        return figure
+
+    def markdown(self) -> str:
+        summary = ['| Claim | Where | Verdict |', '| --- | --- | --- |']
+        rows = self.data.to_dict('records')
+        summary += [f'| {r["claim"]} | {r["where"]} | **{r["verdict"]}** |' for r in rows]
+        words = [f'- **{verdict}**: {meaning}.' for verdict, meaning in MEANINGS.items()]
+        notes = [f'{note}  ' for note in self.notes]
+        head = [f'# {self.title}', '', f'![{self.title}]({self.name}.svg)', '', *notes, '', *summary, '', *words, '']
+        return '\n'.join([*head, *(_section(row) for row in rows)])
 
 
-def _crossover(study: Study, encoder: str, method: str) -> tuple[str, str] | None:
-    """The verdict on one crossover of the paper, and the figures that decide it; None where there is no such curve."""
-    found = study.crossovers
-    found = found[(found['encoder'] == encoder) & (found['method'] == method)]
-    if found.empty:
-        return None
-    said = paper.CROSSOVERS[encoder, method]
-    below, above = _neighbours(said)
-    cross = found['crossover'].iloc[0]
-    what = f'{method} on {encoder}, {found["data"].iloc[0]}: {cross} (paper {said} %: between {below} and {above} %)'
-    if below <= 100 * cross.low and 100 * cross.high <= above:  # false where there is no interval
-        return REPRODUCED, what
-    near = below <= 100 * cross.estimate <= above or cross.low <= said / 100 <= cross.high
-    return (CONSISTENT if near else NOT), what
-
-
-def _crossovers(study: Study, encoder: str, methods: Sequence[str]) -> Verdict:
-    answers = [answer for method in methods if (answer := _crossover(study, encoder, method))]
-    if not answers:
-        return _judged([])
-    worst = max((verdict for verdict, _ in answers), key=[REPRODUCED, CONSISTENT, NOT].index)
-    caveat = 'A share of the training images says little by itself on another backbone or another number of images.'
-    return Verdict(worst, tuple(what for _, what in answers), caveat)
-
-
-@claim(
-    'crossover_vit_base', 'On ViT-Base, LoRA and BitFit cross full fine-tuning at 50 % of the data.', 'Sec. 4.1, Fig. 1'
-)
-def crossover_vit_base(study: Study) -> Verdict:
-    """The 95 % bootstrap interval of the crossover lies between the sizes next to the paper's, 30 % and 80 %
-    (reproduced); the estimate lies there, or the interval holds the paper's size (consistent). The worse of LoRA and
-    BitFit counts."""
-    return _crossovers(study, 'ViT-Base', ('LoRA', 'BitFit'))
-
-
-@claim(
-    'crossover_vit_large_lora', 'On ViT-Large, LoRA crosses full fine-tuning at 80 % of the data.', 'Sec. 4.1, Fig. 1'
-)
-def crossover_vit_large_lora(study: Study) -> Verdict:
-    """As for ViT-Base; the sizes next to the paper's are 50 % and 100 %."""
-    return _crossovers(study, 'ViT-Large', ('LoRA',))
-
-
-@claim(
-    'crossover_vit_large_bitfit',
-    'On ViT-Large, BitFit crosses full fine-tuning at 20 % of the data.',
-    'Sec. 4.1, Fig. 1',
-)
-def crossover_vit_large_bitfit(study: Study) -> Verdict:
-    """As for ViT-Base; the sizes next to the paper's are 10 % and 30 %."""
-    return _crossovers(study, 'ViT-Large', ('BitFit',))
-
-
-def _over(blocks: pd.DataFrame) -> str:
-    return f'over {len(blocks)} block{"s" if len(blocks) != 1 else ""}'
-
-
-def _extreme(study: Study, method: str, encoders: Sequence[str], methods: Sequence[str], worst: bool = False):
-    """Evidence that a method is the best (or worst) of all on average, and its average rank in words; or None."""
-    blocks = study.blocks(encoders, methods)
-    if method not in blocks or blocks.shape[1] < 3 or not len(blocks):
-        return None
-    rank = ranks.average_rank(blocks, 'average')
-    means = blocks.mean().drop(method)
-    rival = means.idxmin() if worst else means.idxmax()
-    inside = pd.MultiIndex.from_frame(study.full[['encoder', 'data']]).isin(blocks.index)
-    pair = (rival, method) if worst else (method, rival)
-    gains = scores.gains(study.full[inside], *pair)
-    where = encoders[0] if len(encoders) == 1 else 'ViTs'
-    what = f'{where}: {pair[0]} less {pair[1]}, the next {"worst" if worst else "best"}'
-    place = int(rank.rank(method='min')[method])
-    words = f'average rank of {method} on {where} {rank[method]:.1f}, place {place} of {len(rank)}, {_over(blocks)}'
-    return pooled(what, gains, printed=study.printed), words, place == (len(rank) if worst else 1)
-
-
-def _extreme_verdict(found: Sequence, caveat: str) -> Verdict:
-    found = [item for item in found if item is not None]
-    if not found:
-        return _judged([])
-    verdict = judge([part for part, _, _ in found])
-    if verdict == REPRODUCED and not all(first for _, _, first in found):
-        verdict = CONSISTENT
-    decides = [text for part, words, _ in found for text in (str(part), words)]
-    return Verdict(verdict, tuple(decides), caveat)
-
-
-FEW = (
-    'The rival is chosen by its mean, which makes the interval a little strict. Data sets on which a method is missing '
-    'are left out.'
-)
-
-
-@claim('ssf_best_on_cnn', 'SSF is the best method on the CNN, average rank 1.2.', 'Sec. 4.2, Table 2')
-def ssf_best_on_cnn(study: Study) -> Verdict:
-    """SSF less the best other method, pooled over data sets by seed: the 95 % t interval lies above zero and SSF has
-    the lowest average rank (reproduced); the mean is above zero (consistent)."""
-    return _extreme_verdict([_extreme(study, 'SSF', CNN, paper.CNN_METHODS)], FEW)
-
-
-@claim('ssf_gains_22_points_on_breastus', 'SSF gains 22 points over full fine-tuning on BreastUS.', 'Sec. 4.2, Table 2')
-def ssf_gains_22_points_on_breastus(study: Study) -> Verdict:
-    """SSF less full FT on BreastUS with the CNN: the 95 % t interval over seeds lies above zero and holds 22 points
-    (reproduced); the mean is above zero (consistent)."""
-    here = study.full[(study.full['encoder'] == 'ResNet50') & (study.full['data'] == 'BreastUS')]
-    part = pooled('SSF less full FT on BreastUS', scores.gains(here, 'SSF'), printed=study.printed)
-    answer = _judged([part], 'The size of a gain depends on how far full fine-tuning was tuned.')
-    if part is not None and answer.verdict == REPRODUCED and not part.low <= 0.22 <= part.high:
-        return Verdict(CONSISTENT, answer.decides, 'Better by another amount. ' + answer.caveat)
-    return answer
-
-
-@claim('lora_best_on_vits', 'LoRA is the best method on vision transformers, average rank 2.4.', 'Sec. 4.2, Table 3')
-def lora_best_on_vits(study: Study) -> Verdict:
-    """LoRA less the best other method, pooled over (data set, encoder) blocks by seed: the 95 % t interval lies above
-    zero and LoRA has the lowest average rank (reproduced); the mean is above zero (consistent)."""
-    return _extreme_verdict([_extreme(study, 'LoRA', VITS, paper.VIT_METHODS)], FEW)
-
-
-@claim('lora_best_self_supervised', 'LoRA is also best on encoders pre-trained by MAE and by CLIP.', 'App. A, Table 5')
-def lora_best_self_supervised(study: Study) -> Verdict:
-    """As for the ViTs of Table 3, for each of the two encoders, judged together."""
-    return _extreme_verdict(
-        [_extreme(study, 'LoRA', (encoder,), paper.VIT_METHODS) for encoder in SELF_SUPERVISED], FEW
-    )
-
-
-@claim('linear_probing_worst', 'Linear probing is the worst strategy.', 'Sec. 4.2, Tables 2 and 3')
-def linear_probing_worst(study: Study) -> Verdict:
-    """The worst other method less linear probing, pooled over data sets by seed, on the CNN and on the ViTs: both 95 %
-    t intervals lie above zero and linear probing has the highest average rank (reproduced); no interval lies below zero
-    and the mean of both is above it (consistent)."""
-    families = ((CNN, paper.CNN_METHODS), (VITS, paper.VIT_METHODS))
-    return _extreme_verdict([_extreme(study, 'Linear Probing', *family, worst=True) for family in families], FEW)
-
-
-@claim('adaptformer_weak', 'AdaptFormer does not perform well.', 'Sec. 4.2, Table 3')
-def adaptformer_weak(study: Study) -> Verdict:
-    """Full FT less AdaptFormer, pooled over (data set, encoder) blocks by seed: the 95 % t interval lies above zero and
-    AdaptFormer's average rank is in the worse half (reproduced); the mean is above zero (consistent)."""
-    blocks = study.blocks(VITS, paper.VIT_METHODS)
-    answer = _judged(
-        [study.difference('Full FT', 'AdaptFormer', VITS)], "The paper's bottleneck is narrow (6, by its counts)."
-    )
-    if answer.verdict == UNANSWERED or 'AdaptFormer' not in blocks or not len(blocks):
-        return answer
-    rank = ranks.average_rank(blocks, 'average')
-    words = f'average rank {rank["AdaptFormer"]:.1f} of {len(rank)} methods {_over(blocks)}'
-    weak = rank['AdaptFormer'] > (len(rank) + 1) / 2
-    verdict = CONSISTENT if answer.verdict == REPRODUCED and not weak else answer.verdict
-    return Verdict(verdict, (*answer.decides, words), answer.caveat)
-
-
-@claim('three_methods_beat_full_ft', 'TSA, SSF and LoRA consistently improve on full fine-tuning.', 'Sec. 4.2')
-def three_methods_beat_full_ft(study: Study) -> Verdict:
-    """TSA and SSF on the CNN, SSF and LoRA on the ViTs, each less full FT, pooled over blocks by seed: every 95 % t
-    interval lies above zero and each wins most of its blocks (reproduced); no interval lies below zero and the mean
-    over the four is above it (consistent)."""
-    parts, wins, most = [], [], True
-    for method, encoders, where in (
-        ('TSA', CNN, 'CNN'),
-        ('SSF', CNN, 'CNN'),
-        ('SSF', VITS, 'ViTs'),
-        ('LoRA', VITS, 'ViTs'),
-    ):
-        parts.append(study.difference(method, 'Full FT', encoders, f'{method} less full FT on the {where}'))
-        means = scores.gains(study.full[study.full['encoder'].isin(encoders)], method)
-        means = means.groupby(['encoder', 'data'])['gain'].mean()
-        won = int((means.round(ranks.DECIMALS) > 0).sum())
-        most = most and (not len(means) or won > len(means) / 2)
-        wins += [f'{method} on the {where} {won} of {len(means)}'] if len(means) else []
-    answer = _judged(parts, 'The gain depends on how well full fine-tuning was tuned.')
-    decides = (*answer.decides, 'blocks won: ' + ', '.join(wins)) if wins else answer.decides
-    return Verdict(CONSISTENT if answer.verdict == REPRODUCED and not most else answer.verdict, decides, answer.caveat)
-
-
-def answers(records: pd.DataFrame, f1: str = 'weighted') -> dict[str, Verdict]:
-    """The verdict on every claim, by its name."""
-    study = Study(records, f1)
-    return {name: claim.answer(study) for name, claim in CLAIMS.items()}
+def _section(row: dict[str, str]) -> str:
+    """A claim by itself, in Markdown: the columns claim, where, verdict, decides, rule and caveat of its row."""
+    lines = [f'## {row["claim"]}', '', f'{row["where"]}. **{row["verdict"].capitalize()}.**', '']
+    lines += [f'- {line}' for line in row['decides'].split('\n') if line]
+    lines += ['', f'Decided by: {row["rule"]}', '']
+    return '\n'.join([*lines, *([f'Caveat: {row["caveat"]}', ''] if row['caveat'] else [])])

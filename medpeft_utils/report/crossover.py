@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 
-DRAWS = 2000
+from medpeft_utils.report.inference import DRAWS, FEWEST, Sample, multipliers
 
 
 def locate(fractions: Sequence[float], gains: Sequence[float]) -> float:
@@ -40,66 +39,73 @@ def locate(fractions: Sequence[float], gains: Sequence[float]) -> float:
 
 @dataclass(frozen=True)
 class Crossover:
-    """A crossover with its uncertainty; sizes are fractions of the training images, 0 and inf lie outside what was run.
+    """Where full fine-tuning overtakes: an estimate and its interval; sizes are fractions of the training images.
 
-    `estimate` is of the means over seeds, `median`, `low` and `high` are of the bootstrap (NaN below three seeds).
+    0 and inf lie outside what was run: full fine-tuning is ahead throughout, or the method still is. `inside` is the
+    share of draws that have a crossover between the smallest and the largest size.
     """
 
     estimate: float
-    median: float
     low: float
     high: float
-    seeds: int
+    inside: float
     smallest: float
     largest: float
+    over: str = ''
+    seeds: int = 0
 
-    def text(self, value: float) -> str:
-        """A size in words: '51 %', '> 100 %' where it lies above the largest size run, '< 1 %' below the smallest."""
+    @property
+    def detectable(self) -> bool:
+        """Whether the whole interval lies within what was run."""
+        return not math.isnan(self.low) and self.smallest <= self.low and self.high <= self.largest
+
+    def words(self, value: float) -> str:
+        """A size in words: '51 %', '> 100 %' above the largest size that was run, '< 1 %' below the smallest."""
         if math.isnan(value):
             return '-'
         if math.isinf(value):
-            return f'> {self.largest:.0%}'.replace('%', ' %')
-        if value == 0:
-            return f'< {self.smallest:.0%}'.replace('%', ' %')
-        return f'{100 * value:.{0 if value >= 0.095 else 1}f} %'
+            return f'> {100 * self.largest:g} %'
+        return f'< {100 * self.smallest:g} %' if value == 0 else f'{100 * value:.{0 if value >= 0.095 else 1}f} %'
 
     def __str__(self) -> str:
-        text = self.text(self.estimate)
-        if self.estimate == 0:
-            text = f'none ({text}: full FT better throughout)'
-        elif math.isinf(self.estimate):
-            text = f'none ({text}: still better with all images run)'
+        if math.isnan(self.estimate):
+            return 'none: fewer than two sizes were run'
+        text = {0.0: 'none: full FT ahead at every size', math.inf: 'none: still ahead with all images'}.get(
+            self.estimate, self.words(self.estimate)
+        )
         if math.isnan(self.low):
-            return text
-        return f'{text}; median {self.text(self.median)}, 95 % {self.text(self.low)} to {self.text(self.high)}'
+            return f'{text}; no interval'
+        text = f'{text}; 95 % {self.words(self.low)} to {self.words(self.high)}'
+        return text if self.detectable else f'none detectable ({text})'
 
 
-def estimate(gains: pd.DataFrame, generator: np.random.Generator, draws: int = DRAWS) -> Crossover:
-    """The crossover of one method on one encoder and data set, with a bootstrap over seeds.
+def estimate(gains: Mapping[float, Sample]) -> Crossover:
+    """The crossover of one method, drawn over groups and seeds together where records hold rows, else over seeds.
 
-    A seed is drawn with all its sizes (its subsets are nested), and the same draw serves both methods, whose gains are
-    paired. With three seeds there are ten different draws: the interval is coarse, and rather too narrow than too wide.
+    A draw moves all sizes together: the groups of the test split are the same, and a seed is drawn with all its sizes,
+    whose subsets are nested.
 
     Args:
-        gains: columns fraction, seed, gain, as from `scores.gains`.
-        generator: draws the seeds.
-        draws: how many draws.
+        gains: fraction of the training images to the method's score minus that of full fine-tuning.
     """
-    table = gains.pivot_table(index='seed', columns='fraction', values='gain').sort_index(axis=1)  # [seeds, sizes]
-    fractions, values = table.columns.to_numpy(dtype=float), table.to_numpy()
-    ends = {'smallest': float(fractions[0]), 'largest': float(fractions[-1])} if len(fractions) else {}
-    if not ends:
-        return Crossover(math.nan, math.nan, math.nan, math.nan, 0, math.nan, math.nan)
-    whole = locate(fractions, np.nanmean(values, axis=0))
-    if len(values) < 3:
-        return Crossover(whole, math.nan, math.nan, math.nan, len(values), **ends)
-    drawn = [_draw(fractions, values, generator) for _ in range(draws)]
+    fractions = sorted(fraction for fraction in gains if len(gains[fraction].values))
+    if len(fractions) < 2:
+        return Crossover(math.nan, math.nan, math.nan, math.nan, *((fractions * 2)[:2] or (math.nan, math.nan)))
+    ends = fractions[0], fractions[-1]
+    samples = [gains[fraction] for fraction in fractions]
+    place = locate(fractions, [one.values.mean() for one in samples])
+    seeds = min(len(one.values) for one in samples)
+    rows = all(one.draws is not None for one in samples) and len({key[0] for one in samples for key in one.keys}) == 1
+    if rows:
+        drawn = np.stack([one.drawn() for one in samples], axis=1)  # [draws, sizes]
+    elif seeds >= FEWEST:
+        means = [(one.values.mean(), one.values) for one in samples]
+        drawn = np.stack([m + multipliers(seeds, DRAWS) @ (v[:seeds] - v[:seeds].mean()) for m, v in means], axis=1)
+    else:
+        return Crossover(place, math.nan, math.nan, math.nan, *ends, '', seeds)
+    places = np.array([locate(fractions, draw) for draw in drawn])
     # Sizes outside what was run are 0 or inf: only quantiles that are one of the draws make sense.
-    low, median, high = np.quantile(drawn, [0.025, 0.5, 0.975], method='inverted_cdf')
-    return Crossover(whole, float(median), float(low), float(high), len(values), **ends)
-
-
-def _draw(fractions: np.ndarray, values: np.ndarray, generator: np.random.Generator) -> float:
-    chosen = values[generator.integers(len(values), size=len(values))]  # [seeds, sizes]
-    present = ~np.isnan(chosen).all(axis=0)
-    return locate(fractions[present], np.nanmean(chosen[:, present], axis=0))
+    low, high = np.quantile(places, [0.025, 0.975], method='inverted_cdf')
+    inside = float(((places > 0) & np.isfinite(places)).mean())
+    over = ('patients and seeds' if seeds > 1 else 'patients') if rows else 'seeds'
+    return Crossover(place, float(low), float(high), inside, *ends, over, seeds)

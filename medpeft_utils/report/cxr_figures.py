@@ -4,91 +4,64 @@ from __future__ import annotations
 
 import pandas as pd
 
-from medpeft_utils import auroc
 from medpeft_utils.report import cxr_scores as cxr
-from medpeft_utils.report import style
-from medpeft_utils.report.figures import footer, footer_height, mark_synthetic
-from medpeft_utils.report.output import Figure
+from medpeft_utils.report import provenance, scores, style
+from medpeft_utils.report.output import Figure, Nothing, Output
+from medpeft_utils.report.panels import bar, mark_synthetic, nothing, sheet, size_axis
 from medpeft_utils.report.renderers import renderer
 
 TITLE_LABELS = 'AUROC against the number of labels, LoRA and full fine-tuning'
 TITLE_RANK = 'AUROC against the rank of LoRA and the share of parameters that it trains'
-DRAWN = (
-    'Bars: 95 %, bootstrap over the patients of the test split, of these trained networks (mean over seeds). '
-    'Dots: seeds, where there are several.'
-)
+DRAWN = 'Dots: seeds, where there are several; bars: 95 %.'
 DRAWN_RANK = (
-    'Bars as for labels: 95 %, over patients. Dashed, and open marks: full fine-tuning. Share: of all parameters, the '
-    'head left out. LoRA trains the norm before the head too.'
+    'Bars: 95 %. Dashed, and open marks: full fine-tuning. Share: of all parameters, the head left out. LoRA trains the '
+    'norm before the head too.'
 )
-NO_RUN = 'no run of this study'
-
-
-def _nothing(axes) -> None:
-    axes.set_axis_off()
-    axes.text(0.5, 0.5, NO_RUN, ha='center', va='center', color=style.GREY, transform=axes.transAxes)
 
 
 def _panel(axes, table: pd.DataFrame, shown: pd.DataFrame) -> None:
     """One model and dataset: a line for LoRA and one for full fine-tuning over the shares of the labels."""
-    fractions = table['fraction'].to_numpy()
-    for place, (side, method) in enumerate((('full', cxr.FULL), ('lora', cxr.LORA))):
+    for side, method, aside in (('full', cxr.FULL, 0.96), ('lora', cxr.LORA, 1.04)):  # bars must not cover each other
         rows, look = table.dropna(subset=side), style.look(method)
-        x = rows['fraction'] * 100 * (0.96, 1.04)[place]  # side by side, so that bars do not cover each other
+        x = rows['fraction'] * 100 * aside
         for at, low, high in zip(x, rows[f'{side}_low'], rows[f'{side}_high'], strict=True):
-            axes.plot([at, at], [100 * low, 100 * high], color=look['color'], linewidth=2.5, alpha=0.3, zorder=2)
+            bar(axes, at, 100 * low, 100 * high, look['color'], linewidth=2.5, alpha=0.3)
         axes.plot(x, 100 * rows[side], markeredgecolor='white', markeredgewidth=0.5, zorder=4, label=method, **look)
         runs = shown[shown['method'] == method]
         if runs['seed'].nunique() > 1:
-            at = runs['fraction'] * 100 * (0.96, 1.04)[place]
+            at = runs['fraction'] * 100 * aside
             axes.scatter(at, 100 * runs['auroc'], s=5, color=look['color'], alpha=0.5, linewidth=0, zorder=3)
-    axes.set_xscale('log')
-    axes.minorticks_off()
-    images = table.set_index('fraction')['train_images']
-    axes.set_xticks(100 * fractions, [f'{cxr.percent(f)}\n{images[f]:,.0f}' for f in fractions])
-    axes.set_xlim(100 * fractions.min() / 1.5, 100 * fractions.max() * 1.5)
-
-
-def _grid(shown: pd.DataFrame) -> tuple[list[str], list[str]]:
-    """Labels of models, and datasets, that were run, in the paper's order; the first of each where nothing was."""
-    models, data = (list(dict.fromkeys(shown[name])) for name in ('model_label', 'data'))
-    ordered = [d for d in cxr.DATASETS.values() if d in data] + [d for d in data if d not in cxr.DATASETS.values()]
-    return models or [cxr.MODELS[0]], ordered or list(cxr.DATASETS.values())[:1]
+    size_axis(axes, sorted(table['fraction']), table.set_index('fraction')['train_images'].to_dict())
 
 
 @renderer('cxr_labels', TITLE_LABELS, 'Does LoRA gain over full fine-tuning as labels become fewer?')
-def cxr_labels(records: pd.DataFrame, f1: str = 'weighted') -> Figure:
-    """Mean test AUROC over 1, 10 and 100 % of the labels: a row a model, a column a dataset."""
+def cxr_labels(records: pd.DataFrame, f1: str = 'weighted') -> Output:
+    """Mean test AUROC over the shares of the labels: a row a model, a column a dataset."""
     shown = cxr.one_rank(cxr.runs(records))
-    table = cxr.tasks(shown)
-    models, datasets = _grid(shown)
-    notes = [*cxr.describe(records, shown), DRAWN + ' Under the axis: share of the labels, training images.']
-    width = style.TEXT_WIDTH * (1 if len(datasets) > 1 else 0.6)
-    beneath = footer_height(notes, width)
-    height = 2.0 * len(models) + 0.65 + beneath
+    table, notes = cxr.tasks(shown), cxr.describe(records, shown)
+    if table.empty:
+        return Nothing(name='cxr_labels', title=TITLE_LABELS, notes=notes)
+    models, datasets = (scores.in_order(shown[n], known) for n, known in (('model', cxr.MODELS), ('data', cxr.DATASETS.values())))  # fmt: skip
     with style.drawing():
-        figure = style.new_figure(width, height)
-        axes = figure.subplots(len(models), len(datasets), squeeze=False, sharey='col')
+        width = 3.6 if len(datasets) == 1 else 2.6
+        figure, axes = sheet(len(models), len(datasets), ' '.join(notes), width, 2.2, sharey='col')
         for across, model in zip(axes, models, strict=True):
             for axis, data in zip(across, datasets, strict=True):
-                runs = shown[(shown['model_label'] == model) & (shown['data'] == data)]
+                runs = shown[(shown['model'] == model) & (shown['data'] == data)]
+                axis.set_title(data if model == models[0] else '')
                 if runs.empty:
-                    _nothing(axis)
+                    nothing(axis, 'not run')
                     continue
-                here = (table['model'] == runs['model'].iloc[0]) & (table['data'] == data)
-                _panel(axis, table[here].sort_values('fraction'), runs)
+                _panel(axis, table[(table['model'] == model) & (table['data'] == data)], runs)
                 if runs['synthetic'].any():
                     mark_synthetic(axis, inside=True)
-            across[0].set_ylabel(f'{model}\ntest AUROC, points')
-        for axis, data in zip(axes[0], datasets, strict=True):
-            axis.set_title(data)
-        if len(table):
-            axes[0, 0].legend(loc='upper left', frameon=False, fontsize=7)
-        bottom = (beneath + 0.45) / height
-        figure.subplots_adjust(0.65 / width, bottom, 1 - 0.1 / width, 1 - 0.28 / height, 0.2, 0.35)
-        footer(figure, notes, beneath)
-    title = TITLE_LABELS + (' (synthetic images)' if len(shown) and shown['synthetic'].any() else '')
-    return Figure(name='cxr_labels', title=title, figure=figure, notes=notes, data=table)
+            across[0].set_ylabel(f'{shown[shown["model"] == model]["model_label"].iloc[0]}\ntest AUROC, points')
+        for axis in axes[-1]:
+            axis.set_xlabel('labels: per cent, images')
+        axes[0, 0].legend(loc='upper left', frameon=False, fontsize=7)
+    title = provenance.title(TITLE_LABELS, shown)
+    data = table.drop(columns='found')
+    return Figure(name='cxr_labels', title=title, figure=figure, notes=[*notes, DRAWN], data=data)
 
 
 def ranked_tasks(table: pd.DataFrame) -> list[tuple]:
@@ -99,14 +72,14 @@ def ranked_tasks(table: pd.DataFrame) -> list[tuple]:
 
 
 def _rank_rows(table: pd.DataFrame) -> pd.DataFrame:
-    """Mean over seeds and interval over patients, of every rank of the tasks that have several, and of full FT."""
+    """Mean over seeds and its interval, of every rank of the tasks that have several, and of full fine-tuning."""
     rows = []
     for task in ranked_tasks(table):
         here = table[(table[cxr.TASK] == list(task)).all(axis=1) & table['method'].isin([cxr.LORA, cxr.FULL])]
         for (method, rank), group in here.groupby(['method', 'rank'], dropna=False, sort=False):
-            low, high = auroc.quantiles(cxr.draws_of(group))
+            found = cxr.sample(group).interval()
             row = dict(zip(cxr.TASK, task, strict=True)) | {'method': method, 'rank': rank}
-            row |= {'auroc': group['auroc'].mean(), 'low': low, 'high': high, 'seeds': group['seed'].nunique()}
+            row |= {'auroc': found.value, 'low': found.low, 'high': found.high, 'seeds': group['seed'].nunique()}
             share = (group['trainable'] / group['total']).mean()
             rows.append(row | {'trainable': group['trainable'].iloc[0], 'share': share})
     columns = [*cxr.TASK, 'method', 'rank', 'auroc', 'low', 'high', 'seeds', 'trainable', 'share']
@@ -115,52 +88,42 @@ def _rank_rows(table: pd.DataFrame) -> pd.DataFrame:
 
 def _draw_ranks(left, right, rows: pd.DataFrame) -> None:
     """A line a task over ranks (left) and over the trained share (right); full fine-tuning as a level and a point."""
-    import seaborn
-
-    palette = seaborn.color_palette('colorblind').as_hex()
     for place, (task, group) in enumerate(rows.groupby(cxr.TASK, sort=False)):
-        how = {'color': palette[(0, 1, 2, 4, 7, 9)[place % 6]], 'marker': 'oDs^vP'[place % 6]}
+        how = {'color': style.palette()[(0, 1, 2, 4, 7, 9)[place % 6]], 'marker': 'oDs^vP'[place % 6]}
         lora, full = (group[group['method'] == method].sort_values('rank') for method in (cxr.LORA, cxr.FULL))
         name = f'{task[0]}, {task[1]}, {cxr.percent(task[2])}'
         for axes, x in ((left, lora['rank'] * 1.03 ** (place - 1)), (right, 100 * lora['share'])):
             axes.plot(x, 100 * lora['auroc'], markeredgecolor='white', markeredgewidth=0.5, label=name, zorder=4, **how)
             for at, low, high in zip(x, lora['low'], lora['high'], strict=True):
-                axes.plot([at, at], [100 * low, 100 * high], color=how['color'], linewidth=2.5, alpha=0.25, zorder=2)
+                bar(axes, at, 100 * low, 100 * high, how['color'], linewidth=2.5, alpha=0.25)
         for value, share in zip(100 * full['auroc'], 100 * full['share'], strict=True):
             left.axhline(value, color=how['color'], linestyle=(0, (4, 2)), linewidth=0.9, zorder=1)
             right.plot(share, value, marker=how['marker'], markerfacecolor='white', color=how['color'], zorder=4)
+    ranks = sorted(rows['rank'].dropna().unique())
+    left.set_xscale('log', base=2)
+    left.set_xticks(ranks, [f'{rank:.0f}' for rank in ranks])
+    right.set_xscale('log')
+    right.xaxis.set_major_formatter(lambda value, position: f'{value:g}')
+    for axes, words in ((left, 'rank of LoRA'), (right, 'parameters trained, % of all (log scale)')):
+        axes.minorticks_off()
+        axes.set_xlabel(words)
+    left.set_ylabel('test AUROC, points')
+    right.legend(loc='lower right', frameon=False, fontsize=6.5)
 
 
 @renderer('cxr_rank', TITLE_RANK, 'How many parameters does LoRA need on a radiograph model?')
-def cxr_rank(records: pd.DataFrame, f1: str = 'weighted') -> Figure:
+def cxr_rank(records: pd.DataFrame, f1: str = 'weighted') -> Output:
     """Mean test AUROC over ranks, and over the trained share, for the tasks that were run with several ranks."""
     every = cxr.runs(records)
     rows = _rank_rows(every)
     used = every[every[cxr.TASK].apply(tuple, axis=1).isin(ranked_tasks(every))] if len(every) else every
-    notes = [*cxr.describe(records, used), DRAWN_RANK]
-    beneath = footer_height(notes, style.TEXT_WIDTH)
-    height = 2.6 + 0.5 + beneath
+    notes = cxr.describe(records, used)
+    if rows.empty:
+        return Nothing(name='cxr_rank', title=TITLE_RANK, notes=notes)
     with style.drawing():
-        figure = style.new_figure(style.TEXT_WIDTH, height)
-        left, right = figure.subplots(1, 2, sharey=True)
-        figure.subplots_adjust(0.075, (beneath + 0.45) / height, 0.985, 1 - 0.3 / height, 0.1)
-        if len(rows):
-            _draw_ranks(left, right, rows)
-            ranks = sorted(rows['rank'].dropna().unique())
-            left.set_xscale('log', base=2)
-            left.set_xticks(ranks, [f'{rank:.0f}' for rank in ranks])
-            right.set_xscale('log')
-            right.xaxis.set_major_formatter(lambda value, position: f'{value:g}')
-            for axes, words in ((left, 'rank of LoRA'), (right, 'parameters trained, % of all (log scale)')):
-                axes.minorticks_off()
-                axes.set_xlabel(words)
-            left.set_ylabel('test AUROC, points')
-            right.legend(loc='lower right', frameon=False, fontsize=6.5)
-            if used['synthetic'].any():
-                mark_synthetic(left)
-        else:
-            _nothing(left)
-            _nothing(right)
-        footer(figure, notes, beneath)
-    title = TITLE_RANK + (' (synthetic images)' if len(used) and used['synthetic'].any() else '')
-    return Figure(name='cxr_rank', title=title, figure=figure, notes=notes, data=rows)
+        figure, axes = sheet(1, 2, ' '.join(notes), 3.5, 2.7, sharey=True)
+        _draw_ranks(*axes[0], rows)
+        if provenance.is_synthetic(used):
+            mark_synthetic(axes[0, 0])
+    title = provenance.title(TITLE_RANK, used)
+    return Figure(name='cxr_rank', title=title, figure=figure, notes=[*notes, DRAWN_RANK], data=rows)

@@ -1,8 +1,8 @@
 """The second paper (Lian et al. 2024): from records to its 18 tasks, LoRA against full fine-tuning, with intervals.
 
-A task is a model, a dataset and a share of the labels. Scores are the mean test AUROC over findings. Two intervals are
-told apart: over the patients of the test split, for the networks as they were trained (`auroc.bootstrap`, whose draws
-are in the record, paired between runs), and over seeds, which hold the chance of training.
+A task is a model, a dataset and a share of the labels. Scores are the mean test AUROC over findings; intervals draw the
+patients of the test split and the seeds of training together, from the rows of the records, or from the draws of
+`auroc.bootstrap` that older records hold.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from medpeft_utils import auroc
 from medpeft_utils.core.errors import BadInput
-from medpeft_utils.report import paper, scores
+from medpeft_utils.report import paper, provenance, scores
+from medpeft_utils.report.inference import Sample
 
 EXPERIMENT = 'cxr_lora_vs_full'
 CITATION = 'Lian et al. 2024, arXiv:2401.12215'
@@ -62,6 +62,7 @@ def runs(records: pd.DataFrame) -> pd.DataFrame:
 _COLUMNS = [
     *('run', *TASK, 'method', 'rank', 'seed', 'auroc', 'validation', 'draws', 'key', 'model_label', 'dataset_label'),
     *('synthetic', 'train_images', 'test_images', 'patients', 'trainable', 'total', 'undefined', 'findings'),
+    *('steps', 'passes', 'edge'),
 ]
 
 
@@ -69,10 +70,11 @@ def _run(row, suffix: str) -> dict:
     record = row.record
     given, metrics, method = record['parameters'], record['metrics'], record['method']
     name, bootstrap = record['data']['name'], metrics.get('bootstrap') or {}
-    draws = bootstrap.get('auroc')
+    draws, patients = _draws(record)
+    about = scores.training_of(record)
     return {
         'run': row.run,
-        'model': record['backbone']['role'] + suffix,
+        'model': (record['backbone'].get('role') or record['backbone']['label']) + suffix,
         'data': DATASETS.get(name.removeprefix('synthetic_'), record['data']['label'].removesuffix(' (synthetic)')),
         'fraction': round(float(given['fraction']), 6),
         'method': method['label'],
@@ -80,19 +82,39 @@ def _run(row, suffix: str) -> dict:
         'seed': int(given['seed']),
         'auroc': _number(metrics['test']['auroc']),
         'validation': _number(metrics['validation']['auroc']),
-        'draws': None if draws is None else np.array(draws, dtype=float),
-        'key': (record['data']['split_hash'], bootstrap.get('images'), bootstrap.get('seed'), len(draws or ())),
+        'draws': draws,
+        'key': (record['data']['split_hash'], bootstrap.get('images'), 0 if draws is None else len(draws)),
         'model_label': record['backbone']['label'] + suffix,
         'dataset_label': record['data']['label'],
         'synthetic': bool(record['data']['synthetic']),
         'train_images': record['data']['counts']['train'],
         'test_images': record['data']['counts']['test'],
-        'patients': bootstrap.get('patients'),
+        'patients': patients,
         'trainable': method['trainable_parameters'],
         'total': method['total_parameters'],
         'undefined': tuple((record['data'].get('undefined') or {}).get('test', ())),
         'findings': len(record['data']['classes']),
+        'steps': about['steps'],
+        'passes': about['passes'],
+        'edge': about['edge'],
     }
+
+
+_AREAS: dict[tuple, np.ndarray] = {}
+
+
+def _draws(record: dict) -> tuple[np.ndarray | None, int]:
+    """[draws] of the mean AUROC over resamples of the patients, and their number; (None, 0) where neither is held."""
+    rows, stored = scores.test_rows(record), record['metrics'].get('bootstrap') or {}
+    if rows is None:
+        draws = stored.get('auroc')
+        return (None, 0) if draws is None else (np.array(draws, dtype=float), int(stored['patients']))
+    labels, groups, _, predicted = rows
+    split = scores.split_of(labels, groups, len(record['data']['classes']))
+    key = record['run'], hash(np.asarray(predicted).tobytes())
+    if key not in _AREAS:
+        _AREAS[key] = split.auroc(predicted)[1:]
+    return _AREAS[key], split.groups
 
 
 def _number(value: float | None) -> float:
@@ -122,63 +144,41 @@ def one_rank(table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([*kept, table[table['method'] != LORA]]) if kept else table
 
 
+def sample(rows: pd.DataFrame) -> Sample:
+    """The runs of one method of a task as a `Sample`."""
+    keys = tuple(zip(rows['key'], rows['seed'], strict=True))
+    values = rows['auroc'].to_numpy(dtype=float)
+    if not len(rows) or any(one is None for one in rows['draws']):
+        return Sample(keys, values)
+    return Sample(keys, values, np.stack(list(rows['draws'])), int(rows['patients'].iloc[0]))
+
+
 def tasks(table: pd.DataFrame) -> pd.DataFrame:
     """One row a task: LoRA and full fine-tuning, and their difference over the seeds that both have.
 
     Args:
         table: `runs` with one rank a task.
     Returns:
-        The task, full, full_low, full_high, lora, lora_low, lora_high, difference, low, high (0..1; intervals of 95 %
-        over patients), seeds_low, seeds_high (95 % t interval of the difference over seeds; NaN below three), seeds,
-        rank, trainable, total, train_images, test_images, patients.
+        The task, full, full_low, full_high, lora, lora_low, lora_high, difference, low, high (0..1; 95 %), found (the
+        difference as an `Interval`), seeds, over, rank, trainable, total, train_images, test_images, patients,
+        synthetic.
     """
     rows = []
     for task, group in table[table['method'].isin([LORA, FULL])].groupby(TASK, sort=False):
         sides = {name: group[group['method'] == method] for name, method in (('full', FULL), ('lora', LORA))}
         row = dict(zip(TASK, task, strict=True))
         for name, side in sides.items():
-            row[name] = side['auroc'].mean() if len(side) else math.nan
-            row[f'{name}_low'], row[f'{name}_high'] = auroc.quantiles(draws_of(side))
-        rows.append(row | _difference(**sides) | _about(sides['lora'] if len(sides['lora']) else sides['full'], task))
-    return pd.DataFrame(rows, columns=_TASK_COLUMNS)
-
-
-_TASK_COLUMNS = [
-    *(*TASK, 'full', 'full_low', 'full_high', 'lora', 'lora_low', 'lora_high', 'difference', 'low', 'high'),
-    *('seeds_low', 'seeds_high', 'seeds', 'rank', 'trainable', 'total', 'train_images', 'test_images', 'patients'),
-    'synthetic',
-]
-
-
-def _about(side: pd.DataFrame, task: tuple) -> dict:
-    names = ['rank', 'trainable', 'total', 'test_images', 'patients', 'synthetic']
-    return side.iloc[0][names].to_dict() | {'train_images': round(side['train_images'].mean())}
-
-
-def draws_of(side: pd.DataFrame) -> np.ndarray:
-    """Draws of the mean over runs; none where the runs were not tested on the same images."""
-    if side.empty or side['key'].nunique() > 1 or side['draws'].isna().any():
-        return np.array([])
-    return np.mean(np.stack(side['draws'].to_list()), axis=0)
-
-
-def _difference(full: pd.DataFrame, lora: pd.DataFrame) -> dict:
-    both = sorted(set(full['seed']) & set(lora['seed']))
-    full, lora = (side[side['seed'].isin(both)].sort_values('seed') for side in (full, lora))
-    apart = lora['auroc'].to_numpy() - full['auroc'].to_numpy()
-    one, other = draws_of(lora), draws_of(full)
-    paired = len(one) and len(other) and lora['key'].iloc[0] == full['key'].iloc[0]
-    low, high = auroc.quantiles(one - other if paired else [])
-    ends = scores.interval(apart)
-    found = {'difference': apart.mean() if both else math.nan, 'low': low, 'high': high}
-    return found | {'seeds_low': ends[0], 'seeds_high': ends[1], 'seeds': len(both)}
-
-
-def by_seed(table: pd.DataFrame) -> pd.DataFrame:
-    """LoRA less full fine-tuning by task and seed: columns of the task, seed, gain."""
-    keys = [*TASK, 'seed']
-    one, other = (table[table['method'] == method].set_index(keys)['auroc'] for method in (LORA, FULL))
-    return (one - other).dropna().rename('gain').reset_index()
+            found = sample(side).interval()
+            row |= {name: found.value, f'{name}_low': found.low, f'{name}_high': found.high}
+        apart = (sample(sides['lora']) - sample(sides['full'])).interval()
+        row |= {'difference': apart.value, 'low': apart.low, 'high': apart.high, 'found': apart}
+        about = (sides['lora'] if len(sides['lora']) else sides['full']).iloc[0]
+        row |= about[['rank', 'trainable', 'total', 'test_images', 'patients', 'synthetic']].to_dict()
+        images = round((sides['lora'] if len(sides['lora']) else sides['full'])['train_images'].mean())
+        rows.append(row | {'train_images': images, 'seeds': apart.seeds, 'over': apart.over})
+    columns = [*TASK, 'full', 'full_low', 'full_high', 'lora', 'lora_low', 'lora_high', 'difference', 'low', 'high']
+    columns += ['found', 'seeds', 'over', 'rank', 'trainable', 'total', 'train_images', 'test_images', 'patients']
+    return pd.DataFrame(rows, columns=[*columns, 'synthetic'])
 
 
 def wanted_tasks() -> list[tuple[str, str, float]]:
@@ -196,26 +196,17 @@ def lora_share(rank: int, width: int = VIT_B['width'], depth: int = VIT_B['depth
 
 
 def describe(records: pd.DataFrame, shown: pd.DataFrame) -> list[str]:
-    """What stands beside every figure of this paper: which data and model, how many runs and seeds."""
-    failed = records[(records['status'] != 'done') & (records['experiment'] == EXPERIMENT)]
-    failures = f' {len(failed)} run{"s" if len(failed) > 1 else ""} failed.' if len(failed) else ''
-    if shown.empty:
-        return [
-            f'No run of this study belongs here; the paper’s own table of tasks is not held here ({CITATION}).'
-            + failures
-        ]
-    synthetic = 'SYNTHETIC images. ' if shown['synthetic'].any() else ''
-    data, models = (', '.join(dict.fromkeys(shown[name])) for name in ('dataset_label', 'model_label'))
-    counts = shown.groupby([*TASK, 'method', 'rank'], dropna=False)['seed'].nunique()
-    seeds = f'{counts.min()}' if counts.min() == counts.max() else f'{counts.min()} to {counts.max()}'
-    seeds += ' seed a cell.' if counts.max() == 1 else ' seeds a cell.'
-    notes = [f'{synthetic}Data: {data}. Models: {models}. {len(shown)} runs, {seeds}' + failures]
+    """What stands beside every figure of this paper: data and model, runs and seeds, findings left out."""
+    renamed = shown.rename(columns={'model': 'encoder', 'model_label': 'backbone_label'})
+    own = records[records['experiment'] == EXPERIMENT]
+    notes = provenance.source(own, renamed, 'mean AUROC over findings on the test split', CITATION)
     left = {f'{row.dataset_label}: {", ".join(row.undefined)}' for row in shown.itertuples() if row.undefined}
     if left:
         notes.append(
             f'Findings without positives or negatives on test, left out of the mean: {"; ".join(sorted(left))}.'
         )
-    return notes
+    over = {sample(group).interval().over for _, group in shown.groupby([*TASK, 'method', 'rank'], dropna=False)}
+    return [*notes, *(words for name, words in provenance.INTERVALS.items() if name in over)]
 
 
 def percent(fraction: float) -> str:

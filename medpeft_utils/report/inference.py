@@ -9,7 +9,7 @@ training seeds, or, over several splits, takes the variance of Nadeau and Bengio
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -21,7 +21,6 @@ from medpeft_utils.core.errors import BadInput
 
 DRAWS, SEED, LEVEL, POWER = 1000, 0, 0.95, 0.8
 FEWEST = 3  # seeds, or splits, below which an interval says too little of training to decide anything
-CONSEQUENCE = 0.02  # the smallest difference of a score (0..1) that is of consequence, declared before the runs
 AVERAGES = ('weighted', 'macro', 'micro')
 
 
@@ -240,7 +239,7 @@ def _nadeau_bengio(means: np.ndarray, ratio: float, seeds: int, groups: int, lev
 
 
 @lru_cache(maxsize=32)
-def _multipliers(seeds: int, draws: int) -> np.ndarray:
+def multipliers(seeds: int, draws: int) -> np.ndarray:
     """[draws, seeds] weights that sum to zero: with them the mean of residuals is drawn by Student's t of seeds - 1."""
     generator = np.random.default_rng(SEED + 1)
     normal = generator.standard_normal((draws, seeds))
@@ -263,7 +262,7 @@ def _drawn(values: np.ndarray, draws: np.ndarray, groups: int) -> tuple[np.ndarr
     left = max(of_groups - twice, 0.0)
     shrunk = math.sqrt(left / of_groups) if of_groups > 0 else 0.0
     of_seeds = values.var(ddof=1) / count
-    moved = _multipliers(count, draws.shape[1]) @ (values - mean)
+    moved = multipliers(count, draws.shape[1]) @ (values - mean)
     return mean + wider * shrunk * (over_groups - mean) + moved, float(left), float(of_seeds)
 
 
@@ -330,163 +329,3 @@ def random_effects(parts: Sequence[Interval], level: float = LEVEL) -> Pooled:
     if count > 2:
         reach = stats.t.ppf((1 + level) / 2, count - 2) * math.sqrt(tau2 + 1 / weights.sum())
     return Pooled(found, (mean - reach, mean + reach), math.sqrt(tau2), count)
-
-
-# ---- verdicts
-
-REPRODUCED, CONTRADICTED, UNDECIDED, NOT_RUN = 'reproduced', 'contradicted', 'undecided', 'not run'
-VERDICTS = (REPRODUCED, CONTRADICTED, UNDECIDED, NOT_RUN)
-
-
-@dataclass(frozen=True)
-class Part:
-    """One part of a claim: a quantity that should be above zero; None where it was not run.
-
-    `scale`, `unit` and `digits` are for printing; `consequence` is in the quantity's own unit.
-    """
-
-    what: str
-    found: Interval | None
-    scale: float = 100.0
-    unit: str = 'points'
-    consequence: float = CONSEQUENCE
-    digits: int = 1
-
-    @property
-    def verdict(self) -> str:
-        """Reproduced: the interval lies above zero. Contradicted: it lies below what is of consequence. Fewer than
-        three seeds and splits decide nothing, however narrow the interval is."""
-        if self.found is None or math.isnan(self.found.value):
-            return NOT_RUN
-        if not self.found.decides:
-            return UNDECIDED
-        if self.found.low > 0:
-            return REPRODUCED
-        return CONTRADICTED if self.found.high < self.consequence else UNDECIDED
-
-    def __str__(self) -> str:
-        if self.verdict == NOT_RUN:
-            return f'{self.what}: not run'
-        return f'{self.what}: {self.found.text(self.scale, digits=self.digits)} {self.unit} ({about(self.found)})'
-
-    @property
-    def needs(self) -> str:
-        """What would decide it, in words."""
-        found = self.found
-        if found is None or not found.decides:
-            have = 0 if found is None else max(found.seeds, found.splits)
-            return f'at least {FEWEST} seeds or splits (there {"is" if have == 1 else "are"} {have})'
-        half, target = (found.high - found.low) / 2, max(abs(found.value), self.consequence)
-        more = max(half / target, 1.0) ** 2
-        of_groups, of_seeds = found.variances
-        if found.over == 'patients and seeds' and of_seeds > of_groups:
-            return f'about {math.ceil(more * found.seeds):,} seeds'
-        if found.groups:
-            times = math.ceil(10 * more) / 10
-            return (
-                f'about {times:g} times the {found.groups:,} test patients' if times > 1 else 'somewhat more patients'
-            )
-        return f'about {math.ceil(more * max(found.seeds, found.splits)):,} seeds'
-
-
-def about(found: Interval) -> str:
-    """What an interval is over, in words: '3 seeds, 412 patients'."""
-    words = [f'{found.splits} splits'] if found.splits > 1 else []
-    if found.seeds:
-        words.append(f'{found.seeds} seed{"s" if found.seeds > 1 else ""}')
-    if found.over == 'patients' or found.over == 'patients and seeds':
-        words.append(f'{found.groups:,} patients')
-    if found.over == 'seeds':
-        words.append('patients not drawn')
-    return ', '.join(words) or 'as printed'
-
-
-def judge(parts: Sequence[Part]) -> str:
-    """The verdict on a claim, each part of which must hold.
-
-    One part contradicted contradicts it; all reproduced reproduce it; a part that was not run leaves it undecided, and
-    where no part was run the claim was not run.
-    """
-    found = [part.verdict for part in parts]
-    if CONTRADICTED in found:
-        return CONTRADICTED
-    if not found or set(found) == {NOT_RUN}:
-        return NOT_RUN
-    return REPRODUCED if set(found) == {REPRODUCED} else UNDECIDED
-
-
-# ---- crossovers
-
-
-@dataclass(frozen=True)
-class Crossover:
-    """Where full fine-tuning overtakes: an estimate and its interval; sizes are fractions of the training images.
-
-    0 and inf lie outside what was run: full fine-tuning is ahead throughout, or the method still is. `inside` is the
-    share of draws that have a crossover between the smallest and the largest size.
-    """
-
-    estimate: float
-    low: float
-    high: float
-    inside: float
-    smallest: float
-    largest: float
-    over: str = ''
-
-    @property
-    def detectable(self) -> bool:
-        """Whether the whole interval lies within what was run."""
-        return not math.isnan(self.low) and self.smallest <= self.low and self.high <= self.largest
-
-    def words(self, value: float) -> str:
-        """A size in words: '51 %', '> 100 %' above the largest size that was run, '< 1 %' below the smallest."""
-        if math.isnan(value):
-            return '-'
-        if math.isinf(value):
-            return f'> {100 * self.largest:g} %'
-        return f'< {100 * self.smallest:g} %' if value == 0 else f'{100 * value:.{0 if value >= 0.095 else 1}f} %'
-
-    def __str__(self) -> str:
-        if math.isnan(self.estimate):
-            return 'none: fewer than two sizes were run'
-        text = {0.0: 'none: full FT ahead at every size', math.inf: 'none: still ahead with all images'}.get(
-            self.estimate, self.words(self.estimate)
-        )
-        if math.isnan(self.low):
-            return f'{text}; no interval'
-        text = f'{text}; 95 % {self.words(self.low)} to {self.words(self.high)}'
-        return text if self.detectable else f'none detectable ({text})'
-
-
-def crossover(gains: Mapping[float, Sample], locate: Callable[[Sequence[float], Sequence[float]], float]) -> Crossover:
-    """The crossover of one method, drawn over groups and seeds together where records hold rows, else over seeds.
-
-    A draw moves all sizes together: the groups of the test split are the same, and a seed is drawn with all its sizes,
-    whose subsets are nested.
-
-    Args:
-        gains: fraction of the training images to the method's score minus that of full fine-tuning.
-        locate: (fractions, gains) -> where the gain turns from plus to minus, as `report.crossover.locate`.
-    """
-    fractions = sorted(fraction for fraction in gains if len(gains[fraction].values))
-    if len(fractions) < 2:
-        return Crossover(math.nan, math.nan, math.nan, math.nan, *((fractions * 2)[:2] or (math.nan, math.nan)))
-    ends = fractions[0], fractions[-1]
-    samples = [gains[fraction] for fraction in fractions]
-    estimate = locate(fractions, [one.values.mean() for one in samples])
-    seeds = min(len(one.values) for one in samples)
-    rows = all(one.draws is not None for one in samples) and len({key[0] for one in samples for key in one.keys}) == 1
-    if rows:
-        drawn = np.stack([one.drawn() for one in samples], axis=1)  # [draws, sizes]
-    elif seeds >= FEWEST:
-        means = [(one.values.mean(), one.values) for one in samples]
-        drawn = np.stack([m + _multipliers(seeds, DRAWS) @ (v[:seeds] - v[:seeds].mean()) for m, v in means], axis=1)
-    else:
-        return Crossover(estimate, math.nan, math.nan, math.nan, *ends)
-    places = np.array([locate(fractions, draw) for draw in drawn])
-    # Sizes outside what was run are 0 or inf: only quantiles that are one of the draws make sense.
-    low, high = np.quantile(places, [0.025, 0.975], method='inverted_cdf')
-    inside = float(((places > 0) & np.isfinite(places)).mean())
-    over = ('patients and seeds' if seeds > 1 else 'patients') if rows else 'seeds'
-    return Crossover(estimate, float(low), float(high), inside, *ends, over)

@@ -65,6 +65,17 @@ def _write_csv(path: Path, data: pd.DataFrame) -> Path:
     return path
 
 
+def write_pictures(folder: Path, name: str, figure: matplotlib.figure.Figure, kind: str = 'svg') -> list[Path]:
+    """Write a figure as `kind` and as PDF; the same numbers give the same files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f'{name}.{kind}', folder / f'{name}.pdf']
+    nameless = {'svg': {'Date': None, 'Creator': None}, 'png': {'Software': None}}
+    with style.drawing():
+        figure.savefig(paths[0], dpi=200, metadata=nameless[kind])
+        figure.savefig(paths[1], metadata={'CreationDate': None, 'Producer': None, 'Creator': None})
+    return paths
+
+
 @dataclass(frozen=True, kw_only=True)
 class Output:
     """What tables and figures share.
@@ -119,11 +130,13 @@ class Table(Output):
         columns: the headings; the first `heads` of them head rows.
         rows: as printed; a missing cell is '-'.
         left: align cells to the left (text rather than numbers).
+        top: sentences above the table, such as the smallest difference that it can show.
     """
 
     columns: Sequence[str]
     rows: Sequence[Row]
     left: bool = False
+    top: Sequence[str] = ()
 
     @property
     def heads(self) -> int:
@@ -160,11 +173,13 @@ class Table(Output):
 
     def _repr_html_(self) -> str:
         notes = '<br>'.join(html.escape(note) for note in self.notes)
-        return f'<b>{html.escape(self.title)}</b>{self.styled().to_html()}<small>{notes}</small>'
+        above = ''.join(f'<br>{html.escape(line)}' for line in self.top)
+        return f'<b>{html.escape(self.title)}</b>{above}{self.styled().to_html()}<small>{notes}</small>'
 
     def markdown(self) -> str:
         """The table in Markdown, title above and notes beneath."""
-        lines = [f'**{self.title}**', '', '| ' + ' | '.join(self.columns) + ' |', '| --- ' * len(self.columns) + '|']
+        lines = [f'**{self.title}**', '', *(f'{line}\n' for line in self.top)]
+        lines += ['| ' + ' | '.join(self.columns) + ' |', '| --- ' * len(self.columns) + '|']
         for row, bold in zip(self.frame.to_numpy(), self.bold, strict=True):
             cells = [f'**{_markdown_text(c)}**' if b else _markdown_text(c) for c, b in zip(row, bold, strict=True)]
             lines.append('| ' + ' | '.join(cells) + ' |')
@@ -172,32 +187,37 @@ class Table(Output):
 
     def latex(self) -> str:
         """The table for LaTeX (packages booktabs and amssymb), notes in its caption."""
-        letters = 'l' * len(self.columns) if self.left else 'l' * self.heads + 'c' * (len(self.columns) - self.heads)
-        lines = ['\\begin{table}', '\\centering', '\\small', f'\\begin{{tabular}}{{{letters}}}', '\\toprule']
-        lines += [' & '.join(latex_text(column) for column in self.columns) + ' \\\\', '\\midrule']
-        for number, (row, bold) in enumerate(zip(self.frame.to_numpy(), self.bold, strict=True)):
-            lines += ['\\midrule'] if number and number in self.rules else []
-            cells = [f'\\textbf{{{latex_text(c)}}}' if b else latex_text(c) for c, b in zip(row, bold, strict=True)]
-            lines.append(' & '.join(cells) + ' \\\\')
-        caption = latex_text(' '.join([self.title.rstrip('.') + '.', *self.notes]))
-        lines += ['\\bottomrule', '\\end{tabular}', f'\\caption{{{caption}}}', f'\\label{{tab:{self.name}}}']
-        return '\n'.join([*lines, '\\end{table}', ''])
+        frame = self.frame.map(latex_text).set_axis([latex_text(column) for column in self.columns], axis=1)
+        weight = np.where(self.bold, 'textbf:--rwrap;', '')
+        text = len(self.columns) if self.left else self.heads
+        return (
+            frame.style.apply(lambda _: weight, axis=None)
+            .hide(axis='index')
+            .to_latex(
+                column_format='l' * text + 'c' * (len(self.columns) - text),
+                hrules=True,
+                position_float='centering',
+                caption=latex_text(' '.join([self.title.rstrip('.') + '.', *self.top, *self.notes])),
+                label=f'tab:{self.name}',
+            )
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Figure(Output):
-    """A drawn figure, and the numbers that are drawn."""
+    """A drawn figure, and the numbers that are drawn.
+
+    Args:
+        figure: drawn by matplotlib.
+        kind: of its file, 'svg', or 'png' where it is made of pictures.
+    """
 
     figure: matplotlib.figure.Figure
+    kind: str = 'svg'
 
     def save(self, folder: Path | str) -> list[Path]:
-        """As every output, with the picture as PNG (200 dpi) and PDF."""
-        paths = super().save(folder)
-        png, pdf = (Path(folder, f'{self.name}.{kind}') for kind in ('png', 'pdf'))
-        with style.drawing():
-            self.figure.savefig(png, dpi=200, metadata={'Software': None})
-            self.figure.savefig(pdf, metadata={'CreationDate': None, 'Producer': None, 'Creator': None})
-        return [png, pdf, *paths]
+        """As every output, with the picture as SVG (or PNG, 200 dpi) for pages and as PDF for LaTeX."""
+        return [*write_pictures(Path(folder), self.name, self.figure, self.kind), *super().save(folder)]
 
     def _repr_png_(self) -> bytes:
         from io import BytesIO
@@ -214,7 +234,7 @@ class Figure(Output):
         lines = [
             f'**{self.title}**',
             '',
-            f'![{self.title}]({self.name}.png)',
+            f'![{self.title}]({self.name}.{self.kind})',
             '',
             *(f'{note}  ' for note in self.notes),
         ]
@@ -250,7 +270,7 @@ class Nothing(Output):
 
     def save(self, folder: Path | str) -> list[Path]:
         """Write nothing, and remove what an earlier report wrote under this name."""
-        names = [f'{self.name}.{kind}' for kind in ('png', 'pdf', 'csv', 'md', 'tex')]
+        names = [f'{self.name}.{kind}' for kind in ('svg', 'png', 'pdf', 'csv', 'md', 'tex')]
         for name in [*names, *(f'{self.name}_{suffix}.csv' for suffix in self.suffixes)]:
             Path(folder, name).unlink(missing_ok=True)
         return []

@@ -1,53 +1,119 @@
-"""What stands beside every figure and table: which data, which backbone, how many seeds and runs, what is missing."""
+"""What stands beside every figure and table: which data, which backbone, how many seeds and runs, what to beware of."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable
 
 import pandas as pd
 
 from medpeft_utils.report import paper, scores
 
-SPREAD = 'mean ± standard deviation over seeds, in points (hundredths of F1)'
+INTERVALS = {
+    'patients and seeds': 'Brackets: 95 %, patients (or lesions) and training seeds drawn together, differences paired.',
+    'patients': 'Brackets: 95 % over patients (or lesions) of one trained network; training randomness is not included.',
+    'seeds': 'Brackets: 95 % over seeds alone. Intervals over patients are not available: these records hold no rows.',
+    'splits': 'Brackets: 95 % over splits, with the variance of Nadeau and Bengio.',
+}
 
 
 def is_synthetic(chosen: pd.DataFrame) -> bool:
     """True where any of these scores is of synthetic images."""
-    return bool(chosen['synthetic'].fillna(False).astype(bool).any())
+    return len(chosen) > 0 and bool(chosen['synthetic'].fillna(False).astype(bool).any())
 
 
-def _listed(names: Iterable[str], most: int = 8) -> str:
+def title(text: str, chosen: pd.DataFrame) -> str:
+    """A title that says where images are synthetic."""
+    return text + (', synthetic images' if is_synthetic(chosen) else '')
+
+
+def listed(names: Iterable[str], most: int = 8) -> str:
+    """Names in a row, each once, the rest counted."""
     names = list(dict.fromkeys(names))
     return ', '.join(names[:most]) + (f' and {len(names) - most} more' if len(names) > most else '')
 
 
-def _seeds(chosen: pd.DataFrame) -> str:
-    counts = chosen.groupby(scores.CELL)['seed'].nunique()
-    low, high = counts.min(), counts.max()
-    if low == high:
-        return f'{high} seed{"s" if high > 1 else ""} a cell'
-    return f'{low} to {high} seeds a cell ({int((counts < high).sum())} of {len(counts)} cells have fewer than {high})'
+def from_to(values: Iterable[float], what: str = '') -> str:
+    """'3 seeds', or '1 to 3 seeds'; numbers in three digits."""
+    known = [value for value in values if value == value]
+    if not known:
+        return ''
+    low, high = f'{min(known):,.4g}', f'{max(known):,.4g}'
+    text = low if low == high else f'{low} to {high}'
+    return f'{text} {what}{"s" if what and high != "1" else ""}'.strip()
 
 
-def describe(records: pd.DataFrame, chosen: pd.DataFrame, f1: str, spread: bool = True) -> list[str]:
-    """Sentences on data, backbones, seeds and runs.
+def source(records: pd.DataFrame, chosen: pd.DataFrame, about: str, citation: str = paper.CITATION) -> list[str]:
+    """Data, backbones, runs and seeds of what is shown, failed runs, and how far it was trained.
 
     Args:
         records: all records of the study, for runs that failed.
-        chosen: the scores that are shown, as from `scores.seed_scores`.
-        f1: the average of F1 that they hold.
-        spread: whether a spread over seeds is shown.
+        chosen: the runs that are shown: columns dataset_label, backbone_label, synthetic, seed, and those of CELL.
+        about: what the numbers are, such as 'weighted F1 on the test split'.
+        citation: of the paper whose numbers stand here where nothing was run.
     """
-    if scores.is_published(records):
-        return [f"The paper's own numbers ({paper.CITATION}); it does not say which average of F1 it prints."]
     failed = records[records['status'] != 'done']
     failures = f' {len(failed)} run{"s" if len(failed) > 1 else ""} of the study failed.' if len(failed) else ''
     if chosen.empty:
-        return [f"No run of this study belongs here: the numbers are the paper's ({paper.CITATION})." + failures]
+        return [f"No run of this study belongs here: the numbers are the paper's ({citation})." + failures]
     synthetic = 'SYNTHETIC images. ' if is_synthetic(chosen) else ''
-    data = f'{synthetic}Data: {_listed(chosen["dataset_label"])}. Backbones: {_listed(chosen["backbone_label"])}.'
-    runs = f'{len(chosen)} runs, {_seeds(chosen)}; {f1} F1 on the test split' + (f', {SPREAD}.' if spread else '.')
-    return [data, runs + failures]
+    data = f'{synthetic}Data: {listed(chosen["dataset_label"])}. Backbones: {listed(chosen["backbone_label"])}.'
+    cells = [name for name in (*scores.CELL, 'head', 'steps') if name in chosen]
+    by_cell = chosen.groupby(cells, dropna=False)
+    folds = from_to(by_cell['split'].nunique(), 'split') if 'split' in chosen else ''
+    many = '' if folds in ('', '1 split') else f', {folds}'
+    runs = f'{len(chosen)} runs, {from_to(by_cell["seed"].nunique(), "seed")} a cell{many}; {about}.'
+    return [f'{data} {runs}{failures}', *trained(chosen), *cautions(chosen)]
+
+
+def trained(chosen: pd.DataFrame) -> list[str]:
+    """Steps and passes over the training images, of all that is shown."""
+    if 'steps' not in chosen or chosen['steps'].isna().all():
+        return []
+    shown = chosen[chosen['method'] != 'Linear Probing']
+    steps, passes = from_to(shown['steps'].dropna().astype(int), 'step'), from_to(shown['passes'].round(1), '')
+    return [f'Trained for {steps}, {passes} passes over the training images.'] if steps and passes else []
+
+
+def cautions(chosen: pd.DataFrame) -> list[str]:
+    """Runs that answer one class for every image, and searches that ended at an edge, counted and named."""
+    found = []
+    if 'one_class' in chosen and (one := chosen[chosen['one_class'] != '']).shape[0]:
+        names = listed(f'{r.method} on {r.data} with {r.encoder} ("{r.one_class}")' for r in one.itertuples())
+        found.append(f'{len(one)} of {len(chosen)} runs answer one class for every image: {names}.')
+    if 'edge' in chosen and (edge := chosen[chosen['edge'] != '']).shape[0]:
+        names = listed(f'{r.method} on {r.data} ({r.edge})' for r in edge.itertuples())
+        found.append(f'{len(edge)} of {len(chosen)} runs have a rate at the edge of the widened search: {names}.')
+    return found
+
+
+def describe(records: pd.DataFrame, chosen: pd.DataFrame, f1: str) -> list[str]:
+    """`source` for scores of classification, and what their intervals are over."""
+    if scores.is_published(records):
+        return [f"The paper's own numbers ({paper.CITATION}); it does not say which average of F1 it prints."]
+    return [*source(records, chosen, f'{f1} F1 on the test split'), *intervals(chosen)]
+
+
+def intervals(chosen: pd.DataFrame) -> list[str]:
+    """What the intervals of these runs are over, in a sentence; none where there are none."""
+    if chosen.empty:
+        return []
+    over = {scores.sample(group).interval().over for _, group in chosen.groupby(scores.CELL)}
+    return [INTERVALS[name] for name in INTERVALS if name in over]
+
+
+def smallest(chosen: pd.DataFrame) -> list[str]:
+    """What stands on top of a table: the smallest difference that each test set can show."""
+    found = scores.smallest(chosen)
+    if found.empty:
+        return ['No difference can be shown: fewer than three seeds and splits, and no rows of the test split.']
+    words = []
+    for data, group in found.groupby('data', sort=False):
+        of = f' ({group["groups"].max():,} patients or lesions)' if group['groups'].max() else ''
+        words.append(f'{data}{of} {from_to((100 * group["smallest"]).round(1))} points')
+    return [
+        f'Smallest difference from full FT that would be detected in four of five such studies: {"; ".join(words)}.'
+    ]
 
 
 def rates(records: pd.DataFrame, chosen: pd.DataFrame) -> list[str]:
@@ -57,14 +123,14 @@ def rates(records: pd.DataFrame, chosen: pd.DataFrame) -> list[str]:
         records: all records of the study; their column 'record' holds them whole.
         chosen: the scores that are shown, as from `scores.seed_scores`.
     """
-    whole = records.set_index('run').get('record', pd.Series(dtype=object))
+    whole = records.drop_duplicates('run').set_index('run').get('record', pd.Series(dtype=object))
     by_backbone: dict[str, list[str]] = {}
     for run, label in zip(chosen['run'], chosen['backbone_label'], strict=True):
-        if run in whole:
+        if run in whole.index and isinstance(whole[run], dict):
             way = _way(whole[run])
             if way not in by_backbone.setdefault(label, []):
                 by_backbone[label].append(way)
-    said = {label: ' or '.join(ways) for label, ways in by_backbone.items()}
+    said = {label: ' or '.join(sorted(ways)) for label, ways in by_backbone.items()}
     if len(set(said.values())) > 1:
         return ['Learning rates: ' + '; '.join(f'{label} {ways}' for label, ways in said.items()) + '.']
     return [f'Learning rates: {ways}.' for ways in set(said.values())]
@@ -74,22 +140,11 @@ def _way(record: dict) -> str:
     """How a record's learning rate was found, in words."""
     rate, share = record['learning_rate'], record['parameters'].get('search_fraction')
     if rate['how'] != 'searched':
-        return {'default': "each method's default", 'given': 'as the grid gives them'}[rate['how']]
+        fixed = {'default': "each method's default", 'given': 'as the grid gives them'}
+        return fixed.get(rate['how'], str(rate['how']))
     where = f'once with {100 * share:g} % of the images' if share else 'with each share of the images'
     return f'the best of {len(rate["trials"])} on validation, searched {where}'
 
 
-def missing(wanted: Sequence[tuple], have: Iterable[tuple]) -> str:
-    """A sentence on which of the wanted cells (tuples of names) are missing; a name with no cell is said once."""
-    have = set(have)
-    absent = [cell for cell in wanted if cell not in have]
-    if not absent:
-        return f'None of the {len(wanted)} cells is missing.'
-    names = []
-    for position in range(len(wanted[0])):  # a name under which every cell is missing is said once
-        empty = [n for n in dict.fromkeys(c[position] for c in absent) if not any(h[position] == n for h in have)]
-        names += [str(name) for name in empty]
-        absent = [cell for cell in absent if cell[position] not in empty]
-    names += [' '.join(map(str, cell)) for cell in absent]
-    count = sum(cell not in have for cell in wanted)
-    return f'Missing, shown as "-": {count} of {len(wanted)} cells ({_listed(names)}).'
+def known(value: float) -> bool:
+    return value is not None and not math.isnan(value)

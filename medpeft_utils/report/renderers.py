@@ -8,8 +8,12 @@ A module of this folder that declares one is found by itself.
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medpeft_utils.core.registry import Registry
@@ -45,3 +49,23 @@ def renderer(name: str, title: str, question: str):
         return draw
 
     return register
+
+
+@cache
+def discovered() -> Registry[Renderer]:
+    """Every renderer of the folder."""
+    import medpeft_utils.report
+
+    for module in sorted(module.name for module in pkgutil.iter_modules(medpeft_utils.report.__path__)):
+        importlib.import_module(f'medpeft_utils.report.{module}')
+    return RENDERERS
+
+
+def render(name: str, records: pd.DataFrame, f1: str = 'weighted') -> Output:
+    """Draw one figure or table. Raises UnknownName where there is none of that name."""
+    return discovered()[name].draw(records, f1)
+
+
+def render_all(records: pd.DataFrame, folder: Path | str, f1: str = 'weighted') -> list[Path]:
+    """Draw and save every figure and table; give back the paths."""
+    return [path for name in discovered() for path in render(name, records, f1).save(folder)]

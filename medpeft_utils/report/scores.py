@@ -1,23 +1,24 @@
-"""From records to scores: one number a cell and seed, means and spreads over seeds, gains paired by seed."""
+"""From records to scores: one number a run with its draws over patients, and samples, means and gains of them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from medpeft_utils.core.errors import BadInput
 from medpeft_utils.report import paper
+from medpeft_utils.report.inference import AVERAGES, Interval, Sample, TestSplit
 
-AVERAGES = ('weighted', 'macro', 'micro')
 CELL = ['encoder', 'data', 'method', 'fraction']
 RANDOM = ', random weights'
 TABLE_EXPERIMENTS = ('cnn', 'vit')
 FIGURE1_EXPERIMENTS = ('low_data_regime',)
-ELSEWHERE = ('cxr_lora_vs_full', 'text_to_image')  # of other papers, or without F1; other modules report them
+PROTOCOL = 'protocol'  # the experiment of Figure 4, whose cells differ in head and steps
+ELSEWHERE = ('cxr_lora_vs_full', 'text_to_image', PROTOCOL)  # without F1, or with variants; other modules report them
+FULL = 'Full FT'
 
 
 def is_published(records: pd.DataFrame) -> bool:
@@ -31,54 +32,142 @@ def roles(records: pd.DataFrame) -> pd.Series:
     return records['encoder_role'].replace('', np.nan).fillna(bare) if 'encoder_role' in records else bare
 
 
-def _random_weights(records: pd.DataFrame) -> pd.Series:
+def random_weights(records: pd.DataFrame) -> pd.Series:
     """A suffix that keeps runs from random weights apart from those of the pre-trained encoder."""
     weights = records.get('weights', pd.Series('', records.index))
     return weights.eq('random').map({True: RANDOM, False: ''}).astype(str)
+
+
+# ---- rows of the test split, where records hold them
+
+_SPLITS: dict[int, TestSplit] = {}
+_DRAWS: dict[tuple, np.ndarray] = {}
+
+
+def test_rows(record: Mapping | None, split: str = 'test'):
+    """Labels, groups, arg_max and scores of a record's rows (`training.rows.read`); None where it holds none."""
+    if not record or split not in (record.get('rows') or {}):
+        return None
+    from medpeft_utils.training import rows
+
+    return rows.read(record, split)
+
+
+def split_of(labels: np.ndarray, groups: np.ndarray, classes: int) -> TestSplit:
+    """The `TestSplit` of these rows; the same object for equal rows."""
+    key = hash((labels.tobytes(), np.asarray(groups).tobytes(), classes))
+    if key not in _SPLITS:
+        _SPLITS[key] = TestSplit(labels, groups, classes)
+    return _SPLITS[key]
+
+
+def _drawn(record: Mapping | None, average: str) -> tuple[np.ndarray | None, int]:
+    """F1 of a run as [1 + draws], and its number of groups; (None, 0) for a record without rows."""
+    found = test_rows(record)
+    if found is None:
+        return None, 0
+    labels, groups, predicted, _ = found
+    key = (hash((labels.tobytes(), np.asarray(groups).tobytes(), np.asarray(predicted).tobytes())), average)
+    split = split_of(labels, groups, len(record['data']['classes']))
+    if key not in _DRAWS:
+        _DRAWS[key] = split.f1(predicted, average).astype(np.float32)
+    return _DRAWS[key], split.groups
+
+
+# ---- one row a run
 
 
 def seed_scores(records: pd.DataFrame, f1: str = 'weighted', prefer: Sequence[str] = ()) -> pd.DataFrame:
     """One row for each cell and seed of the records that are done.
 
     Args:
-        records: a study's records, as `medpeft_utils.study.records.load` gives them.
+        records: a study's records, as `source.load` gives them.
         f1: the average of F1: 'weighted', 'macro' or 'micro'.
         prefer: experiments whose records win where others hold the same cell (Figure 1's 100 % is one of Table 3).
     Returns:
-        Columns encoder, data, method (as the paper names them), fraction, seed, score (0..1), spread and printed (of
-        the paper's numbers), backbone_label, dataset_label, synthetic, train_images, trainable_parameters,
-        head_parameters, total_parameters, run.
+        Columns encoder, data, method (as the paper names them), fraction, seed, split, score (0..1), draws ([1 + B] or
+        None), groups, ratio (test over training images), spread and printed (of the paper's numbers), family,
+        backbone_label, dataset_label, synthetic, train_images, trainable_parameters, head_parameters,
+        total_parameters, head, steps, passes, one_class (the class that the run answers for every image, or ''), run.
     Raises:
         BadInput: an unknown average, or two records for one cell and seed.
     """
+    kept = records[~records['experiment'].isin(ELSEWHERE)]
+    return _one_a_seed(run_scores(kept, f1, prefer))
+
+
+def run_scores(records: pd.DataFrame, f1: str = 'weighted', prefer: Sequence[str] = ()) -> pd.DataFrame:
+    """As `seed_scores`, with every run, and a column `second` for those of experiments that are not preferred."""
     if f1 not in AVERAGES:
         raise BadInput(f'unknown average of F1 {f1!r}; known: {", ".join(AVERAGES)}')
-    done = records[(records['status'] == 'done') & ~records['experiment'].isin(ELSEWHERE)]
+    done = records[(records['status'] == 'done')]
     scores = pd.DataFrame(
         {
-            'encoder': roles(done).astype(str) + _random_weights(done),
+            'encoder': roles(done).astype(str) + random_weights(done),
             'data': done['dataset_label'].astype(str).str.replace(' (synthetic)', '', regex=False),
             'method': done['method_label'].astype(str),
             'fraction': done['fraction'].astype(float).round(6),
             'seed': done['seed'].astype(int),
-            'score': done[f'f1_{f1}'].astype(float),
+            'score': done.get(f'f1_{f1}', pd.Series(math.nan, done.index)).astype(float),
+            'experiment': done['experiment'],
             'second': ~done['experiment'].isin(prefer),
         }
     )
-    carried = ['backbone_label', 'dataset_label', 'synthetic', 'train_images']
+    carried = ['backbone_label', 'dataset_label', 'synthetic', 'train_images', 'family']
     carried += ['trainable_parameters', 'head_parameters', 'total_parameters']
     for column in carried:
         scores[column] = done.get(column, np.nan)
-    scores['backbone_label'] = scores['backbone_label'].astype(str) + _random_weights(done)
+    scores['backbone_label'] = scores['backbone_label'].astype(str) + random_weights(done)
     scores['spread'] = done.get('f1_spread', np.nan)
     scores['printed'] = done['profile'] == paper.PUBLISHED
-    return _one_a_seed(scores.assign(run=done['run']))
+    whole = done.get('record', pd.Series(None, done.index, dtype=object))
+    about = pd.DataFrame([_about(record, f1) for record in whole], index=done.index, columns=list(_about(None, f1)))
+    return pd.concat([scores, about], axis=1).assign(run=done['run'])
+
+
+def _about(record: Mapping | None, f1: str) -> dict:
+    """What a record holds beside its score; defaults where there is no whole record."""
+    if not isinstance(record, Mapping):
+        found = {'split': '', 'draws': None, 'groups': 0, 'ratio': 0.25, 'head': '', 'steps': math.nan}
+        return found | {'passes': math.nan, 'one_class': '', 'edge': ''}
+    draws, groups = _drawn(record, f1)
+    counts = record['data']['counts']
+    found = {'split': record['data'].get('split_hash', ''), 'draws': draws, 'groups': groups}
+    found['ratio'] = counts['test'] / max(counts['train'], 1) if 'test' in counts else 0.25
+    return found | training_of(record) | {'one_class': one_class(record)}
+
+
+def training_of(record: Mapping) -> dict:
+    """How a run was trained: head, steps, passes over the images, and at which edge its search ended ('' for none)."""
+    training, last = record.get('training') or {}, (record.get('curve') or [{}])[-1]
+    return {
+        'head': training.get('head') or record['parameters'].get('head') or '',
+        'steps': float(training.get('steps') or last.get('step') or math.nan),
+        'passes': float(training.get('epochs') or last.get('epoch') or math.nan),
+        'edge': str(record.get('learning_rate', {}).get('edge') or ''),
+    }
+
+
+def one_class(record: Mapping) -> str:
+    """The class that a run answers for every test image, '' where it answers several."""
+    by_class = record['metrics'].get('per_class') or {}
+    recalls = [(values.get('recall'), name) for name, values in by_class.items() if values.get('support')]
+    if len(recalls) < 2 or any(recall is None for recall, _ in recalls):
+        return ''
+    full = [name for recall, name in recalls if recall == 1]
+    return full[0] if len(full) == 1 and all(recall in (0, 1) for recall, _ in recalls) else ''
 
 
 def _one_a_seed(scores: pd.DataFrame) -> pd.DataFrame:
     best = scores.groupby(CELL)['second'].transform('min')  # of a whole cell: seeds of two protocols do not mix
     kept = scores[scores['second'] == best]
-    twice = kept.duplicated([*CELL, 'seed'], keep=False)
+    heads = kept.groupby(CELL)['head'].transform('nunique')
+    kept = kept[(heads < 2) | kept['head'].isin(['own', ''])]  # a cell that was run with several heads: their own
+    steps = kept.groupby([*CELL, 'seed', 'split'])['steps'].transform('max')
+    varied = kept.groupby(CELL)['steps'].transform('nunique') > 1
+    several = kept.duplicated([*CELL, 'seed', 'split'], keep=False)
+    kept = kept[~(varied & several) | (kept['steps'] == steps)]  # and with several numbers of steps: the most
+    twice = kept.duplicated([*CELL, 'seed', 'split'], keep=False)
     if twice.any():
         first = kept[twice].iloc[0]
         runs = kept[(kept[[*CELL, 'seed']] == first[[*CELL, 'seed']]).all(axis=1)]['run']
@@ -90,25 +179,84 @@ def _one_a_seed(scores: pd.DataFrame) -> pd.DataFrame:
     return kept.drop(columns='second').reset_index(drop=True)
 
 
-def interval(values: Iterable[float], level: float = 0.95) -> tuple[float, float]:
-    """The interval of the mean by Student's t over seeds; (NaN, NaN) for fewer than three values."""
-    values = np.asarray(list(values), dtype=float)
-    if len(values) < 3:
-        return math.nan, math.nan
-    half = stats.t.ppf((1 + level) / 2, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
-    return float(values.mean() - half), float(values.mean() + half)
+def table_scores(records: pd.DataFrame, f1: str = 'weighted') -> pd.DataFrame:
+    """`seed_scores` of the tables: with all images, and the tables' own experiments with fewer as data of their own."""
+    chosen = seed_scores(records, f1, prefer=TABLE_EXPERIMENTS)
+    less = chosen['fraction'] < 1
+    chosen = chosen[~less | chosen['experiment'].isin(TABLE_EXPERIMENTS)].copy()
+    words = chosen['data'] + chosen['fraction'].map(lambda fraction: f', {100 * fraction:g} %')
+    chosen['data'] = chosen['data'].where(chosen['fraction'] == 1, words)
+    return chosen
+
+
+# ---- samples of cells
+
+
+def sample(rows: pd.DataFrame) -> Sample:
+    """The runs of one cell as a `Sample`: with draws over patients where every run holds its rows."""
+    keys = tuple(zip(rows['split'], rows['seed'], strict=True))
+    values = rows['score'].to_numpy(dtype=float)
+    if not len(rows) or any(one is None for one in rows['draws']):
+        return Sample(keys, values, ratio=float(rows['ratio'].mean()) if len(rows) else 0.25)
+    draws = np.stack([one[1:] for one in rows['draws']]).astype(float)
+    return Sample(keys, values, draws, int(rows['groups'].iloc[0]), float(rows['ratio'].mean()))
+
+
+def gain(rows: pd.DataFrame, method: str, baseline: str = FULL) -> Sample:
+    """A method's score minus the baseline's, paired, on the rows of one encoder, data set and data size."""
+    return sample(rows[rows['method'] == method]) - sample(rows[rows['method'] == baseline])
+
+
+def gains_by(scores: pd.DataFrame, method: str, baseline: str = FULL, by: Sequence[str] = ('encoder', 'data')):
+    """{key: `gain`} for each key of the columns `by` under which both were run, in the order of the rows."""
+    found = {}
+    for key, rows in scores.groupby(list(by), sort=False):
+        one = gain(rows, method, baseline)
+        if len(one.values):
+            found[key] = one
+    return found
+
+
+def mean_gain(rows: pd.DataFrame, method: str, baseline: str = FULL) -> Interval:
+    """A method minus another, averaged over these very data sets (no claim on further ones)."""
+    parts = [one.interval() for one in gains_by(rows, method, baseline, by=('data',)).values()]
+    if not parts or not all(part.known for part in parts):
+        return Interval(float(np.mean([part.value for part in parts])) if parts else math.nan)
+    if len(parts) == 1:
+        return parts[0]
+    value, error = (float(np.mean([p.value for p in parts])), math.hypot(*(p.error for p in parts)) / len(parts))
+    widths = [(p.high - p.low) / 2 / max(p.error, 1e-12) for p in parts]
+    half = max(widths) * error
+    return Interval(value, value - half, value + half, error, parts[0].over, sum(p.groups for p in parts))
 
 
 def summarise(scores: pd.DataFrame, by: Sequence[str] = CELL) -> pd.DataFrame:
-    """Mean, standard deviation (n - 1), 95 % t interval and number of seeds of each cell; 0 for printed numbers."""
+    """Mean, standard deviation over runs (n - 1), 95 % interval, and number of seeds of each cell; 0 for printed ones."""
     rows = []
     for key, group in scores.groupby(list(by), sort=False):
-        low, high = interval(group['score'])
-        printed = group['printed'].any()
+        printed = bool(group['printed'].any())
+        found = Interval(float(group['score'].mean())) if printed else sample(group).interval()
         spread = group['spread'].iloc[0] if printed else group['score'].std(ddof=1)
-        row = dict(zip(by, key, strict=True), mean=group['score'].mean(), sd=spread, low=low, high=high)
-        rows.append({**row, 'seeds': 0 if printed else group['seed'].nunique()})
-    return pd.DataFrame(rows, columns=[*by, 'mean', 'sd', 'low', 'high', 'seeds'])
+        row = dict(zip(by, key, strict=True), mean=found.value, sd=spread, low=found.low, high=found.high)
+        rows.append({**row, 'seeds': 0 if printed else group['seed'].nunique(), 'over': found.over})
+    return pd.DataFrame(rows, columns=[*by, 'mean', 'sd', 'low', 'high', 'seeds', 'over'])
+
+
+def smallest(scores: pd.DataFrame, baseline: str = FULL) -> pd.DataFrame:
+    """The smallest difference that each test set can show: the median over methods of theirs to the baseline.
+
+    Returns:
+        Columns encoder, data, smallest (0..1; NaN where no interval is known), groups, over.
+    """
+    rows = []
+    for (encoder, data), group in scores.groupby(['encoder', 'data'], sort=False):
+        others = [method for method in dict.fromkeys(group['method']) if method != baseline]
+        found = [gain(group, method, baseline).interval() for method in others]
+        known = [one for one in found if one.known]
+        if known:
+            least = float(np.median([one.smallest for one in known]))
+            rows.append((encoder, data, least, known[0].groups, known[0].over))
+    return pd.DataFrame(rows, columns=['encoder', 'data', 'smallest', 'groups', 'over'])
 
 
 def grid(scores: pd.DataFrame, methods: Sequence[str], encoders: Sequence[str]) -> pd.DataFrame:
@@ -123,33 +271,7 @@ def complete(table: pd.DataFrame) -> pd.DataFrame:
     return table.dropna(axis=1, how='all').dropna(axis=0, how='any')
 
 
-def averages(scores: pd.DataFrame, blocks: pd.DataFrame) -> pd.DataFrame:
-    """Averages over blocks, method by method, with the spread over seeds of the seed's own average.
-
-    Args:
-        scores: as from `seed_scores`.
-        blocks: complete rows of a `grid`, indexed by (encoder, data).
-    Returns:
-        Indexed by method: mean, sd, low, high, seeds. The spread is over the seeds that every block has.
-    """
-    inside = pd.MultiIndex.from_frame(scores[['encoder', 'data']]).isin(blocks.index)
-    inside = scores[inside & scores['method'].isin(blocks.columns)]
-    rows = {}
-    for method in blocks.columns:
-        by_seed = inside[inside['method'] == method].pivot_table(
-            index='seed', columns=['encoder', 'data'], values='score'
-        )
-        whole = by_seed.dropna().mean(axis=1)
-        low, high = interval(whole)
-        printed = inside['printed'].any()
-        sd = math.nan if printed else whole.std(ddof=1)
-        rows[method] = {'mean': blocks[method].mean(), 'sd': sd, 'low': low, 'high': high, 'seeds': len(whole)}
-    return pd.DataFrame.from_dict(rows, orient='index', columns=['mean', 'sd', 'low', 'high', 'seeds'])
-
-
-def gains(scores: pd.DataFrame, method: str, baseline: str = 'Full FT') -> pd.DataFrame:
-    """Score of the method less the baseline's, paired by seed; columns encoder, data, fraction, seed, gain."""
-    by = ['encoder', 'data', 'fraction', 'seed']
-    one = scores[scores['method'] == method].set_index(by)['score']
-    other = scores[scores['method'] == baseline].set_index(by)['score']
-    return (one - other).dropna().rename('gain').reset_index()
+def in_order(found: Iterable[str], known: Sequence[str]) -> list[str]:
+    """Names in the order of the paper, those that it does not know after them as they come."""
+    found = list(dict.fromkeys(found))
+    return [name for name in known if name in found] + [name for name in found if name not in known]

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 
 TEXT_WIDTH = 7.0  # inches, across two columns
 INK, GREY, PALE = '#222222', '#6b6b6b', '#c8c8c8'
+# Okabe and Ito's blue, vermilion and yellow, legible to colour-blind readers, each with its word beside it.
+VERDICTS = {'reproduced': '#0072b2', 'contradicted': '#d55e00', 'undecided': '#f0e442', 'not run': '#d9d9d9'}
 
 # seaborn's 'colorblind' palette by position; methods of the two families that do the same share a colour.
 _LOOKS = {  # method: (position in the palette, marker, line style)
@@ -30,14 +32,18 @@ _LOOKS = {  # method: (position in the palette, marker, line style)
 _OTHERS = ('<', '>', 'p', '*', '8')
 
 
-def look(method: str) -> dict[str, str]:
-    """Colour, marker and line style of a method; one that the paper does not have gets a look by its name."""
+def palette() -> list[str]:
+    """The ten colours of seaborn's colour-blind palette."""
     import seaborn
 
-    palette = seaborn.color_palette('colorblind').as_hex()
+    return seaborn.color_palette('colorblind').as_hex()
+
+
+def look(method: str) -> dict[str, str]:
+    """Colour, marker and line style of a method; one that the paper does not have gets a look by its name."""
     number = sum(map(ord, method))
     position, marker, line = _LOOKS.get(method, (6 + 2 * (number % 2), _OTHERS[number % len(_OTHERS)], '-.'))
-    return {'color': palette[position], 'marker': marker, 'linestyle': line}
+    return {'color': palette()[position], 'marker': marker, 'linestyle': line}
 
 
 @contextmanager
@@ -72,6 +78,7 @@ def drawing():
         'lines.markersize': 4.5,
         'pdf.fonttype': 42,  # TrueType: text in the PDF stays text
         'ps.fonttype': 42,
+        'svg.hashsalt': 'medpeft',  # the same figure gives the same file
         'savefig.dpi': 200,
         'figure.dpi': 110,
     }

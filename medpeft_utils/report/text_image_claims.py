@@ -1,55 +1,46 @@
-"""What the first paper claims of generation, and what a study's records say to each claim.
-
-As `claims.py` does for the classification half: every claim is one function with its decision rule in its docstring.
-"""
+"""What the first paper claims of generation, and what a study's records say to each claim, as in `paper_claims.py`."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import pandas as pd
 
-from medpeft_utils.core.registry import Registry
-from medpeft_utils.report import scores
+from medpeft_utils.report import provenance, scores
 from medpeft_utils.report import text_image_scores as ti
-from medpeft_utils.report.claims import Claim, Verdict
-from medpeft_utils.report.claims_page import COLUMNS, ClaimsPage, printed_row, section
-from medpeft_utils.report.evidence import CONSISTENT, NOT, REPRODUCED, UNANSWERED, Evidence, judge, pooled
+from medpeft_utils.report.claims import Answer, Claims, ClaimsPage
+from medpeft_utils.report.inference import Interval, combine, random_effects
 from medpeft_utils.report.renderers import renderer
+from medpeft_utils.report.verdicts import CONTRADICTED, REPRODUCED, UNDECIDED, Part
 
 TITLE = "The paper's claims on generation, and what these records say"
-MISSING_RUNS = Verdict(UNANSWERED, (), 'The records hold no run that bears on it.')
-FEWEST_SEEDS = 3  # of training, for 'reproduced'
-SEEDS = (
-    'With fewer than three training seeds the intervals are over sampling seeds, the chance of training is not in '
-    'them, and no verdict is better than consistent.'
-)
+SEEDS = 'Intervals are over training seeds, paired by sampling seed; with fewer than three seeds nothing is decided.'
 PAPER_BETTER, PAPER_PEFT = 6, 7  # PEFT methods with a lower average FID than full fine-tuning's, of how many
 
 
 class Study:
-    """Records as the claims need them: FID by set, data size, method and seed; the paper's own for its records."""
+    """Records as the claims need them: KID (FID where it is not held) by set, size, method and seed."""
 
-    def __init__(self, records: pd.DataFrame):
-        self.runs, self.printed = ti.runs(records), scores.is_published(records)
-        self.values = ti.published() if self.printed else ti.against_base(self.runs)
+    def __init__(self, records: pd.DataFrame, f1: str = 'weighted'):
+        self.runs, printed = ti.runs(records), scores.is_published(records)
+        self.values = ti.published() if printed else ti.against_base(self.runs)
+        self.metric = 'kid' if 'kid' in self.values and self.values['kid'].notna().all() and len(self.values) else 'fid'
         self.methods = [m for m in ti.METHODS if m in set(self.values['method'])]
-        self.few = self.printed or self.values.groupby(ti.CELL)['seed'].nunique().min() < FEWEST_SEEDS
 
-    def gain(self, better: str, worse: str) -> Evidence | None:
-        """By how much the FID of one method lies below another's, over sets and data sizes."""
-        apart = ti.gains(self.values, better, worse)
-        return pooled(f'FID of {worse} less {better}', apart, printed=self.printed, scale=1.0, unit='FID')
-
-    def gains(self, better: str, others: Sequence[str]) -> list[Evidence]:
-        """`gain` over each of the others that was run."""
-        found = (self.gain(better, other) for other in others if other != better)
-        return [one for one in found if one is not None]
-
-    def capped(self, verdict: str) -> str:
-        """A verdict that is no better than the training seeds allow."""
-        return CONSISTENT if verdict == REPRODUCED and self.few else verdict
+    def parts(self, better: str, others: Sequence[str]) -> list[Part]:
+        """By how much a method's distance lies below those of others: a part for each other, pooled over sets and sizes
+        by the mean of a seed (with three sets or more by random effects)."""
+        found, words = [], self.metric.upper()
+        scale, digits = (1000.0, 1) if self.metric == 'kid' else (1.0, 1)
+        for other in others:
+            by_set = ti.gains(self.values, better, other, self.metric)
+            if other == better or not by_set:
+                continue
+            each = [one.interval() for one in by_set.values()]
+            one = random_effects(each).mean if len(each) > 2 and all(e.known for e in each) else _mean(by_set)
+            unit = f'{words}{" (thousandths)" if self.metric == "kid" else ""}'
+            found.append(Part(f'{words} of {other} minus {better}', one, scale, unit, 0.0, digits))
+        return found
 
     @property
     def order(self) -> str:
@@ -59,116 +50,64 @@ class Study:
         for data, group in own.groupby('data', sort=False):
             ranked = ti.summary(group).sort_values(['average_rank', 'average_fid'])
             told.append(f'{data}: ' + ', '.join(f'{m} {r:.2f}' for m, r in ranked['average_rank'].items()))
-        return 'average ranks: ' + '; '.join(told)
+        return 'average ranks by FID, as a picture: ' + '; '.join(told)
 
 
-CLAIMS: Registry[Claim] = Registry('claim')
+def _mean(by_set: dict) -> Interval:
+    """The mean over one set's sizes, or two sets', by the seeds that all of them have."""
+    samples = list(by_set.values())
+    return combine(samples, [1 / len(samples)] * len(samples)).interval()
 
 
-def claim(name: str, text: str, where: str = 'Sec. 4.3, Table 4'):
-    """Register a function (Study) -> Verdict as the answer to a claim."""
-
-    def register(answer: Callable[[Study], Verdict]) -> Callable[[Study], Verdict]:
-        CLAIMS.register(name, Claim(name, text, where, answer))
-        return answer
-
-    return register
+CLAIMS = Claims('text_image_claims', TITLE, Study)
+TABLE4 = 'Sec. 4.3, Table 4'
 
 
-@claim('bias_best_on_generation', 'Bias tuning is the best method on text-to-image generation.')
-def bias_best_on_generation(study: Study) -> Verdict:
-    """FID of every other method less that of bias tuning, paired by seed, pooled over sets and data sizes: every 95 % t
-    interval lies above zero (reproduced); none lies below it and the mean is above it (consistent)."""
-    parts = study.gains(ti.BIAS, study.methods)
+@CLAIMS.claim('bias_best_on_generation', 'Bias tuning is the best method on text-to-image generation.', TABLE4)
+def bias_best_on_generation(study: Study) -> Answer:
+    """KID (FID in records without it) of every other method minus that of bias tuning, paired by seed."""
+    parts = study.parts(ti.BIAS, study.methods)
+    return Answer(parts, [study.order] if parts else [], SEEDS if parts else '')
+
+
+@CLAIMS.claim('sv_diff_second_on_generation', 'SV-Diff is second, after bias tuning.', TABLE4)
+def sv_diff_second_on_generation(study: Study) -> Answer:
+    """KID of SV-Diff minus that of bias tuning, and of every other method minus that of SV-Diff, paired by seed."""
+    first = study.parts(ti.BIAS, [ti.SV_DIFF])
+    rest = study.parts(ti.SV_DIFF, [m for m in study.methods if m != ti.BIAS])
+    return Answer([*first, *rest], caveat=SEEDS) if first and rest else Answer()
+
+
+@CLAIMS.claim(
+    'lora_fails_on_generation', 'LoRA fails on generation: its FID is several times that of every other method.', TABLE4
+)
+def lora_fails_on_generation(study: Study) -> Answer:
+    """KID of LoRA minus that of every other method, and minus that of the untuned pipeline, paired by seed: each above
+    zero. LoRA detectably better than any of them contradicts it."""
+    parts = [one for other in [*study.methods, ti.BASE] for one in study.parts(other, [ti.LORA])]
+    return Answer(parts, caveat="See the table of LoRA's controls: trained, never trained, not applied. " + SEEDS)
+
+
+@CLAIMS.claim('peft_beats_full_on_generation', 'Nearly every PEFT method beats full fine-tuning on generation.', TABLE4)
+def peft_beats_full_on_generation(study: Study) -> Answer:
+    """KID of full fine-tuning minus that of each PEFT method, paired by seed. Reproduced: above zero for all but one of
+    the paper's seven. Contradicted: below zero for two. Else undecided."""
+    parts = [one for method in study.methods for one in study.parts(method, [ti.FULL])]
     if not parts:
-        return MISSING_RUNS
-    return Verdict(study.capped(judge(parts)), (*map(str, parts), study.order), SEEDS)
-
-
-@claim('sv_diff_second_on_generation', 'SV-Diff is second, after bias tuning.')
-def sv_diff_second_on_generation(study: Study) -> Verdict:
-    """FID of SV-Diff less that of bias tuning, and FID of every other method less that of SV-Diff, paired by seed:
-    every 95 % t interval lies above zero (reproduced); none lies below it and the mean is above it (consistent)."""
-    first = study.gain(ti.BIAS, ti.SV_DIFF)
-    parts = study.gains(ti.SV_DIFF, [m for m in study.methods if m != ti.BIAS])
-    if first is None or not parts:
-        return MISSING_RUNS
-    return Verdict(study.capped(judge([first, *parts])), (str(first), *map(str, parts), study.order), SEEDS)
-
-
-@claim('lora_fails_on_generation', 'LoRA fails on generation: its FID is several times that of every other method.')
-def lora_fails_on_generation(study: Study) -> Verdict:
-    """FID of LoRA less that of every other method, paired by seed. Reproduced: every 95 % t interval lies above zero,
-    and LoRA does not improve on the untuned pipeline. Not reproduced: LoRA improves on the untuned pipeline (the
-    interval of the improvement lies above zero; with too few seeds for one, the mean), or is not the worst method on
-    average. Consistent: else."""
-    others = [m for m in study.methods if m != ti.LORA]
-    parts = [one for one in (study.gain(other, ti.LORA) for other in others) if one is not None]
-    if not parts:
-        return MISSING_RUNS
-    improved = study.gain(ti.LORA, ti.BASE)
-    worst = all(part.mean > 0 for part in parts)
-    verdict = study.capped(judge(parts))
-    helps = improved is not None and (improved.side == 'for' or (math.isnan(improved.low) and improved.mean > 0))
-    if not worst or helps:
-        verdict = NOT
-    elif verdict == REPRODUCED and improved is not None and improved.mean > 0:
-        verdict = CONSISTENT
-    decides = [*([str(improved)] if improved else []), *map(str, parts)]
-    return Verdict(
-        verdict, tuple(decides), 'See the table of LoRA’s controls: trained, never trained, not applied. ' + SEEDS
-    )
-
-
-@claim('peft_beats_full_on_generation', 'Nearly every PEFT method beats full fine-tuning on generation.')
-def peft_beats_full_on_generation(study: Study) -> Verdict:
-    """FID of full fine-tuning less that of each PEFT method, paired by seed. Reproduced: all but one of seven methods
-    have a 95 % t interval above zero. Consistent: all but one of those run have a mean above zero. Not reproduced:
-    fewer."""
-    methods = [m for m in study.methods if m != ti.FULL]
-    parts = [one for one in (study.gain(method, ti.FULL) for method in methods) if one is not None]
-    if not parts:
-        return MISSING_RUNS
-    ahead, sure = sum(part.mean > 0 for part in parts), sum(part.side == 'for' for part in parts)
-    verdict = CONSISTENT if ahead >= max(len(parts) - 1, 1) else NOT
-    if len(parts) == PAPER_PEFT and sure >= PAPER_BETTER:
-        verdict = study.capped(REPRODUCED)
-    words = f'{ahead} of {len(parts)} methods have a lower mean FID (paper: {PAPER_BETTER} of {PAPER_PEFT})'
-    return Verdict(verdict, (words, *map(str, parts)), SEEDS)
-
-
-def answers(records: pd.DataFrame) -> dict[str, Verdict]:
-    """The verdict on every claim on generation, by its name."""
-    study = Study(records)
-    return {name: claim.answer(study) for name, claim in CLAIMS.items()}
-
-
-def _notes(records: pd.DataFrame, table: pd.DataFrame) -> list[str]:
-    notes = ti.describe(records, table)
-    if len(table) and table['synthetic'].any():
-        notes.append(
-            'The images are synthetic: these verdicts show that the pipeline answers, and say nothing about medicine.'
-        )
-    if len(table) and table['backbone_label'].str.contains('mini').any():
-        notes.append('A small pipeline and small images: a verdict holds for them, not for Stable Diffusion v1.5.')
-    return [*notes, f'Figures are mean [95 % t interval]; {len(CLAIMS)} claims are tested without correction.']
+        return Answer()
+    found = [part.verdict for part in parts]
+    stated = REPRODUCED if found.count(REPRODUCED) >= PAPER_BETTER else UNDECIDED
+    stated = CONTRADICTED if found.count(CONTRADICTED) > PAPER_PEFT - PAPER_BETTER else stated
+    ahead = sum(part.found.value > 0 for part in parts)
+    words = f'{ahead} of {len(parts)} methods have the lower mean (paper: {PAPER_BETTER} of {PAPER_PEFT})'
+    return Answer(parts, [words], SEEDS, stated)
 
 
 @renderer('text_image_claims', TITLE, 'Which claims of the paper on generation are reproduced?')
 def text_image_claims(records: pd.DataFrame, f1: str = 'weighted') -> ClaimsPage:
     """The four claims on generation with their verdicts; for the paper's own numbers, what they bear out."""
-    table, rows = ti.runs(records), []
-    for name, answer in answers(records).items():
-        claim = CLAIMS[name]
-        row = {'name': name, 'claim': claim.text, 'where': claim.where, 'verdict': answer.verdict}
-        rows.append(row | {'decides': '\n'.join(answer.decides), 'rule': claim.rule, 'caveat': answer.caveat})
-    return ClaimsPage(
-        name='text_image_claims',
-        title=TITLE + (', synthetic images' if len(table) and table['synthetic'].any() else ''),
-        columns=COLUMNS,
-        rows=[printed_row(row) for row in rows],
-        notes=_notes(records, table),
-        data=pd.DataFrame(rows),
-        sections=tuple(section(row) for row in rows),
-        left=True,
-    )
+    table = ti.runs(records)
+    notes = ti.describe(records, table)
+    if len(table) and table['backbone_label'].str.contains('mini').any():
+        notes.append('A small pipeline and small images: a verdict holds for them, not for Stable Diffusion v1.5.')
+    return CLAIMS.page(records, f1, notes, provenance.is_synthetic(table))

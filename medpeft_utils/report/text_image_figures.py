@@ -7,6 +7,7 @@ hold what it memorised, go into one beside the results, which stays local; real 
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,8 +17,8 @@ import pandas as pd
 
 from medpeft_utils.report import scores, style
 from medpeft_utils.report import text_image_scores as ti
-from medpeft_utils.report.figures import footer, footer_height
 from medpeft_utils.report.output import Figure, Nothing
+from medpeft_utils.report.panels import FOOTER
 from medpeft_utils.report.renderers import renderer
 
 TITLE = 'Figure 2: images from one prompt'
@@ -143,7 +144,7 @@ def _mosaic(images: np.ndarray) -> np.ndarray:
 
 
 def _draw(lines: list[tuple[str, list[Cell]]], notes: list[str], synthetic: bool):
-    across, beneath = max(len(cells) for _, cells in lines), footer_height(notes, EDGE * 6 + 0.6)
+    across, beneath = max(len(cells) for _, cells in lines), 0.15 * FOOTER + 0.06
     width, height = EDGE * max(across, 6) + 0.6, BLOCK * len(lines) + TOP + beneath
     with style.drawing():
         figure = style.new_figure(width, height)
@@ -159,7 +160,8 @@ def _draw(lines: list[tuple[str, list[Cell]]], notes: list[str], synthetic: bool
             box = {'boxstyle': 'round,pad=0.25', 'facecolor': '#fff3c4', 'edgecolor': 'none'}
             x = (0.44 + EDGE * across) / width
             figure.text(x, 1 - 0.1 / height, 'synthetic images', size=7, weight='bold', ha='right', va='top', bbox=box)
-        footer(figure, notes, beneath - 0.05)
+        words = textwrap.fill(' '.join(notes), int(width * 19), max_lines=FOOTER, placeholder=' …')
+        figure.text(0.06 / width, (beneath - 0.03) / height, words, size=6.2, color=style.GREY, va='top')
     return figure
 
 
@@ -226,5 +228,6 @@ def figure2(records: pd.DataFrame, f1: str = 'weighted') -> Gallery | Withheld:
         notes=notes,
         data=_numbers(lines),
         figure=_draw(lines, notes, True),
+        kind='png',
         strips={KEPT.format(cell.run or 'ground_truth'): cell.images for cell in cells},
     )

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import math
-
 import pandas as pd
 
 from medpeft_utils.report import style
 from medpeft_utils.report import text_image_scores as ti
-from medpeft_utils.report.figures import footer, footer_height, mark_synthetic
 from medpeft_utils.report.output import Figure, Nothing
+from medpeft_utils.report.panels import bar, mark_synthetic, sheet
 from medpeft_utils.report.renderers import renderer
 from medpeft_utils.report.text_image_tables import NO_RUN
 
 TITLE = 'Do the images follow their prompts, and look like real ones?'
 REAL = 'Real test images'
 DRAWN = (
-    "Left: how well a classifier's answer on an image tells whether a prompt asked for a finding, all findings pooled. "
-    'Dashed: chance; dotted: the untuned pipeline. A bar to the right of it: prompts are followed better after tuning '
-    '(95 % of the difference, paired bootstrap over prompts, mean over seeds; of the untuned pipeline and of real '
-    'images 95 % of the value). Right: FID, log scale. Paler: fewer training pairs.'
+    "Left: how well a classifier's answer on an image tells whether a prompt asked for a finding, all findings pooled "
+    '(95 % of the value); dashed: chance. Middle: the difference from the untuned pipeline (95 %, paired over prompts, '
+    'mean over seeds). Right: FID, log scale, dotted the untuned pipeline. Paler: fewer training pairs.'
 )
 TICKS = 1, 3, 10, 30, 100, 300, 1000  # FID
-LINE = 0.34  # inches a method
 
 
 def numbers(table: pd.DataFrame) -> pd.DataFrame:
@@ -59,34 +55,30 @@ def better(table: pd.DataFrame) -> list[str]:
         )
         sure = [f'{one.method} ({one.pairs:,})' for one in each[each['gain_low'] > 0].itertuples()]
         told.append(
-            f'{data}, AUROC after tuning less before, mean of {each["method"].nunique()} methods: {sizes}. By '
+            f'{data}, AUROC after tuning minus before, mean of {each["method"].nunique()} methods: {sizes}. By '
             f'themselves above zero: {", ".join(sure) or "none"}, of {len(each)} without correction.'
         )
     return told
 
 
-def _draw(left, right, rows: pd.DataFrame) -> None:
+def _draw(axes, rows: pd.DataFrame) -> None:
     """A line a method, in the order of the rows; within it a mark for each data size, the largest above."""
+    left, middle, right = axes
     methods, sizes = list(dict.fromkeys(rows['method'])), sorted(rows['pairs'].unique(), reverse=True)
     for one in rows.itertuples():
-        place, size = methods.index(one.method), sizes.index(one.pairs)
-        at = place + (size - (len(sizes) - 1) / 2) * 0.22
-        plain = one.method in (ti.BASE, REAL)
-        look = {'color': style.INK, 'marker': 'o' if one.method == REAL else 'X'} if plain else style.look(one.method)
+        size = sizes.index(one.pairs)
+        at = methods.index(one.method) + (size - (len(sizes) - 1) / 2) * 0.22
+        plain = {'color': style.INK, 'marker': 'o' if one.method == REAL else 'X'}
+        look = plain if one.method in (ti.BASE, REAL) else style.look(one.method)
         how = {'color': look['color'], 'alpha': 1 - 0.3 * size, 'zorder': 4}
-        for axes, value in ((left, one.auroc), (right, one.fid)):
-            axes.plot(value, at, marker=look['marker'], markeredgecolor='white', markeredgewidth=0.4, **how)
-        ends = (
-            [one.auroc_low, one.auroc_high]
-            if plain
-            else [one.auroc + end - one.gain for end in (one.gain_low, one.gain_high)]
-        )
-        if not math.isnan(ends[0]):
-            left.plot(ends, [at, at], linewidth=1.6, **how | {'alpha': 0.35})
-    left.axvline(
-        rows.loc[rows['method'] == ti.BASE, 'auroc'].mean(), color=style.INK, linestyle=':', linewidth=0.8, zorder=1
-    )
+        for axis, value in ((left, one.auroc), (middle, one.gain), (right, one.fid)):
+            axis.plot(value, at, marker=look['marker'], markeredgecolor='white', markeredgewidth=0.4, **how)
+        bar(left, at, one.auroc_low, one.auroc_high, look['color'], across=True, alpha=0.35)
+        bar(middle, at, one.gain_low, one.gain_high, look['color'], across=True, alpha=0.35)
     left.axvline(0.5, color=style.GREY, linestyle=(0, (4, 2)), linewidth=0.8, zorder=1)
+    middle.axvline(0, color=style.INK, linewidth=0.8, zorder=1)
+    base = rows.loc[rows['method'] == ti.BASE, 'fid'].mean()
+    right.axvline(base, color=style.INK, linestyle=':', linewidth=0.8, zorder=1)
     left.set_yticks(range(len(methods)), methods)
     left.set_ylim(len(methods) - 0.4, -0.6)
     right.set_xscale('log')
@@ -94,31 +86,30 @@ def _draw(left, right, rows: pd.DataFrame) -> None:
     low, high = rows['fid'].min(), rows['fid'].max()
     ticks = [tick for tick in TICKS if low / 2 < tick < high * 2]
     right.set_xticks(ticks, [f'{tick:g}' for tick in ticks])
-    left.set_xlabel('AUROC of findings, prompt against image')
-    right.set_xlabel('FID (lower is better)')
 
 
 @renderer('prompt_following', TITLE, 'After tuning, do prompts say what is drawn?')
 def prompt_following(records: pd.DataFrame, f1: str = 'weighted') -> Figure | Nothing:
-    """AUROC of the findings that prompts ask for, and FID, by method and data size: a row a set of pairs."""
+    """AUROC of the findings that prompts ask for, its change, and FID, by method and data size: a row a set of pairs."""
     table = ti.runs(records)
     if table.empty:
         return Nothing(name='prompt_following', title=TITLE, notes=[NO_RUN])
-    rows, notes = numbers(table), [*ti.describe(records, table), DRAWN, *better(table)]
+    rows, notes = numbers(table), ti.describe(records, table)
     sets = list(dict.fromkeys(rows['data']))
     lines = [rows[rows['data'] == data]['method'].nunique() for data in sets]
-    beneath, width = footer_height(notes, style.TEXT_WIDTH), style.TEXT_WIDTH
-    height = LINE * sum(lines) + 0.85 * len(sets) + beneath
     with style.drawing():
-        figure = style.new_figure(width, height)
-        grid = figure.subplots(len(sets), 2, squeeze=False, sharey='row', gridspec_kw={'height_ratios': lines})
-        figure.subplots_adjust(1.55 / width, (beneath + 0.45) / height, 0.97, 1 - 0.35 / height, 0.08, 0.35)
-        for (left, right), data in zip(grid, sets, strict=True):
-            _draw(left, right, rows[rows['data'] == data])
+        height = 0.27 * sum(lines) / len(sets) + 0.75
+        how = {'sharey': 'row', 'height_ratios': lines}
+        figure, grid = sheet(len(sets), 3, ' '.join(notes), 2.7, height, **how)
+        for axes, data in zip(grid, sets, strict=True):
+            _draw(axes, rows[rows['data'] == data])
             sizes = ', '.join(f'{size:,}' for size in sorted(rows[rows['data'] == data]['pairs'].unique())[::-1])
-            left.set_title(f'{data}: {sizes} pairs')
+            axes[0].set_title(f'{data}: {sizes} pairs')
             if table[table['data'] == data]['synthetic'].any():
-                mark_synthetic(right)
-        footer(figure, notes, beneath)
+                mark_synthetic(axes[2])
+        names = 'AUROC of findings', 'AUROC minus untuned', 'FID (lower is better)'
+        for axis, words in zip(grid[-1], names, strict=True):
+            axis.set_xlabel(words)
     title = TITLE + (' (synthetic images)' if table['synthetic'].any() else '')
+    notes = [*notes, DRAWN, *better(table)]
     return Figure(name='prompt_following', title=title, figure=figure, notes=notes, data=rows)

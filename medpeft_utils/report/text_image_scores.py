@@ -14,7 +14,8 @@ import pandas as pd
 
 from medpeft_utils.auroc import quantiles
 from medpeft_utils.core.errors import BadInput
-from medpeft_utils.report import paper, ranks, scores
+from medpeft_utils.report import paper, provenance, ranks, scores
+from medpeft_utils.report.inference import Sample
 
 EXPERIMENT = 'text_to_image'
 FULL, LORA, BIAS, SV_DIFF = 'Full FT', 'LoRA', 'Bias', 'SV-Diff'
@@ -159,18 +160,16 @@ def spread(values_: pd.Series) -> str:
     return text + (f' ± {known.std(ddof=1):.{digits}f}' if len(known) > 1 else '')
 
 
-def gains(found: pd.DataFrame, better: str, worse: str) -> pd.DataFrame:
-    """FID of one method less that of another, paired: above zero where `better` is. Columns data, pairs, seed, gain.
-
-    A seed is a training seed where there are three or more of them, else a training and a sampling seed together.
-    """
+def gains(found: pd.DataFrame, better: str, worse: str, name: str = 'fid') -> dict[tuple, Sample]:
+    """FID (or another distance) of one method minus that of another by (data, pairs), paired: above zero where `better`
+    is better. A value a training seed, the mean over its sampling seeds."""
     keys = ['data', 'pairs', 'seed', 'sampling_seed']
-    one, other = (found[found['method'] == name].set_index(keys)['fid'] for name in (better, worse))
-    apart = (other - one).dropna().rename('gain').reset_index()
-    if apart['seed'].nunique() >= 3:
-        return apart.groupby(['data', 'pairs', 'seed'], as_index=False)['gain'].mean()
-    apart['seed'] = [f'{a}/{b}' for a, b in zip(apart['seed'], apart['sampling_seed'], strict=True)]
-    return apart.drop(columns='sampling_seed')
+    one, other = (found[found['method'] == method].set_index(keys)[name] for method in (better, worse))
+    apart = (other - one).dropna().groupby(['data', 'pairs', 'seed']).mean()
+    return {
+        key: Sample(tuple(('', seed) for seed in group.index.get_level_values('seed')), group.to_numpy())
+        for key, group in apart.groupby(['data', 'pairs'])
+    }
 
 
 def _resamples(samples: Sequence[dict]) -> np.ndarray:
@@ -220,36 +219,18 @@ def describe(records: pd.DataFrame, table: pd.DataFrame) -> list[str]:
     """What stands beside every table of this half: data, pipeline, runs and seeds, and what the FID is taken on."""
     if scores.is_published(records):
         return [f"The paper's own numbers ({paper.CITATION}): FID of 1,000 test images of MIMIC-CXR, mean of 4 seeds."]
-    failed = records[(records['status'] != 'done') & (records['experiment'] == EXPERIMENT)]
-    failures = f' {len(failed)} run{"s" if len(failed) > 1 else ""} failed.' if len(failed) else ''
+    own = records[records['experiment'] == EXPERIMENT]
     if table.empty:
-        return [f"No run of this study belongs here: the numbers are the paper's ({paper.CITATION})." + failures]
-    synthetic = 'SYNTHETIC images. ' if table['synthetic'].any() else ''
-    data, backbones = (', '.join(dict.fromkeys(table[name])) for name in ('dataset_label', 'backbone_label'))
-    seeds = _from_to(table.groupby(CELL)['seed'].nunique(), 'training seed'), ' a cell, '
-    each = _from_to(table['samples'].map(len), 'sampling seed'), ' a run, '
-    images = _from_to(values(table)['images'].dropna(), 'image'), ' each'
+        return provenance.source(own, table, '')
+    images = provenance.from_to(values(table)['images'].dropna(), 'image')
+    each = provenance.from_to(table['samples'].map(len), 'sampling seed')
     ways = sorted({(s.get('guidance'), s.get('steps')) for s in table['sampling'] if s}, key=str)
     how = '; '.join(f'guidance {guidance:g}, {steps} steps' for guidance, steps in ways)
-    said = f'{synthetic}Data: {data}. Pipeline: {backbones}. {len(table)} runs, ' + ''.join([*seeds, *each, *images])
-    return [said + (f' ({how}).' if how else '.') + _trained(table) + failures, *_encoders(table)]
-
-
-def _trained(table: pd.DataFrame) -> str:
-    """' Training steps by pairs: 240 with 4,000, 80 with 400.'; '' where the records do not tell."""
-    steps = table.groupby('pairs')['steps'].agg(lambda found: ' or '.join(map(str, sorted(set(found)))))
-    if (table['steps'] == 0).any():
-        return ''
-    words = [f'{said} with {pairs:,}' for pairs, said in steps.sort_index(ascending=False).items()]
-    return f' Training steps by pairs: {", ".join(words)}.'
-
-
-def _from_to(counts: pd.Series, what: str) -> str:
-    """'4 sampling seeds', or '2 to 4 sampling seeds'."""
-    if counts.empty:
-        return f'no {what}s'
-    low, high = int(counts.min()), int(counts.max())
-    return (f'{low:,}' if low == high else f'{low:,} to {high:,}') + f' {what}{"s" if high != 1 else ""}'
+    about = f'{each} a run, {images} each' + (f' ({how})' if how else '')
+    renamed = table.assign(encoder=table['backbone_label'], fraction=table['pairs'], steps=math.nan)
+    trained = [f'{" or ".join(map(str, sorted(set(g))))} with {p:,}' for p, g in table.groupby('pairs')['steps']]
+    steps = [] if (table['steps'] == 0).any() else [f'Training steps by pairs: {", ".join(trained[::-1])}.']
+    return [*provenance.source(own, renamed, about), *steps, *_encoders(table)]
 
 
 def _encoders(table: pd.DataFrame) -> list[str]:

@@ -1,0 +1,135 @@
+"""Figure 1 of the paper: F1 and the gain over full fine-tuning as the training data shrink."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+
+from medpeft_utils.report import paper, provenance, scores, style
+from medpeft_utils.report.output import Figure, Nothing, Output
+from medpeft_utils.report.panels import bar, mark_synthetic, sheet, size_axis
+from medpeft_utils.report.renderers import renderer
+from medpeft_utils.report.tables import crossovers, figure1_scores
+
+TITLE1 = 'Figure 1: low-data regime'
+METHODS = ('Full FT', 'BitFit', 'LoRA')
+DASHED = {'linestyle': (0, (4, 2)), 'linewidth': 0.9, 'alpha': 0.8, 'zorder': 2, 'marker': ''}
+DRAWN = (
+    'Above: mean over seeds with its band of 95 %. Beneath: gain over full fine-tuning with its bar of 95 %; ring and '
+    'bar on the zero line: crossover and its interval.'
+)
+
+
+def _curves(axes, rows: pd.DataFrame, printed: pd.DataFrame, methods: list[str]) -> None:
+    """A method's means over data sizes with their band; the paper's as a dashed line."""
+    for method in methods:
+        look = style.look(method)
+        theirs = printed[printed['method'] == method].sort_values('fraction')
+        if len(theirs):
+            how = {**look, **DASHED, 'label': f'{method}, paper'}
+            axes.plot(100 * theirs['fraction'], theirs['score'], **how)
+        one = rows[rows['method'] == method].sort_values('fraction')
+        x = 100 * one['fraction']
+        axes.plot(x, one['mean'], markeredgecolor='white', markeredgewidth=0.5, zorder=4, label=method, **look)
+        if one['low'].notna().any():
+            axes.fill_between(x, one['low'], one['high'], color=look['color'], alpha=0.16, linewidth=0, zorder=1)
+
+
+def _gains(axes, chosen: pd.DataFrame, printed: pd.DataFrame, methods: list[str]) -> list[dict]:
+    """Gains over full fine-tuning in points, with their bars; gives back the drawn numbers."""
+    axes.axhline(0, color=style.INK, linewidth=0.8, zorder=1)
+    rows, peft = [], [method for method in methods if method != scores.FULL]
+    for place, method in enumerate(peft):
+        look, aside = style.look(method), 1 + 0.035 * (place - (len(peft) - 1) / 2)
+        theirs = {key[0]: one.values.mean() for key, one in scores.gains_by(printed, method, by=('fraction',)).items()}
+        axes.plot([100 * f for f in sorted(theirs)], [100 * theirs[f] for f in sorted(theirs)], **{**look, **DASHED})
+        found = {key[0]: one.interval() for key, one in scores.gains_by(chosen, method, by=('fraction',)).items()}
+        sizes = sorted(found)
+        x, y = [100 * f * aside for f in sizes], [100 * found[f].value for f in sizes]
+        axes.plot(x, y, markeredgecolor='white', markeredgewidth=0.5, zorder=4, **look)
+        for at, size in zip(x, sizes, strict=True):
+            bar(axes, at, 100 * found[size].low, 100 * found[size].high, look['color'])
+        rows += [{'method': method, 'fraction': f, 'gain': one.value, 'gain_low': one.low, 'gain_high': one.high}
+                 for f, one in found.items()]  # fmt: skip
+    return rows
+
+
+def _mark_crossovers(axes, found: pd.DataFrame) -> None:
+    """An open circle on the zero line at each crossover, with its interval as a bar and its size in words."""
+    inside = [(m, c) for m, c in zip(found['method'], found['crossover'], strict=True) if 0 < c.estimate < math.inf]
+    for number, (method, cross) in enumerate(sorted(inside, key=lambda pair: pair[1].estimate)):
+        colour, x = style.look(method)['color'], 100 * cross.estimate
+        if not math.isnan(cross.low):
+            ends = [100 * min(max(end, cross.smallest), cross.largest) for end in (cross.low, cross.high)]
+            axes.plot(ends, [0, 0], color=colour, linewidth=4, alpha=0.35, solid_capstyle='butt', zorder=2)
+        axes.plot([x], [0], marker='o', markersize=6, markerfacecolor='white', markeredgecolor=colour, zorder=6)
+        if cross.detectable or math.isnan(cross.low):
+            # Labels of neighbours on different sides of the line: the first below it to the left, the next above it.
+            side = {'xytext': (-4, -10), 'ha': 'right'} if number % 2 == 0 else {'xytext': (4, 10), 'ha': 'left'}
+            how = {'textcoords': 'offset points', 'size': 7, 'weight': 'bold', 'va': 'center', 'zorder': 7, **side}
+            axes.annotate(cross.words(cross.estimate), (x, 0), color=colour, **how)
+
+
+def _numbers(curves: pd.DataFrame, printed: pd.DataFrame, gains: pd.DataFrame) -> pd.DataFrame:
+    """The drawn numbers: one row for each encoder, data set, method and size."""
+    rows = scores.summarise(curves).rename(columns={'mean': 'f1'})
+    images = curves.groupby(scores.CELL)['train_images'].max().reset_index()
+    theirs = scores.summarise(printed)[[*scores.CELL, 'mean']].rename(columns={'mean': 'paper_f1'})
+    rows = rows.merge(images, on=scores.CELL)
+    if not curves['printed'].any():
+        rows = rows.merge(theirs, on=scores.CELL, how='left')
+    if len(gains):
+        rows = rows.merge(gains, on=scores.CELL, how='left')
+    return rows.sort_values(scores.CELL, ignore_index=True)
+
+
+@renderer(
+    'figure1',
+    TITLE1,
+    'Does parameter-efficient tuning gain as training data shrink, and where does full fine-tuning take over?',
+)
+def figure1(records: pd.DataFrame, f1: str = 'weighted') -> Output:
+    """Figure 1: methods over data sizes, a column for each encoder and data set; the crossovers marked."""
+    curves, published = figure1_scores(records, f1), scores.is_published(records)
+    if curves.empty:
+        return Nothing(name='figure1', title=TITLE1, notes=['No curve of data sizes was run.'])
+    printed = figure1_scores(paper.records())
+    found, gains = crossovers(curves), []
+    panels = list(curves.groupby(['encoder', 'data'], sort=False))
+    notes = provenance.describe(records, curves, f1)
+    with style.drawing():
+        width = 4.6 if len(panels) == 1 else 3.5
+        figure, axes = sheet(2, len(panels), ' '.join(notes), width, 2.35, sharey='row', height_ratios=(3, 2))
+        for (upper, lower), ((encoder, data), chosen) in zip(axes.T, panels, strict=True):
+            theirs = printed[(printed['encoder'] == encoder) & (printed['data'] == data)]
+            theirs = theirs.iloc[:0] if published else theirs
+            methods, sizes = scores.in_order(chosen['method'], METHODS), sorted(chosen['fraction'].unique())
+            images = chosen.groupby('fraction')['train_images'].max()
+            _curves(upper, scores.summarise(chosen), theirs, methods)
+            own = pd.DataFrame(_gains(lower, chosen, theirs, methods)).assign(encoder=encoder, data=data)
+            gains.append(own)
+            _mark_crossovers(lower, found[(found['encoder'] == encoder) & (found['data'] == data)])
+            size_axis(upper, sizes)
+            size_axis(lower, sizes, images.to_dict())
+            lower.set_xlabel('training images: per cent, number')
+            first = chosen.iloc[0]
+            upper.set_title(f'{first["backbone_label"]}, {str(first["dataset_label"]).replace(" (synthetic)", "")}')
+            if provenance.is_synthetic(chosen):
+                mark_synthetic(upper, inside=True)
+        axes[0, 0].set_ylabel(f'{"" if published else f1 + " "}F1, test split')
+        axes[1, 0].set_ylabel('gain over full FT, points')
+        handles = {
+            label: handle for one in axes[0] for handle, label in zip(*one.get_legend_handles_labels(), strict=True)
+        }
+        figure.legend(handles.values(), handles, loc='outside upper center', ncols=6, frameon=False, fontsize=7)
+    more = [DRAWN, *provenance.rates(records, curves)]
+    if not published and len(printed.merge(curves, on=['encoder', 'data'])):
+        more.append(f'Thin dashed lines: the paper, read off its Figure 1 ({paper.CITATION}).')
+    return Figure(
+        name='figure1',
+        title=provenance.title(TITLE1, curves),
+        figure=figure,
+        notes=[*(provenance.smallest(curves[curves['fraction'] == 1]) if not published else []), *notes, *more],
+        data=_numbers(curves, printed, pd.concat(gains)),
+    )

@@ -1,0 +1,218 @@
+"""Figure 3 of the paper (F1 against trainable parameters), and average ranks as a picture."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from medpeft_utils.report import paper, provenance, ranks, scores, style
+from medpeft_utils.report.labels import place_labels
+from medpeft_utils.report.output import Figure, Nothing, Output
+from medpeft_utils.report.panels import bar, mark_synthetic, sheet
+from medpeft_utils.report.renderers import renderer
+from medpeft_utils.report.score_tables import TABLE2, TABLE3, Layout
+
+TITLE3 = 'Figure 3: performance against trainable parameters'
+TITLE_RANKS = 'Average ranks, as a picture'
+LARGEST_AREA = 700  # square points of the disc of a method that trains every parameter
+DRAWN = (
+    'Disc: area proportional to the share of the parameters that is trained. Dashed: Pareto front, of methods that '
+    'are detectably better than every cheaper one on it. F1: average over the data sets on which no method is missing; '
+    'bar: 95 % of the difference from full FT, around the method. Linear probing: the head alone.'
+)
+
+
+def pareto(cost: Sequence[float], better: Sequence[Sequence[bool]]) -> list[int]:
+    """Positions of the points on the front, from cheap to dear: each detectably better than the one before it.
+
+    Args:
+        cost: of each point.
+        better: better[i][j], whether i is detectably better than j.
+    """
+    front: list[int] = []
+    for i in sorted(range(len(cost)), key=lambda i: cost[i]):
+        if not front or better[i][front[-1]]:
+            front.append(i)
+    return front
+
+
+def _printed(encoder: str, methods: Sequence[str]) -> pd.DataFrame:
+    """The paper's averages and parameters of an encoder."""
+    parameters = paper.printed_parameters(encoder).reindex(methods).map(paper.parse_count)
+    rows = pd.DataFrame({'f1': paper.printed_averages(encoder).reindex(methods), 'parameters': parameters})
+    rows['share'] = rows['parameters'] / rows['parameters'].max()
+    return rows.assign(low=math.nan, high=math.nan, datasets=5, encoder=encoder).rename_axis('method').reset_index()
+
+
+def _measured(chosen: pd.DataFrame, methods: Sequence[str]) -> tuple[pd.DataFrame, list[int]]:
+    """The study's averages over complete data sets and its counts for one encoder; and the places on its front."""
+    order = scores.in_order(chosen['method'], methods)
+    blocks = scores.complete(scores.grid(chosen, order, list(chosen['encoder'].unique())))
+    if not blocks.size:
+        return pd.DataFrame(), []
+    here = chosen[chosen['data'].isin(blocks.index.get_level_values('data'))]
+    counted = here.groupby('method')[['trainable_parameters', 'head_parameters', 'total_parameters']].mean()
+    rows = []
+    for method in blocks.columns:
+        apart = scores.mean_gain(here, method, scores.FULL) if scores.FULL in blocks and method != scores.FULL else None
+        mean, count = blocks[method].mean(), counted.loc[method]
+        parameters = count['head_parameters' if method == 'Linear Probing' else 'trainable_parameters']
+        ends = {'low': math.nan, 'high': math.nan}
+        if apart is not None and apart.known:
+            ends = {'low': mean + apart.low - apart.value, 'high': mean + apart.high - apart.value}
+        share = parameters / count['total_parameters']
+        rows.append({'method': method, 'f1': mean, 'parameters': parameters, 'share': share, **ends})
+    table = pd.DataFrame(rows).assign(datasets=len(blocks), encoder=chosen['encoder'].iloc[0])
+    names = list(table['method'])
+    better = [[a != b and scores.mean_gain(here, a, b).low > 0 for b in names] for a in names]
+    return table, pareto(list(table['parameters']), better)
+
+
+def _units(value: float, position: int = 0) -> str:
+    for unit, size in (('M', 1e6), ('K', 1e3)):
+        if value >= size:
+            return f'{value / size:g}{unit}'
+    return f'{value:g}'
+
+
+def _draw(axes, rows: pd.DataFrame, front: list[int], title: str) -> None:
+    """Points, discs, bars and the front, with a label at each point."""
+    rows = rows.dropna(subset=['f1', 'parameters'])
+    axes.set_xscale('log')
+    axes.set_xlim(rows['parameters'].min() / 3, rows['parameters'].max() * 6)
+    low, high = rows[['f1', 'low']].min().min(), rows[['f1', 'high']].max().max()
+    room = max(high - low, 0.02)
+    axes.set_ylim(low - 0.14 * room, high + 0.16 * room)
+    lines = []
+    if len(front) > 1:
+        points = rows.iloc[front]
+        lines += axes.step(points['parameters'], points['f1'], where='post', color=style.GREY, linewidth=0.9, ls='--')
+    for row in rows.itertuples():
+        look = style.look(row.method)
+        axes.scatter(row.parameters, row.f1, s=LARGEST_AREA * row.share, alpha=0.2, color=look['color'], linewidth=0)
+        lines += bar(axes, row.parameters, row.low, row.high, look['color'])
+        axes.plot(row.parameters, row.f1, marker=look['marker'], color=look['color'], markeredgecolor='white',
+                  zorder=4, markersize=6, markeredgewidth=0.6)  # fmt: skip
+    axes.set_title(title)
+    axes.xaxis.set_major_formatter(_units)
+    axes.locator_params(axis='y', nbins=6, steps=[1, 2, 5, 10])
+    axes.minorticks_off()
+    axes.figure.draw_without_rendering()  # the layout must be final before labels find their places
+    place_labels(axes, rows[['parameters', 'f1']].to_numpy(), rows['method'].to_list(), lines)
+
+
+@renderer('figure3', TITLE3, 'How much does each method reach for the parameters that it trains?')
+def figure3(records: pd.DataFrame, f1: str = 'weighted') -> Output:
+    """Figure 3: average F1 against trainable parameters, a panel for each encoder of the study (or the paper's two)."""
+    panels = []
+    if scores.is_published(records):
+        chosen = scores.table_scores(records, f1)
+        sources = (('ResNet50', paper.CNN_METHODS), ('ViT-Base', paper.VIT_METHODS))
+        panels = [(_printed(encoder, methods), [], encoder, False) for encoder, methods in sources]
+    else:
+        chosen = scores.table_scores(records, f1)
+        chosen = chosen[~chosen['encoder'].astype(str).str.endswith(scores.RANDOM)]
+        for encoder in scores.in_order(chosen['encoder'], paper.ENCODERS):
+            here = chosen[chosen['encoder'] == encoder]
+            known = paper.CNN_METHODS if here['family'].iloc[0] == 'cnn' else paper.VIT_METHODS
+            table, front = _measured(here, known)
+            if len(table) > 2:
+                panels.append((table, front, here['backbone_label'].iloc[0], provenance.is_synthetic(here)))
+    if not panels:
+        return Nothing(name='figure3', title=TITLE3, notes=['No encoder was run with three methods on one data set.'])
+    used = chosen[chosen['encoder'].isin({table['encoder'].iloc[0] for table, *_ in panels})]
+    notes = provenance.describe(records, used, f1)
+    with style.drawing():
+        across = min(len(panels), 2)
+        down = math.ceil(len(panels) / across)
+        figure, axes = sheet(down, across, ' '.join(notes), 3.6, 2.7)
+        for axis in axes.flat[len(panels) :]:
+            axis.set_axis_off()
+        for axis, (table, front, label, synthetic) in zip(axes.flat, panels, strict=False):
+            number = int(table['datasets'].iloc[0])
+            axis.set_xlabel('trainable parameters (log scale)')
+            axis.set_ylabel('average F1' if scores.is_published(records) else f'average {f1} F1')
+            _draw(axis, table, front, f'{label}, {number} data set{"s" if number > 1 else ""}')
+            if synthetic:
+                mark_synthetic(axis)
+    data = pd.concat([table for table, *_ in panels], ignore_index=True)
+    return Figure(name='figure3', title=provenance.title(TITLE3, used), figure=figure, notes=[*notes, DRAWN], data=data)
+
+
+# ---- ranks
+
+
+def _rank_draws(chosen: pd.DataFrame, blocks: pd.DataFrame) -> np.ndarray | None:
+    """[draws, methods] of average ranks: scores of a block are drawn over groups and seeds; None without rows."""
+    every = []
+    for encoder, data in blocks.index:
+        here = chosen[(chosen['encoder'] == encoder) & (chosen['data'] == data)]
+        samples = [scores.sample(here[here['method'] == method]) for method in blocks]
+        if any(one.draws is None or len({key[0] for key in one.keys}) > 1 for one in samples):
+            return None
+        drawn = pd.DataFrame(np.stack([one.drawn() for one in samples], axis=1))
+        every.append(drawn.rank(axis=1, ascending=False).to_numpy())
+    return np.mean(every, axis=0)
+
+
+def _ladder(axes, table: pd.DataFrame) -> None:
+    """Methods from best to worst on an axis of ranks, each with its bar where there is one."""
+    for position, row in enumerate(table.itertuples()):
+        look = style.look(row.method)
+        axes.plot([1, len(table)], [position] * 2, color=style.PALE, linewidth=0.6, zorder=1)
+        bar(axes, position, row.low, row.high, look['color'], across=True, linewidth=4, alpha=0.3)
+        axes.plot(row.average_rank, position, marker=look['marker'], color=look['color'], markersize=6.5, zorder=4)
+    axes.set_yticks(range(len(table)), table['method'])
+    axes.set_ylim(len(table) - 0.5, -0.6)
+    axes.set_xlim(0.7, len(table) + 0.3)
+    axes.set_xticks(range(1, len(table) + 1))
+    axes.grid(axis='y', visible=False)
+    axes.set_xlabel('average rank (1 is best)')
+
+
+def average_ranks(chosen: pd.DataFrame, layout: Layout) -> pd.DataFrame:
+    """Average ranks over the complete (encoder, data) blocks: unrounded scores, ties share their average rank."""
+    order = scores.in_order(chosen['method'], layout.methods)
+    blocks = scores.complete(scores.grid(chosen, order, list(chosen['encoder'].unique())))
+    if blocks.shape[1] < 3 or not len(blocks):
+        return pd.DataFrame()
+    found = ranks.average_rank(blocks, 'average', decimals=None)
+    table = pd.DataFrame({'method': found.index, 'average_rank': found.to_numpy(), 'low': math.nan, 'high': math.nan})
+    drawn = None if chosen['printed'].any() else _rank_draws(chosen, blocks)
+    if drawn is not None:
+        table[['low', 'high']] = np.quantile(drawn, [0.025, 0.975], axis=0).T
+    return table.assign(blocks=len(blocks)).sort_values('average_rank', ignore_index=True)
+
+
+@renderer('ranks', TITLE_RANKS, 'In which order do the methods come out, on average?')
+def ranks_figure(records: pd.DataFrame, f1: str = 'weighted') -> Output:
+    """Average ranks on CNNs and on vision transformers: a picture, not a test."""
+    chosen, panels = scores.table_scores(records, f1), []
+    for layout, title in ((TABLE2, 'CNNs'), (TABLE3, 'vision transformers')):
+        here = layout.of(chosen)
+        table = average_ranks(here, layout) if len(here) else pd.DataFrame()
+        if len(table):
+            panels.append((here, table.assign(family=title), f'{title}, {table["blocks"][0]} blocks'))
+    if not panels:
+        return Nothing(name='ranks', title=TITLE_RANKS, notes=['No three methods were run on one data set.'])
+    used = pd.concat([here for here, *_ in panels])
+    notes = provenance.describe(records, used, f1)
+    with style.drawing():
+        height = 0.22 * max(len(table) for _, table, _ in panels) + 0.9
+        figure, axes = sheet(1, len(panels), ' '.join(notes), 3.5, height)
+        for axis, (here, table, title) in zip(axes[0], panels, strict=True):
+            _ladder(axis, table)
+            axis.set_title(title)
+            if provenance.is_synthetic(here):
+                mark_synthetic(axis)
+    rule = 'Ranks of unrounded scores, ties share their average rank, over data sets and encoders (blocks) in which no '
+    rule += (
+        'method is missing. Bar: 95 % over patients and seeds. Ranks hide by how much: differences are in the tables.'
+    )
+    data = pd.concat([table for _, table, _ in panels], ignore_index=True)
+    return Figure(
+        name='ranks', title=provenance.title(TITLE_RANKS, used), figure=figure, notes=[*notes, rule], data=data
+    )
