@@ -8,11 +8,12 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from test_report_invented import invented_record, invented_records
+from test_report_invented import invented_record, invented_records, records_with_rows
 
 from medpeft_utils.core.errors import BadInput
-from medpeft_utils.report import crossover, evidence, paper, provenance, ranks, scores, source
-from medpeft_utils.report.tables import crossovers
+from medpeft_utils.report import crossover, paper, provenance, ranks, scores, source
+from medpeft_utils.report.inference import Sample
+from medpeft_utils.report.tables import crossovers, figure1_scores
 
 CELLS = scores.seed_scores(paper.records(), prefer=scores.TABLE_EXPERIMENTS)
 CELLS = CELLS[CELLS['fraction'] == 1.0]
@@ -28,7 +29,7 @@ def blocks_of(encoders: list[str]) -> pd.DataFrame:
 
 
 def test_table2_averages_are_the_printed_ones_but_for_full_ft():
-    means = scores.averages(CELLS, blocks_of(['ResNet50']))['mean']
+    means = blocks_of(['ResNet50']).mean()
     printed = paper.printed_averages('ResNet50')
     assert means['Full FT'] == pytest.approx(0.782) and printed['Full FT'] == 0.77
     rest = printed.index.drop('Full FT')
@@ -45,7 +46,7 @@ def test_table2_ranks_are_the_printed_ones_with_dense_ties():
 
 @pytest.mark.parametrize('encoder', VITS)
 def test_table3_averages_are_the_printed_ones(encoder: str):
-    means = scores.averages(CELLS, blocks_of([encoder]))['mean']
+    means = blocks_of([encoder]).mean()
     assert ranks.as_printed(means).to_dict() == paper.printed_averages(encoder).to_dict()
 
 
@@ -77,7 +78,7 @@ def test_printed_counts_are_read():
         paper.parse_count('12')
 
 
-# ---- ranks and tests
+# ---- ranks
 
 
 def test_ranks_share_ties_by_the_stated_rule():
@@ -94,26 +95,6 @@ def test_ranks_are_not_averaged_over_gaps():
         ranks.average_rank(pd.DataFrame({'a': [0.9, np.nan], 'b': [0.8, 0.7]}), 'dense')
     with pytest.raises(BadInput, match='unknown tie rule'):
         ranks.rank(pd.DataFrame({'a': [1.0]}), 'min')
-
-
-def test_critical_difference_is_that_of_demsar():
-    # Demsar 2006, section 3.2.2: 4 classifiers on 14 data sets, q = 2.569, CD = 1.25; Table 5(a): q = 2.728 for 5
-    assert ranks.critical_difference(4, 14) == pytest.approx(2.569 * math.sqrt(4 * 5 / (6 * 14)), abs=2e-3)
-    assert ranks.critical_difference(5, 30) == pytest.approx(2.728 * math.sqrt(5 * 6 / (6 * 30)), abs=2e-3)
-
-
-def test_friedman_is_the_formula_without_ties():
-    table = pd.DataFrame([[3, 2, 1], [3, 2, 1], [3, 1, 2], [2, 3, 1]], columns=list('abc'), dtype=float)
-    mean = np.array([1.25, 2.0, 2.75])  # average ranks, 1 for the highest
-    expected = 12 * 4 / (3 * 4) * ((mean**2).sum() - 3 * 4**2 / 4)
-    assert ranks.friedman(table).statistic == pytest.approx(expected)
-    assert ranks.friedman(table.iloc[:2]) is None and ranks.wilcoxon_holm(table.iloc[:2]) is None
-
-
-def test_wilcoxon_with_holm_never_reaches_five_percent_on_five_blocks():
-    # the smallest two-sided p on five blocks is 2 / 2^5 = 0.0625, before any correction
-    p = ranks.wilcoxon_holm(blocks_of(['ResNet50']))
-    assert p.shape == (6, 6) and (p.to_numpy() >= 0.0625).all()
 
 
 # ---- crossover
@@ -135,7 +116,7 @@ def test_no_crossover_is_told_apart_from_one():
 
 
 def test_crossovers_of_the_paper():
-    found = crossovers(paper.records()).set_index(['encoder', 'method'])['crossover']
+    found = crossovers(figure1_scores(paper.records())).set_index(['encoder', 'method'])['crossover']
     # from the digitised values next to each change of sign
     expected = {
         ('ViT-Base', 'LoRA'): 0.5 * (0.8 / 0.5) ** (0.001 / (0.001 + 0.02)),
@@ -147,46 +128,45 @@ def test_crossovers_of_the_paper():
     assert all(math.isnan(cross.low) for cross in found)  # no seeds, no interval
 
 
-def gains_of(by_seed: dict[int, list[float]]) -> pd.DataFrame:
-    rows = [
-        {'seed': seed, 'fraction': fraction, 'gain': gain}
-        for seed, gains in by_seed.items()
-        for fraction, gain in zip((0.01, 0.1, 1.0), gains, strict=True)
-    ]
-    return pd.DataFrame(rows)
+def gains_of(by_seed: dict[int, list[float]]) -> dict[float, Sample]:
+    keys, values = tuple(('', seed) for seed in by_seed), np.array(list(by_seed.values()), dtype=float)
+    return {fraction: Sample(keys, values[:, place]) for place, fraction in enumerate((0.01, 0.1, 1.0))}
 
 
-def test_bootstrap_over_equal_seeds_has_no_width():
-    found = crossover.estimate(gains_of({seed: [1, 1, -1] for seed in range(3)}), np.random.default_rng(0), 200)
-    assert (found.estimate, found.median) == pytest.approx((math.sqrt(0.1),) * 2)
-    assert (found.low, found.high) == pytest.approx((math.sqrt(0.1),) * 2)
+def test_a_crossover_of_equal_seeds_has_no_width():
+    found = crossover.estimate(gains_of({seed: [1, 1, -1] for seed in range(3)}))
+    assert (found.estimate, found.low, found.high) == pytest.approx((math.sqrt(0.1),) * 3)
+    assert found.detectable and found.inside == 1
 
 
-def test_bootstrap_holds_seeds_without_a_crossover():
-    found = crossover.estimate(gains_of({0: [1, 1, -1], 1: [1, 1, -1], 2: [1, 2, 9]}), np.random.default_rng(0), 500)
-    assert found.high == math.inf and found.text(found.high) == '> 100 %'
-    assert 0.1 < found.low < 1
-    never = crossover.estimate(gains_of({seed: [-1, -2, -3] for seed in range(3)}), np.random.default_rng(0), 50)
-    assert never.text(never.median) == '< 1 %'
+def test_none_is_an_answer():
+    found = crossover.estimate(gains_of({0: [1, 1, -1], 1: [1, 1, -1], 2: [1, 2, 9]}))
+    assert found.high == math.inf and found.words(found.high) == '> 100 %' and not found.detectable
+    assert str(found).startswith('none')
+    never = crossover.estimate(gains_of({seed: [-1, -2, -3] for seed in range(3)}))
+    assert never.words(never.estimate) == '< 1 %' and 'ahead at every size' in str(never)
+    two = crossover.estimate(gains_of({seed: [1, 1, -1] for seed in range(2)}))
+    assert math.isnan(two.low) and 'no interval' in str(two)
 
 
-def test_bootstrap_repeats_with_its_generator():
+def test_a_crossover_is_the_same_again():
     gains = gains_of({0: [1, 1, -1], 1: [2, 1, -3], 2: [1, -1, -2], 3: [3, 2, -1]})
-    first, second = (crossover.estimate(gains, np.random.default_rng(7), 100) for _ in range(2))
-    assert first == second
+    assert crossover.estimate(gains) == crossover.estimate(gains)
 
 
 # ---- scores
 
 
-def test_spread_is_of_the_sample_and_the_interval_students():
-    mean, (low, high) = 0.7, scores.interval([0.6, 0.7, 0.8])
-    assert high - mean == pytest.approx(4.30265 * 0.1 / math.sqrt(3), rel=1e-4)  # t of 2 degrees of freedom
-    assert low + high == pytest.approx(2 * mean)
-    assert all(map(math.isnan, scores.interval([0.6, 0.7])))
+def test_without_rows_the_interval_is_student_s_over_seeds():
     rows = [invented_record('ResNet50', 'BreastUS', 'SSF', s, v) for s, v in enumerate((0.6, 0.7, 0.8))]
     cell = scores.summarise(scores.seed_scores(pd.DataFrame(rows))).iloc[0]
-    assert (cell['mean'], cell['sd'], cell['seeds']) == (pytest.approx(0.7), pytest.approx(0.1), 3)
+    assert (cell['mean'], cell['sd'], cell['seeds'], cell['over']) == (
+        pytest.approx(0.7),
+        pytest.approx(0.1),
+        3,
+        'seeds',
+    )
+    assert cell['high'] - 0.7 == pytest.approx(4.30265 * 0.1 / math.sqrt(3), rel=1e-4)  # t of 2 degrees of freedom
 
 
 def test_two_records_for_one_cell_and_seed_are_refused():
@@ -236,24 +216,50 @@ def test_averages_take_rows_in_which_nothing_is_missing():
     chosen = scores.seed_scores(pd.DataFrame(rows))
     blocks = scores.complete(scores.grid(chosen, paper.CNN_METHODS, ['ResNet50']))
     assert blocks.index.to_list() == [('ResNet50', 'BreastUS')]
-    assert scores.averages(chosen, blocks)['mean'].to_dict() == pytest.approx({'SSF': 0.9, 'TSA': 0.8})
+    assert blocks.mean().to_dict() == pytest.approx({'SSF': 0.9, 'TSA': 0.8})
 
 
 def test_gains_are_paired_by_seed():
     values = {('Full FT', 0): 0.5, ('Full FT', 1): 0.6, ('LoRA', 1): 0.7, ('LoRA', 2): 0.9}
     rows = [invented_record('ViT-Base', 'HAM10000', method, seed, v) for (method, seed), v in values.items()]
-    gains = scores.gains(scores.seed_scores(pd.DataFrame(rows)), 'LoRA')
-    assert gains[['seed', 'gain']].to_numpy().tolist() == [[1, pytest.approx(0.1)]]
+    gain = scores.gain(scores.seed_scores(pd.DataFrame(rows)), 'LoRA')
+    assert gain.keys == (('', 1),) and gain.values == pytest.approx([0.1])
+
+
+def test_rows_of_the_records_give_intervals_over_patients():
+    records = records_with_rows({'Full FT': 0.6, 'LoRA': 0.8}, seeds=3)
+    found = scores.summarise(scores.seed_scores(records)).set_index('method')
+    assert set(found['over']) == {'patients and seeds'}
+    for method in found.index:  # the draws' own score is the score of the record
+        of = records[records['method_label'] == method]['f1_weighted']
+        assert found.loc[method, 'mean'] == pytest.approx(of.mean(), abs=1e-6)
+    least = scores.smallest(scores.seed_scores(records)).iloc[0]
+    assert 0.01 < least['smallest'] < 0.3 and least['groups'] == 150
+    words = provenance.smallest(scores.seed_scores(records))[0]
+    assert 'HAM10000 (150 patients or lesions)' in words
+
+
+def test_a_run_that_answers_one_class_is_counted_and_named():
+    records = records_with_rows({'Full FT': 0.6, 'LoRA': 0.8}, seeds=1)
+    records.at[0, 'record'] = records['record'][0] | {
+        'metrics': {'per_class': {n: {'recall': float(n == 'a'), 'support': 5} for n in 'abc'}}
+    }
+    (text,) = provenance.cautions(scores.seed_scores(records))
+    assert text == '1 of 2 runs answer one class for every image: Full FT on HAM10000 with ViT-Base ("a").'
+
+
+def test_a_cell_run_with_several_heads_keeps_its_own_and_the_longest():
+    records = records_with_rows({'LoRA': 0.8}, seeds=1)
+    variants = []
+    for head, steps in (('tied', 300), ('own', 60), ('own', 300)):
+        row = records.iloc[0].copy()
+        row['run'] = f'{head}{steps}'
+        row['record'] = row['record'] | {'training': {'head': head, 'steps': steps}}
+        variants.append(row)
+    assert scores.seed_scores(pd.DataFrame(variants))['run'].to_list() == ['own300']
 
 
 # ---- what is said beside
-
-
-def test_missing_names_whole_encoders_and_single_cells():
-    wanted = [(e, m) for e in ('A', 'B') for m in ('x', 'y')]
-    assert provenance.missing(wanted, wanted) == 'None of the 4 cells is missing.'
-    assert '2 of 4 cells (B)' in provenance.missing(wanted, wanted[:2])
-    assert '1 of 4 cells (B y)' in provenance.missing(wanted, wanted[:3])
 
 
 def test_where_the_learning_rates_come_from_is_said_by_backbone():
@@ -302,29 +308,3 @@ def test_a_kept_file_of_records_is_read_with_its_failures(tmp_path):
     chosen = scores.seed_scores(table)
     assert chosen[['encoder', 'score']].to_numpy().tolist() == [['ViT-Base, random weights', 0.7]]
     assert source.summary(table)[['done', 'failed']].to_numpy().tolist() == [[1, 1]]
-
-
-# ---- verdicts
-
-
-def part(mean: float, low: float = math.nan, high: float = math.nan) -> evidence.Evidence:
-    return evidence.Evidence('what', mean, low, high, 3)
-
-
-def test_verdicts_follow_their_rule():
-    sure, likely, against = part(1, 0.5, 1.5), part(1, -0.5, 2.5), part(-1, -1.5, -0.5)
-    assert evidence.judge([sure, sure]) == evidence.REPRODUCED
-    assert evidence.judge([sure, likely]) == evidence.judge([part(1)]) == evidence.CONSISTENT
-    assert evidence.judge([sure, against]) == evidence.judge([part(-1)]) == evidence.judge([part(0)]) == evidence.NOT
-    assert evidence.judge([]) == evidence.UNANSWERED
-
-
-def test_evidence_pools_blocks_before_seeds():
-    gains = pd.DataFrame(
-        [(d, s, g) for d, g0 in (('x', 0.0), ('y', 0.2)) for s, g in enumerate((g0, g0 + 0.1, g0 + 0.2))],
-        columns=['data', 'seed', 'gain'],
-    )
-    found = evidence.pooled('gain', gains)
-    assert (found.mean, found.blocks, found.seeds) == (pytest.approx(0.2), 2, 3)
-    assert found.high - found.mean == pytest.approx(4.30265 * 0.1 / math.sqrt(3), rel=1e-4)
-    assert evidence.pooled('gain', gains.iloc[:0]) is None

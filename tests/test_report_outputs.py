@@ -7,12 +7,11 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
-from test_report_invented import invented_record, invented_records
+from test_report_invented import invented_record, invented_records, records_with_rows
 
 from medpeft_utils import report
 from medpeft_utils.core.errors import UnknownName
-from medpeft_utils.report import claims, evidence, paper, tradeoff
+from medpeft_utils.report import figure3, paper, paper_claims
 from medpeft_utils.report.labels import spread_out
 from medpeft_utils.report.output import Row, Table, latex_text
 
@@ -24,10 +23,11 @@ def study() -> pd.DataFrame:
     return invented_records(seeds=3, synthetic=True)
 
 
-def rows_of(table: Table, dataset: str, source: str) -> dict[str, str]:
+def cell(table: Table, method: str, column: str, source: str = 'this study', encoder: str = '') -> str:
     frame = table.frame
-    found = frame[frame['Dataset (training images)'].str.startswith(dataset) & (frame['Source'] == source)]
-    return found.iloc[0].to_dict()
+    found = frame[(frame['Method'] == method) & (frame['Source'] == source)]
+    found = found[found['Encoder'].str.startswith(encoder)]
+    return found[next(name for name in frame if name.startswith(column))].iloc[0]
 
 
 def test_all_are_registered_and_an_unknown_name_is_refused():
@@ -41,28 +41,46 @@ def test_all_are_registered_and_an_unknown_name_is_refused():
 
 def test_table2_of_the_paper_is_the_paper():
     table = report.render('table2', paper.records())
-    fitz = rows_of(table, 'FitzPatrick17K', 'paper')
-    assert fitz['SSF'] == '0.71 ± 0.7' and fitz['Full FT'] == '0.71 ± 0.4'
-    number = table.frame.index[table.frame['Dataset (training images)'] == 'FitzPatrick17K (5,809)'][0]
-    best = [column for column, bold in zip(table.frame.columns, table.bold[number], strict=True) if bold]
-    assert best == ['Full FT', 'SSF']  # both in bold, as printed
-    assert rows_of(table, 'Average F1', 'recomputed')['Full FT'] == '0.78'
-    assert rows_of(table, 'Average F1', 'paper, printed')['Full FT'] == '0.77'
-    assert 'Full FT on ResNet50 0.77 (cells: 0.782)' in table.notes[-1]
-    ranked = rows_of(table, 'Average rank', 'recomputed')
-    assert [ranked[m] for m in paper.CNN_METHODS] == ['2.8', '5.2', '2.2', '3.2', '4.6', '1.2']
+    assert cell(table, 'SSF', 'FitzPatrick17K', 'paper') == '0.71 ± 0.7'
+    assert cell(table, 'Full FT', 'FitzPatrick17K', 'paper') == '0.71 ± 0.4'
+    place = [name.startswith('FitzPatrick17K') for name in table.columns].index(True)
+    assert set(table.frame['Method'][table.bold[:, place]]) == {'Full FT', 'SSF'}  # both in bold, as printed
+    assert 'Full FT on ResNet50 0.77 (cells: 0.782)' in ' '.join(table.notes)
 
 
-def test_a_study_stands_beside_the_paper_and_gaps_stay_gaps(study: pd.DataFrame):
+def test_a_study_stands_beside_the_paper_and_what_was_not_run_is_left_out(study: pd.DataFrame):
     table = report.render('table5', study)
-    ours, theirs = rows_of(table, 'BreastUS', 'this study'), rows_of(table, 'BreastUS', 'paper')
-    assert ours['SSF'] == '-' and theirs['SSF'] == '0.95'
-    assert re.fullmatch(r'0\.\d\d ± \d\.\d', ours['LoRA'])
-    assert set(rows_of(table, 'SMDG', 'this study').values()) >= {'-'}
-    assert 'ViT-Base MAE BreastUS SSF' in ' '.join(table.notes) and 'SYNTHETIC' in ' '.join(table.notes)
-    # BreastUS has a gap, so the averages are HAM10000 alone, the paper's too
-    same = rows_of(table, 'Average F1', 'paper, same cells')
-    assert same['LoRA'] == '0.87' and same['Linear Probing'] == '0.68'
+    assert cell(table, 'SSF', 'BreastUS') == '-' and cell(table, 'SSF', 'BreastUS', 'paper') == '0.95'
+    assert re.fullmatch(r'0\.\d\d \[\.\d\d, 1?\.\d\d\]', cell(table, 'LoRA', 'BreastUS'))
+    assert not any(name.startswith('SMDG') for name in table.columns)
+    assert 'CLIP' not in ' '.join(table.frame['Encoder'])
+    assert 'SYNTHETIC' in ' '.join(table.notes) and 'Smallest difference' in table.markdown().split('|')[0]
+
+
+def test_a_ninth_method_is_in_the_table_the_ranks_and_the_trade_off():
+    accuracy = {'Full FT': 0.6, 'LoRA': 0.7, 'SSF': 0.65, 'NinthPEFT': 0.97}
+    records = records_with_rows(accuracy)
+    table = report.render('table3', records)
+    assert list(dict.fromkeys(table.frame['Method'])) == ['Full FT', 'LoRA', 'SSF', 'NinthPEFT']
+    bold = table.frame['Method'][table.bold[:, 3]]
+    assert set(bold) == {'NinthPEFT'}
+    ranked = report.render('ranks', records).data
+    assert ranked['method'][0] == 'NinthPEFT' and ranked['high'][0] == 1
+    assert 'NinthPEFT' in set(report.render('figure3', records).data['method'])
+    assert '150 patients or lesions' in table.markdown()
+
+
+def test_folds_are_taken_by_nadeau_and_bengio_and_three_sets_by_random_effects():
+    folds = [
+        records_with_rows({'Full FT': 0.6, 'LoRA': 0.75}, dataset=name, split=f'{name}{k}', seeds=1, patients=60)
+        for name in ('BreastUS', 'SMDG', 'RSNA Pneumonia')
+        for k in range(5)
+    ]
+    table = report.render('table3', pd.concat(folds, ignore_index=True))
+    row = table.data.set_index(['dataset', 'method']).loc[('SMDG', 'LoRA')]
+    assert row['splits'] == 5 and row['over'] == 'splits' and row['minus_low'] > 0
+    apart = cell(table, 'LoRA', 'Minus full FT')
+    assert re.fullmatch(r'\+\d+\.\d \[\+\d+\.\d, \+\d+\.\d\]; [+-]\d+ to [+-]\d+', apart)
 
 
 def test_the_other_averages_of_f1_are_in_further_files(study: pd.DataFrame):
@@ -71,9 +89,9 @@ def test_the_other_averages_of_f1_are_in_further_files(study: pd.DataFrame):
     macro, weighted = (
         data.set_index(['dataset', 'method'])['f1'] for data in (table.data, table.further['f1_weighted'])
     )
-    cell = 'BreastUS', 'SSF'
-    assert weighted[cell] - macro[cell] == pytest.approx(0.2)  # as invented
-    assert table.data.set_index(['dataset', 'method']).loc[cell, 'paper_f1'] == 0.94
+    at = 'BreastUS', 'SSF'
+    assert weighted[at] - macro[at] == pytest.approx(0.2)  # as invented
+    assert table.data.set_index(['dataset', 'method']).loc[at, 'paper_f1'] == 0.94
 
 
 def test_table1_lists_what_the_paper_lists():
@@ -81,16 +99,17 @@ def test_table1_lists_what_the_paper_lists():
     printed = paper.read('table1_methods')
     assert set(table.frame['Method']) >= set(printed['method'])
     beside = table.frame.set_index('Method')['Beside the paper'][printed['method']]
-    assert set(beside) == {'as in the paper'}
+    assert set(beside[beside != 'as in the paper'].index) <= {'LoRA'}  # serves CNNs too by now
 
 
-def test_table6_holds_printed_exact_and_own_counts(study: pd.DataFrame):
-    frame = report.render('table6', study).frame.set_index(['Encoder', 'Source'])
-    assert frame.loc[('ViT-Base', 'paper, printed'), 'LoRA'] == '0.6M'
-    assert frame.loc[('ViT-Base', 'real architecture, counted'), 'LoRA'] == '589,824'  # 12 x 16 x (3 x 768 + 768)
-    assert frame.loc[('ViT-Base', 'paper and count'), 'Full FT'] == 'differs'
-    assert frame.loc[('ViT-Base', 'this study: ViT-Base (mini)'), 'LoRA'] == '147,456'
-    assert frame.loc[('ViT-Huge', 'this study'), 'LoRA'] == '-'
+def test_table6_holds_own_counts_and_of_the_paper_printed_and_exact_ones(study: pd.DataFrame):
+    frame = report.render('table6', paper.records()).frame.set_index(['Encoder', 'Method'])
+    assert frame.loc[('ViT-Base', 'LoRA'), 'Paper, printed'] == '0.6M'
+    assert frame.loc[('ViT-Base', 'LoRA'), 'Real architecture, counted'] == '589,824'  # 12 x 16 x (3 x 768 + 768)
+    assert frame.loc[('ViT-Base', 'Full FT'), 'Paper and count'] == 'differs'
+    own = report.render('table6', study).frame.set_index(['Backbone', 'Method'])
+    assert own.loc[('ViT-Base (mini)', 'LoRA'), 'Trained parameters'] == '147,456'
+    assert 'ViT-Huge' not in ' '.join(own.index.get_level_values(0))
 
 
 def test_random_weights_stand_beside_pretrained_ones():
@@ -100,22 +119,25 @@ def test_random_weights_stand_beside_pretrained_ones():
         for seed in range(3)
     ]
     table = report.render('pretraining', pd.DataFrame(rows))
-    assert table.frame.iloc[0].to_list()[3:] == ['0.81 ± 1.0', '0.61 ± 1.0', '+20.0 [+20.0, +20.0]', '3']
-    assert report.render('table3', pd.DataFrame(rows)).frame.iloc[4]['LoRA'] == '0.81 ± 1.0'
+    assert table.frame.iloc[0].to_list()[3:] == ['0.81 [.79, .83]', '0.61 [.59, .63]', '+20.0 [+20.0, +20.0]', '3']
+    assert set(report.render('table3', pd.DataFrame(rows)).frame['Encoder']) == {'ViT-Base'}
 
 
 # ---- figures
 
 
-def test_figure1_says_synthetic_and_draws_the_paper_thinly(study: pd.DataFrame):
+def test_figure1_says_synthetic_and_names_the_paper_s_curves(study: pd.DataFrame):
     output = report.render('figure1', study)
     upper = output.figure.axes[0]
     assert 'synthetic images' in [text.get_text() for text in upper.texts]
-    dashed = [line for line in upper.lines if line.get_linewidth() < 1]
-    assert len(dashed) == 3
-    assert upper.get_xscale() == 'log' and '75 · 1 %' in [t.get_text() for t in output.figure.axes[2].get_xticklabels()]
+    names = [text.get_text() for text in output.figure.legends[0].get_texts()]
+    assert {'LoRA', 'LoRA, paper', 'Full FT', 'Full FT, paper', 'BitFit', 'BitFit, paper'} == set(names)
+    ticks = [text.get_text() for text in output.figure.axes[2].get_xticklabels()]
+    assert upper.get_xscale() == 'log' and '1\n75' in ticks and '' in ticks  # what would collide has no label
     row = output.data.set_index(['encoder', 'method', 'fraction']).loc[('ViT-Base', 'LoRA', 0.05)]
     assert row['paper_f1'] == 0.776 and row['seeds'] == 3 and row['train_images'] == 376
+    footer = output.figure.texts[-1].get_text()
+    assert footer.count('\n') <= 1
 
 
 def test_real_images_are_not_called_synthetic():
@@ -124,8 +146,10 @@ def test_real_images_are_not_called_synthetic():
     assert 'synthetic images' not in words and 'synthetic' not in output.title
 
 
-def test_pareto_front_is_what_no_cheaper_point_matches():
-    assert tradeoff.pareto([1, 10, 100, 10], [0.5, 0.7, 0.7, 0.6]) == [0, 1]
+def test_the_pareto_front_takes_a_dearer_point_only_where_it_is_detectably_better():
+    scores = [0.5, 0.7, 0.71, 0.6]
+    better = [[a > b + 0.05 for b in scores] for a in scores]
+    assert figure3.pareto([1, 10, 100, 10], better) == [0, 1]
 
 
 def test_labels_are_spread_in_their_order():
@@ -136,7 +160,7 @@ def test_labels_are_spread_in_their_order():
 # ---- every renderer, on little
 
 
-@pytest.mark.parametrize('name', sorted(NAMES | {'ranks_cnn', 'ranks_vit', 'pretraining'}))
+@pytest.mark.parametrize('name', sorted(NAMES | {'ranks', 'pretraining'}))
 def test_nothing_run_is_said_and_not_an_error(name: str):
     empty = pd.DataFrame(columns=list(invented_record('ViT-Base', 'HAM10000', 'LoRA')))
     output = report.render(name, empty)
@@ -150,7 +174,7 @@ def test_one_run_and_own_data_are_enough(name: str):
     rows = [invented_record('ViT-Base', 'My own', m, train_images=90) for m in ('Full FT', 'LoRA')]
     output = report.render(name, pd.DataFrame(rows))
     if name == 'table3':
-        assert rows_of(output, 'My own (90)', 'this study')['LoRA'] == '0.70'
+        assert cell(output, 'LoRA', 'My own (90)') == '0.70'
 
 
 # ---- files
@@ -160,24 +184,21 @@ def test_a_table_is_written_as_numbers_and_text_and_never_as_a_picture(tmp_path,
     paths = {path.name for path in report.render('table2', study).save(tmp_path)}
     assert {f'table2.{kind}' for kind in ('csv', 'md', 'tex')} <= paths and 'table2.png' not in paths
     assert {'table2_f1_macro.csv', 'table2_f1_micro.csv'} <= paths
-    assert '**0.94 ± 0.7**' in (tmp_path / 'table2.md').read_text()
+    assert '0.94 ± 0.7' in (tmp_path / 'table2.md').read_text()
     latex = (tmp_path / 'table2.tex').read_text()
-    assert '\\textbf{0.94 $\\pm$ 0.7}' in latex and '\\toprule' in latex and '±' not in latex
+    assert '0.94 $\\pm$ 0.7' in latex and '\\textbf{' in latex and '\\toprule' in latex and '±' not in latex
     numbers = pd.read_csv(tmp_path / 'table2.csv')
     assert set(numbers['method']) == set(paper.CNN_METHODS)
 
 
-def test_a_figure_is_written_at_200_dpi_with_its_fonts(tmp_path):
-    output = report.render('figure1', paper.records())
-    output.save(tmp_path)
-    width, height = output.figure.get_size_inches()
-    with Image.open(tmp_path / 'figure1.png') as image:
-        assert image.size == (round(200 * width), int(200 * height))
-    pdf = (tmp_path / 'figure1.pdf').read_bytes()
+def test_a_figure_is_written_as_vectors_and_the_same_twice(tmp_path):
+    for folder in ('one', 'two'):
+        report.render('figure1', paper.records()).save(tmp_path / folder)
+    pdf, svg = ((tmp_path / 'one' / f'figure1.{kind}').read_bytes() for kind in ('pdf', 'svg'))
     assert b'/FontFile2' in pdf and b'/Type3' not in pdf  # TrueType, embedded
-    assert b'CreationDate' not in pdf  # the same numbers give the same file
-    assert 'figure1.png' in (tmp_path / 'figure1.md').read_text()
-    assert 'figure1.pdf' in (tmp_path / 'figure1.tex').read_text()
+    assert b'CreationDate' not in pdf and (tmp_path / 'two' / 'figure1.svg').read_bytes() == svg
+    assert 'figure1.svg' in (tmp_path / 'one' / 'figure1.md').read_text()
+    assert 'figure1.pdf' in (tmp_path / 'one' / 'figure1.tex').read_text()
 
 
 def test_latex_is_escaped():
@@ -204,46 +225,53 @@ def claim_study(gains: dict[str, float], encoder: str, dataset: str = 'BreastUS'
 
 
 def verdict(name: str, records: pd.DataFrame) -> str:
-    return claims.answers(records)[name].verdict
+    return paper_claims.CLAIMS.answers(records)[name].verdict
 
 
 def test_every_claim_states_its_rule():
-    assert len(claims.CLAIMS) >= 12
-    assert all(len(claim.rule) > 40 and claim.where and claim.text.endswith('.') for claim in claims.CLAIMS.values())
+    claims = paper_claims.CLAIMS
+    assert len(claims) >= 12
+    assert all(len(claim.rule) > 40 and claim.where and claim.text.endswith('.') for claim in claims.values())
 
 
-def test_without_records_no_claim_is_answered():
+def test_without_records_no_claim_was_run():
     empty = invented_records(seeds=1).iloc[:0]
-    assert {answer.verdict for answer in claims.answers(empty).values()} == {evidence.UNANSWERED}
+    assert {answer.verdict for answer in paper_claims.CLAIMS.answers(empty).values()} == {'not run'}
 
 
 @pytest.mark.parametrize(
     ('gain', 'seeds', 'expected'),
-    [(0.219, 3, 'reproduced'), (0.10, 3, 'consistent'), (0.219, 1, 'consistent'), (-0.02, 3, 'not reproduced')],
+    [(0.219, 3, 'reproduced'), (0.10, 3, 'contradicted'), (0.219, 1, 'undecided'), (-0.02, 2, 'undecided')],
 )
 def test_the_gain_of_ssf_on_breastus(gain: float, seeds: int, expected: str):
     assert verdict('ssf_gains_22_points_on_breastus', claim_study({'SSF': gain}, 'ResNet50', seeds=seeds)) == expected
 
 
-def test_the_best_method_is_told_from_the_second():
-    first = claim_study({'SSF': 0.2, 'TSA': 0.1}, 'ResNet50')
+OTHERS = {'Linear Probing': -0.2, 'BN Tuning': 0.02, 'Bias Tuning': 0.01}
+
+
+def test_the_best_method_is_better_than_each_other_one():
+    first = claim_study({'SSF': 0.2, 'TSA': 0.1, **OTHERS}, 'ResNet50')
     assert verdict('ssf_best_on_cnn', first) == 'reproduced'
-    assert verdict('ssf_best_on_cnn', claim_study({'SSF': 0.1, 'TSA': 0.2}, 'ResNet50')) == 'not reproduced'
-    assert verdict('lora_best_on_vits', first) == 'cannot be answered'
+    assert verdict('ssf_best_on_cnn', claim_study({'SSF': 0.1, 'TSA': 0.2}, 'ResNet50')) == 'contradicted'
+    assert verdict('ssf_best_on_cnn', claim_study({'SSF': 0.2, 'TSA': 0.1}, 'ResNet50')) == 'undecided'  # three not run
+    assert verdict('lora_best_on_vits', first) == 'not run'
 
 
-def test_linear_probing_worst_and_adaptformer_weak():
+def test_adaptformer_weak_and_a_part_that_was_not_run_leaves_a_claim_open():
     records = claim_study({'Linear Probing': -0.2, 'AdaptFormer': -0.1, 'LoRA': 0.1, 'SSF': 0.05}, 'ViT-Base')
-    assert verdict('linear_probing_worst', records) == 'reproduced'
     assert verdict('adaptformer_weak', records) == 'reproduced'
-    assert verdict('three_methods_beat_full_ft', records) == 'reproduced'
+    assert verdict('three_methods_beat_full_ft', records) == 'undecided'  # no CNN was run
+    cnn = claim_study({'TSA': 0.1, 'SSF': 0.05}, 'ResNet50')
+    assert verdict('three_methods_beat_full_ft', pd.concat([records, cnn])) == 'reproduced'
 
 
 def test_the_gain_that_grows_with_the_model():
     small, large = claim_study({'LoRA': 0.02}, 'ViT-Base'), claim_study({'LoRA': 0.1}, 'ViT-Huge')
+    large['total_parameters'] *= 10
     large['f1_weighted'] += 0.0005 * large['seed'] * (large['method_label'] == 'LoRA')
     assert verdict('gains_grow_with_the_model', pd.concat([small, large])) == 'reproduced'
-    assert verdict('gains_grow_with_the_model', small) == 'cannot be answered'
+    assert verdict('gains_grow_with_the_model', small) == 'not run'
 
 
 def low_data_study(zero: float) -> pd.DataFrame:
@@ -251,7 +279,7 @@ def low_data_study(zero: float) -> pd.DataFrame:
     rows = []
     for fraction in (0.1, 0.3, 0.5, 0.8, 1.0):
         for seed in range(3):
-            gain = -0.1 * np.log2(fraction / (zero + 0.02 * (seed - 1)))
+            gain = -0.1 * np.log2(fraction / (zero + 0.005 * (seed - 1)))
             for method, score in (('Full FT', 0.5), ('LoRA', 0.5 + gain), ('BitFit', 0.5 + gain * (1 + 0.1 * seed))):
                 other = {'fraction': fraction, 'experiment': 'low_data_regime'}
                 rows.append(invented_record('ViT-Base', 'HAM10000', method, seed, score, **other))
@@ -259,22 +287,24 @@ def low_data_study(zero: float) -> pd.DataFrame:
 
 
 def test_crossovers_and_slopes_of_a_low_data_study():
-    answers = claims.answers(low_data_study(zero=0.5))
+    answers = paper_claims.CLAIMS.answers(low_data_study(zero=0.5))
     assert answers['crossover_vit_base'].verdict == 'reproduced'
-    assert '+10.0' in ' '.join(answers['gains_grow_as_data_shrink'].decides)
+    assert '+10.00' in ' '.join(answers['gains_grow_as_data_shrink'].decides)
     assert answers['gains_grow_as_data_shrink'].verdict == 'reproduced'
-    assert answers['crossover_vit_large_lora'].verdict == 'cannot be answered'
+    assert answers['crossover_vit_large_lora'].verdict == 'not run'
 
 
-@pytest.mark.parametrize(('zero', 'expected'), [(0.31, 'consistent'), (0.285, 'not reproduced')])
-def test_an_interval_that_only_touches_the_paper_s_range_is_not_consistent(zero: float, expected: str):
-    found = claims.answers(low_data_study(zero))['crossover_vit_base']
+@pytest.mark.parametrize(('zero', 'expected'), [(0.31, 'undecided'), (0.2, 'contradicted')])
+def test_an_interval_that_only_touches_the_paper_s_range_is_undecided(zero: float, expected: str):
+    found = paper_claims.CLAIMS.answers(low_data_study(zero))['crossover_vit_base']
     assert found.verdict == expected
     assert 'paper 50 %: between 30 and 80 %' in found.decides[0]
 
 
-def test_the_page_of_claims_holds_rule_verdict_and_caveat(study: pd.DataFrame):
-    page = report.render('claims', study).markdown()
-    assert 'The images are synthetic' in page and 'Small backbones' in page
-    for claim in claims.CLAIMS.values():
+def test_the_page_of_claims_holds_rule_verdict_and_strip(study: pd.DataFrame, tmp_path):
+    output = report.render('claims', study)
+    page = output.markdown()
+    assert 'The images are synthetic' in page and 'Small networks' in page
+    for claim in paper_claims.CLAIMS.values():
         assert f'## {claim.text}' in page and claim.rule in page
+    assert {path.suffix for path in output.save(tmp_path)} == {'.svg', '.pdf', '.csv', '.md', '.tex'}

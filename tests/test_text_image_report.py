@@ -135,15 +135,15 @@ def test_lora_stands_beside_adapters_left_out(invented: pd.DataFrame):
 
 
 def verdicts(records: pd.DataFrame) -> dict[str, str]:
-    return {name: answer.verdict for name, answer in text_image_claims.answers(records).items()}
+    return {name: answer.verdict for name, answer in text_image_claims.CLAIMS.answers(records).items()}
 
 
 def test_the_printed_numbers_bear_out_what_the_paper_claims():
-    assert set(verdicts(paper.records()).values()) == {'consistent'}  # without seeds nothing is better
+    assert set(verdicts(paper.records()).values()) == {'undecided'}  # without seeds nothing is decided
 
 
 def test_a_study_like_the_paper_reproduces_what_its_numbers_show(invented: pd.DataFrame):
-    assert set(verdicts(invented).values()) == {'consistent'}  # one training seed, however narrow the intervals
+    assert set(verdicts(invented).values()) == {'undecided'}  # one training seed decides nothing
 
 
 def test_three_training_seeds_can_reproduce(tmp_path: Path):
@@ -155,19 +155,23 @@ def test_three_training_seeds_can_reproduce(tmp_path: Path):
     found = verdicts(study(tmp_path, rows))
     assert found['bias_best_on_generation'] == found['sv_diff_second_on_generation'] == 'reproduced'
     assert found['lora_fails_on_generation'] == 'reproduced'  # the worst, and not better than untuned
-    assert found['peft_beats_full_on_generation'] == 'consistent'  # two of the three that were run
+    assert found['peft_beats_full_on_generation'] == 'undecided'  # two of the three that were run
 
 
-def test_a_lora_that_works_is_not_the_papers(tmp_path: Path):
-    found = text_image_claims.answers(study(tmp_path, paper_like(lora=15.0)))
+def test_a_lora_that_works_contradicts_the_paper(tmp_path: Path):
+    rows = [
+        record(method, 400, [fid + 0.1 * seed], seed=seed)
+        for method, fid in (('Full FT', 70.0), ('Bias', 20.0), ('LoRA', 15.0))
+        for seed in range(3)
+    ]
+    found = text_image_claims.CLAIMS.answers(study(tmp_path, rows))
     answer = found['lora_fails_on_generation']
-    assert answer.verdict == 'not reproduced' and f'FID of {ti.BASE} less LoRA: +386' in answer.decides[0]
-    assert found['bias_best_on_generation'].verdict == 'not reproduced'
-    assert BASE_FID > 15
+    assert answer.verdict == 'contradicted' and any('LoRA minus Full FT: -' in line for line in answer.decides)
+    assert found['bias_best_on_generation'].verdict == 'contradicted'
 
 
 def test_without_runs_claims_cannot_be_answered(tmp_path: Path):
-    assert set(verdicts(study(tmp_path, [record('Bias', 400, [1.0])])).values()) == {'cannot be answered'}
+    assert set(verdicts(study(tmp_path, [record('Bias', 400, [1.0])])).values()) == {'not run'}
 
 
 # ---- Figure 2
@@ -206,14 +210,16 @@ def test_nothing_from_patients_is_drawn_into_what_is_shared(tmp_path: Path):
 
 @pytest.mark.parametrize('name', NAMES)
 def test_an_output_without_a_run_is_the_papers_or_no_file(name: str, tmp_path: Path, invented: pd.DataFrame):
-    empty = study(tmp_path, [record('Bias', 400, [1.0], status='failed', error='x')], pictures=False)
+    empty = study(
+        tmp_path, [record('Bias', 400, [1.0], status='failed', error={'type': 'E', 'message': 'x'})], pictures=False
+    )
     for number, records in enumerate((paper.records(), empty)):
         folder = tmp_path / str(number)
         report.render(name, invented).save(folder)
         output = report.render(name, records)
         paths = output.save(folder)
         if name in ('table4', 'text_image_claims'):
-            assert {path.suffix for path in paths} == {'.csv', '.md', '.tex'}
+            assert {path.suffix for path in paths} >= {'.csv', '.md', '.tex'}
         else:
             assert not paths and not list(folder.iterdir()) and output.title in output._repr_markdown_()
 

@@ -119,7 +119,7 @@ class Claims(Registry[Claim]):
                     rule=True,
                 )
                 for r in rows
-            ],  # fmt: skip
+            ],
             notes=[*notes, *([SYNTHETIC] if synthetic else []), many],
             data=pd.DataFrame(rows),
             further={'parts': pd.DataFrame(parts)} if parts else {},

@@ -14,7 +14,7 @@ TITLE_LABELS = 'AUROC against the number of labels, LoRA and full fine-tuning'
 TITLE_RANK = 'AUROC against the rank of LoRA and the share of parameters that it trains'
 DRAWN = 'Dots: seeds, where there are several; bars: 95 %.'
 DRAWN_RANK = (
-    'Bars: 95 %. Dashed, and open marks: full fine-tuning. Share: of all parameters, the head left out. LoRA trains the '
+    'Bars: 95 %. Dashed, and open marks: full fine-tuning. Share: of all parameters, without the head. LoRA trains the '
     'norm before the head too.'
 )
 
@@ -41,7 +41,8 @@ def cxr_labels(records: pd.DataFrame, f1: str = 'weighted') -> Output:
     table, notes = cxr.tasks(shown), cxr.describe(records, shown)
     if table.empty:
         return Nothing(name='cxr_labels', title=TITLE_LABELS, notes=notes)
-    models, datasets = (scores.in_order(shown[n], known) for n, known in (('model', cxr.MODELS), ('data', cxr.DATASETS.values())))  # fmt: skip
+    models = scores.in_order(shown['model'], cxr.MODELS)
+    datasets = scores.in_order(shown['data'], tuple(cxr.DATASETS.values()))
     with style.drawing():
         width = 3.6 if len(datasets) == 1 else 2.6
         figure, axes = sheet(len(models), len(datasets), ' '.join(notes), width, 2.2, sharey='col')

@@ -10,8 +10,8 @@ import pandas as pd
 from medpeft_utils.report import paper, scores
 
 INTERVALS = {
-    'patients and seeds': 'Brackets: 95 %, patients (or lesions) and training seeds drawn together, differences paired.',
-    'patients': 'Brackets: 95 % over patients (or lesions) of one trained network; training randomness is not included.',
+    'patients and seeds': 'Brackets: 95 %, patients (or lesions) and seeds drawn together, differences paired.',
+    'patients': 'Brackets: 95 % over patients (or lesions), one seed: training randomness is not included.',
     'seeds': 'Brackets: 95 % over seeds alone. Intervals over patients are not available: these records hold no rows.',
     'splits': 'Brackets: 95 % over splits, with the variance of Nadeau and Bengio.',
 }

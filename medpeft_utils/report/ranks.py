@@ -1,4 +1,4 @@
-"""Ranks under a stated tie rule: the paper's two rules on its printed cells, one rule on unrounded scores of a study."""
+"""Ranks under a stated tie rule: the paper's two rules on its printed cells, one on unrounded scores of a study."""
 
 from __future__ import annotations
 

@@ -182,6 +182,8 @@ def _one_a_seed(scores: pd.DataFrame) -> pd.DataFrame:
 def table_scores(records: pd.DataFrame, f1: str = 'weighted') -> pd.DataFrame:
     """`seed_scores` of the tables: with all images, and the tables' own experiments with fewer as data of their own."""
     chosen = seed_scores(records, f1, prefer=TABLE_EXPERIMENTS)
+    if chosen.empty:
+        return chosen
     less = chosen['fraction'] < 1
     chosen = chosen[~less | chosen['experiment'].isin(TABLE_EXPERIMENTS)].copy()
     words = chosen['data'] + chosen['fraction'].map(lambda fraction: f', {100 * fraction:g} %')
@@ -231,7 +233,7 @@ def mean_gain(rows: pd.DataFrame, method: str, baseline: str = FULL) -> Interval
 
 
 def summarise(scores: pd.DataFrame, by: Sequence[str] = CELL) -> pd.DataFrame:
-    """Mean, standard deviation over runs (n - 1), 95 % interval, and number of seeds of each cell; 0 for printed ones."""
+    """Mean, standard deviation over runs (n - 1), 95 % interval and seeds of each cell; 0 for printed ones."""
     rows = []
     for key, group in scores.groupby(list(by), sort=False):
         printed = bool(group['printed'].any())

@@ -90,7 +90,7 @@ def _draw(axes, rows: pd.DataFrame) -> None:
 
 @renderer('prompt_following', TITLE, 'After tuning, do prompts say what is drawn?')
 def prompt_following(records: pd.DataFrame, f1: str = 'weighted') -> Figure | Nothing:
-    """AUROC of the findings that prompts ask for, its change, and FID, by method and data size: a row a set of pairs."""
+    """AUROC of the findings that prompts ask for, its change, and FID, by method and size: a row a set of pairs."""
     table = ti.runs(records)
     if table.empty:
         return Nothing(name='prompt_following', title=TITLE, notes=[NO_RUN])
