@@ -284,16 +284,6 @@ def test_every_head_of_a_distilled_network_is_its_head():
     assert head_names(model) == ['head.weight', 'head.bias', 'head_dist.weight', 'head_dist.bias']
 
 
-def test_weight_decay_spares_vectors_positions_and_what_has_none_in_its_paper():
-    full = Case('vit', 'full_ft').apply()
-    matrices = {name for name, p in full.trainable().items() if p.ndim > 1}
-    assert matrices - full.without_decay() == matrices - {'pos_embed', 'cls_token'}
-    factors = Case('vit', 'ia3').apply()
-    assert factors.trainable().keys() - factors.without_decay() == {'head.weight'}
-    lora = Case('vit', 'lora').apply()
-    assert lora.without_decay() == {'head.bias'}
-
-
 # --- files ------------------------------------------------------------------------------------------------------------
 
 

@@ -58,16 +58,6 @@ class Adapted:
         names = set() if head else set(self.head_names)
         return sum(parameter.numel() for name, parameter in self.trainable().items() if name not in names)
 
-    def without_decay(self) -> set[str]:
-        """The names of trained parameters that weight decay must leave alone.
-
-        Those of one dimension, position embedding and class tokens (as timm says of its networks), and all that the
-        method adds where its paper has no weight decay.
-        """
-        spared = set(self.model.no_weight_decay()) if hasattr(self.model, 'no_weight_decay') else set()
-        names = {name for name, parameter in self.trainable().items() if parameter.ndim <= 1 or name in spared}
-        return names if self.method.decays else names | (self.trainable().keys() - set(self.head_names))
-
     def train(self, mode: bool = True) -> Adapted:
         """Training mode, in which BatchNorm keeps its running statistics where the method freezes them."""
         self.model.train(mode)

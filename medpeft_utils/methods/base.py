@@ -68,12 +68,11 @@ class Method:
         by_family: family -> the attributes above that differ in that family.
         learning_rate: family -> the peak rate of AdamW where none is searched for.
         learning_rate_source: where that comes from.
-        weight_decay: AdamW's, on matrices and kernels; 0 where the method's paper has none.
+        weight_decay: AdamW's, on matrices and kernels; 0 where the method's paper has none, or where factors that start
+            at 1 would be drawn to 0.
         mergeable: `Adapted.merge` gives the original architecture with the same outputs.
         identity_at_start: with the default config the adapted model computes what the base model computes.
         start_tolerance: how far the outputs may lie from the base model's there, by rounding.
-        decays: AdamW's weight decay acts on what it trains; False where the paper has none, or where factors that
-            start at 1 would be drawn to 0.
         letters: a piece of the names of what it adds -> its letter in drawings, and whether it lies on a path beside
             the layer.
         updates_batchnorm: BatchNorm takes the statistics of each training batch and updates its running ones, as
@@ -97,7 +96,6 @@ class Method:
     mergeable: ClassVar[bool] = True
     identity_at_start: ClassVar[bool] = True
     start_tolerance: ClassVar[float] = 0.0
-    decays: ClassVar[bool] = True
     letters: ClassVar[dict[str, tuple[str, bool]]] = {}
     updates_batchnorm: ClassVar[bool] = True
     family_defaults: ClassVar[dict[str, dict[str, Any]]] = {}

@@ -38,7 +38,7 @@ class Tuner:
         rate_source: where that comes from.
         split: the letters of the parts that the fused qkv is split for; '' for those of the option `parts`.
         feedforward: the second Linear of every MLP is adapted too, on its input.
-        decays, start_tolerance, letters: as in `Method`.
+        weight_decay, start_tolerance, letters: as in `Method`.
     """
 
     key: str
@@ -53,7 +53,7 @@ class Tuner:
     rate_source: str
     split: str = ''
     feedforward: bool = False
-    decays: bool = True
+    weight_decay: float = Method.weight_decay
     start_tolerance: float = 0.0
     letters: dict[str, tuple[str, bool]] = field(default_factory=dict)
 
@@ -173,7 +173,7 @@ TUNERS = (
         settings=lambda c: {'r': c.rank, 'd_initial': c.d_initial, 'save_projection': False},
         rate={'vit': 1e-2},
         rate_source=f"ten times LoRA's, as in {COMPARISON} (1e-3 beside 1e-4)",
-        decays=False,
+        weight_decay=0.0,
         letters={'vera_lambda_d': ('Λd', True), 'vera_lambda_b': ('Λb', True)},
     ),
     Tuner(
@@ -189,7 +189,7 @@ TUNERS = (
         feedforward=True,
         rate={'vit': 1e-2},
         rate_source=f"{COMPARISON}: 5e-3, fifty times LoRA's; Liu et al. 2022: 3e-3 with Adafactor",
-        decays=False,
+        weight_decay=0.0,
         letters={'ia3_l': ('l', False)},
     ),
     Tuner(
@@ -264,7 +264,7 @@ TUNERS = (
         settings=lambda c: {'n_frequency': c.frequencies, 'scaling': c.scaling, 'init_weights': c.start == 'zero'},
         rate={'vit': 3e-2},
         rate_source="peft's example FourierFT.ipynb: 6e-2 on a hidden size of 768",
-        decays=False,
+        weight_decay=0.0,
         letters={'fourierft_spectrum': ('c', True)},
     ),
 )
@@ -290,7 +290,7 @@ def _as_method(tuner: Tuner) -> type[PeftMethod]:
                 'summary': tuner.summary,
                 'learning_rate': tuner.rate,
                 'learning_rate_source': tuner.rate_source,
-                'decays': tuner.decays,
+                'weight_decay': tuner.weight_decay,
                 'start_tolerance': tuner.start_tolerance,
                 'letters': tuner.letters,
                 'needs': f'{where} (a Linear as attn.qkv in its blocks)',

@@ -96,7 +96,7 @@ class TrainingConfig:
     def optimizer(self, adapted) -> torch.optim.Optimizer:
         """The optimizer of what an adapted model trains; a group's 'scale' multiplies the rate of the schedule."""
         model, adam = adapted.model, self.optimizer_name == 'adamw'
-        spared = set(getattr(model, 'no_weight_decay', set)()) | set(getattr(adapted, 'without_decay', set)())
+        spared = set(getattr(model, 'no_weight_decay', set)())
         head, depth = set(getattr(adapted, 'head_names', ())), len(getattr(model, 'blocks', ()))
         head_scale = (self.head_learning_rate or self.learning_rate) / self.learning_rate
         groups: dict[tuple[float, float], list[nn.Parameter]] = {}
