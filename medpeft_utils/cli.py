@@ -25,10 +25,10 @@ COMMANDS = {
     'bench': ('benchmarks.commands:bench', 'Measure how fast this machine trains, starts and loads.'),
     'book': ('medpeft_utils.learn.commands:book', 'Run the learning notebooks and build their pages.'),
     'data': ('medpeft_utils.data.commands:data', 'List, prepare and check datasets.'),
-    'generate': ('medpeft_utils.text_image.generate_commands:generate', 'Draw images from prompts by a saved adapter.'),
+    'generate': ('medpeft_utils.text_image.commands:generate', 'Draw images from prompts by a saved adapter.'),
     'backbones': ('medpeft_utils.backbones.commands:backbones', 'List backbones and fetch published weights.'),
     'pipelines': (
-        'medpeft_utils.text_image.pipeline_commands:pipelines',
+        'medpeft_utils.text_image.commands:pipelines',
         'List text-to-image pipelines, fetch one, compute its memory.',
     ),
     'pretrain': ('recipes.backbones.commands:pretrain', 'Train a small chest-radiograph backbone.'),

@@ -13,7 +13,7 @@ from medpeft_utils import report
 from medpeft_utils.core.errors import BadInput
 from medpeft_utils.report import paper, source, text_image_claims, text_image_prompts
 from medpeft_utils.report import text_image_scores as ti
-from medpeft_utils.text_image.pictures import read_strip
+from medpeft_utils.text_image.plots import read_strip
 
 NAMES = ('table4', 'generation_metrics', 'lora_controls', 'prompt_following', 'figure2', 'text_image_claims')
 
@@ -83,7 +83,7 @@ def _asked(tuned: list[float], untuned: list[float], method: str) -> dict:
     made = record(method, 400, [10.0])
     for which, drawn in (('samples', tuned), ('base', untuned)):
         agreement = {'auroc': float(np.mean(drawn)), 'accuracy': 0.8, 'by_label': {}, 'resamples': drawn}
-        made['metrics'][which] = [sample(10.0) | {'agreement': agreement}]
+        made['metrics'][which] = [sample(10.0) | {'adherence': agreement}]
     return made
 
 
@@ -210,9 +210,8 @@ def test_nothing_from_patients_is_drawn_into_what_is_shared(tmp_path: Path):
 
 @pytest.mark.parametrize('name', NAMES)
 def test_an_output_without_a_run_is_the_papers_or_no_file(name: str, tmp_path: Path, invented: pd.DataFrame):
-    empty = study(
-        tmp_path, [record('Bias', 400, [1.0], status='failed', error={'type': 'E', 'message': 'x'})], pictures=False
-    )
+    failed = record('Bias', 400, [1.0], status='failed', error={'type': 'X', 'message': 'x'})
+    empty = study(tmp_path, [failed], pictures=False)
     for number, records in enumerate((paper.records(), empty)):
         folder = tmp_path / str(number)
         report.render(name, invented).save(folder)

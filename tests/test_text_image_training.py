@@ -19,8 +19,8 @@ from medpeft_utils.text_image import computing, measuring, pipeline
 from medpeft_utils.text_image.adaptation import Settings, TextToImage
 from medpeft_utils.text_image.encoding import encode
 from medpeft_utils.text_image.sampling import denoise, sample, starting_noise
-from medpeft_utils.text_image.training import Denoising, EncodedPairs, Training, timesteps, validation_loss
-from medpeft_utils.training.loop import Diverged, TrainingConfig
+from medpeft_utils.text_image.training import CLIP, Denoising, DenoisingTask, EncodedPairs, timesteps, validation_loss
+from medpeft_utils.training.loop import Diverged, TrainingConfig, fit
 
 METHODS = methods.names('unet')
 
@@ -58,16 +58,17 @@ def encoded(pipe, cache: Path, count: int = 16):
     return encode(pipe, pictures(count), texts, np.arange(count), cache)
 
 
-def training(pipe, cache: Path, key: str = 'bias_tuning', changes: dict | None = None, **more) -> Training:
-    """A training of six steps of the tiny U-Net."""
+CONFIG = TrainingConfig(
+    learning_rate=1e-2, min_steps=6, max_steps=6, batch_size=4, evaluations=3, evaluate_first=True, clip=CLIP
+)
+
+
+def task_of(pipe, cache: Path, key: str = 'bias_tuning', changes: dict | None = None, config=None) -> DenoisingTask:
+    """What a training of the tiny U-Net is over: ten pairs, and six of validation."""
     pairs = encoded(pipe, cache)
-    adapted = methods.apply(pipe.unet, key, 'unet', {}, seed=0)
+    adapted = methods.apply(pipe.unet, key, 'unet', config or {}, seed=0)
     train, validation = (EncodedPairs(pairs, rows, torch.device('cpu')) for rows in (np.arange(10), np.arange(10, 16)))
-    protocol = TrainingConfig(
-        **{'learning_rate': 1e-2, 'min_steps': 6, 'max_steps': 6, 'batch_size': 4, 'evaluations': 3}
-    )
-    denoising = Denoising(pipe.noising, **(changes or {}))
-    return Training(adapted, train, validation, protocol, denoising, **more)
+    return DenoisingTask(adapted, train, validation, Denoising(pipe.noising, **(changes or {})))
 
 
 def test_timesteps_are_even_or_shifted_towards_noise():
@@ -190,15 +191,15 @@ def test_encoding_is_done_once_for_the_frozen_parts_and_the_data(pipe, tmp_path,
 
 @pytest.mark.parametrize('key', METHODS)
 def test_every_method_trains_what_it_declares(pipe, tmp_path, key):
-    run = training(pipe, tmp_path, key)
-    before = {name: p.detach().clone() for name, p in run.adapted.model.named_parameters()}
-    fit = run.run(quiet=True)
-    moved = {n for n, p in run.adapted.model.named_parameters() if not torch.equal(p, before[n])}
-    assert moved and moved <= set(run.adapted.trainable())
-    assert [row['step'] for row in fit.curve] == [0, 2, 4, 6]
-    assert fit.best == 1 + int(np.argmin([row['validation_loss'] for row in fit.curve[1:]]))
-    assert validation_loss(run.adapted, run.validation, run.denoising) == pytest.approx(
-        fit.curve[fit.best]['validation_loss'], rel=1e-6
+    task = task_of(pipe, tmp_path, key)
+    before = {name: p.detach().clone() for name, p in task.adapted.model.named_parameters()}
+    result = fit(task, CONFIG, quiet=True)
+    moved = {n for n, p in task.adapted.model.named_parameters() if not torch.equal(p, before[n])}
+    assert moved and moved <= set(task.adapted.trainable())
+    assert [row['step'] for row in result.curve] == [0, 2, 4, 6]
+    assert result.best == 1 + int(np.argmin([row['validation_loss'] for row in result.curve[1:]]))
+    assert validation_loss(task.adapted, task.validation, task.denoising) == pytest.approx(
+        result.curve[result.best]['validation_loss'], rel=1e-6
     )
 
 
@@ -222,11 +223,10 @@ def test_parts_of_a_batch_and_checkpointing_give_the_same_gradients(folder, tmp_
     kinds = {'whole': {}, 'parts': {'micro_batch': 3}, 'recomputed': {'gradient_checkpointing': True}}
     gradients = {}
     for name, changes in kinds.items():
-        run = training(pipeline.load(str(folder)), tmp_path, 'bias_tuning', changes)
-        run.optimizer.zero_grad = lambda set_to_none: None  # so that they can be looked at
-        run.adapted.train()
-        run._one_step()
-        gradients[name] = {key: parameter.grad for key, parameter in run.adapted.trainable().items()}
+        task = task_of(pipeline.load(str(folder)), tmp_path, 'bias_tuning', changes)
+        task.adapted.train()
+        task.backward(task.batch(np.array([7, 2, 5, 0]), torch.Generator().manual_seed(0)))
+        gradients[name] = {key: parameter.grad for key, parameter in task.adapted.trainable().items()}
     for name in ('parts', 'recomputed'):
         for key, gradient in gradients['whole'].items():
             assert torch.allclose(gradient, gradients[name][key], rtol=1e-3, atol=1e-6), (name, key)
@@ -239,55 +239,47 @@ def test_dropped_prompts_are_empty_ones(pipe, tmp_path):
     assert not torch.equal(texts[1], texts[0])
 
 
-def test_every_pass_takes_every_pair_once(pipe, tmp_path):
-    pairs = EncodedPairs(encoded(pipe, tmp_path), np.arange(12), torch.device('cpu'))
-    passes = [np.concatenate([pairs.rows_of(step, 4, 0) for step in range(s, s + 3)]) for s in (0, 3)]
-    assert all(sorted(rows) == list(range(12)) for rows in passes) and list(passes[0]) != list(passes[1])
-
-
 @pytest.mark.parametrize('die_at', [1, 3, 5])
 def test_a_killed_training_goes_on_to_the_same_bits(folder, tmp_path, die_at):
-    config = {'dropout': 0.5}  # draws from the global generator
+    def fresh() -> DenoisingTask:  # the dropout draws from the global generator
+        return task_of(pipeline.load(str(folder)), tmp_path / 'cache', 'lora', config={'dropout': 0.5})
 
-    def fresh(checkpoint: Path | None) -> Training:
-        pipe = pipeline.load(str(folder))
-        run = training(pipe, tmp_path / 'cache', 'lora', checkpoint=checkpoint)
-        again = methods.apply(pipeline.load(str(folder)).unet, 'lora', 'unet', config, seed=0)
-        return Training(again, run.train, run.validation, run.protocol, run.denoising, checkpoint)
+    whole, killed, resumed, path = fresh(), fresh(), fresh(), tmp_path / 'checkpoint.safetensors'
+    whole_fit = fit(whole, CONFIG, quiet=True)
+    steps, step = [], killed.backward
 
-    whole = fresh(None)
-    whole_fit = whole.run(quiet=True)
-    killed = fresh(tmp_path / 'checkpoint.pt')
-    killed.checkpoint_seconds, step = 0.0, killed._one_step
-
-    def die():
-        if killed.state.step == die_at:
+    def die(batch):
+        steps.append(batch)
+        if len(steps) == die_at + 1:
             raise KeyboardInterrupt
-        return step()
+        return step(batch)
 
-    killed._one_step = die
+    killed.backward = die
     with pytest.raises(KeyboardInterrupt):
-        killed.run(quiet=True)
-    resumed = fresh(tmp_path / 'checkpoint.pt')
-    resumed_fit = resumed.run(quiet=True)
+        fit(killed, CONFIG, quiet=True, checkpoint=path, checkpoint_seconds=0)
+    resumed_fit = fit(resumed, CONFIG, quiet=True, checkpoint=path)
     assert resumed_fit.curve == whole_fit.curve and resumed_fit.best == whole_fit.best
     for name, tensor in whole.adapted.state().items():
         assert torch.equal(tensor, resumed.adapted.state()[name]), name
 
 
 def test_a_checkpoint_of_another_training_is_refused(folder, tmp_path):
-    training(pipeline.load(str(folder)), tmp_path, 'lora', checkpoint=tmp_path / 'c.pt').run(quiet=True)
+    how = {'quiet': True, 'checkpoint': tmp_path / 'c.safetensors', 'checkpoint_seconds': 0}
+    fit(task_of(pipeline.load(str(folder)), tmp_path, 'lora'), CONFIG, **how)
     with pytest.raises(BadInput, match='other settings'):
-        training(pipeline.load(str(folder)), tmp_path, 'norm_tuning', checkpoint=tmp_path / 'c.pt').run(quiet=True)
+        fit(task_of(pipeline.load(str(folder)), tmp_path, 'norm_tuning'), CONFIG, **how)
 
 
-def test_a_loss_that_is_no_number_stops_the_training(pipe, tmp_path):
-    run = training(pipe, tmp_path, 'full_ft')
-    run.denoising = Denoising(pipe.noising)
-    original = run._check
-    run._check = lambda report: (original(report), run.adapted.model.conv_in.weight.data.fill_(float('nan')))
-    with pytest.raises(Diverged, match=r'step 1 of 6; lower learning_rate \(now 0\.01\)'):
-        run.run(quiet=True)
+def test_a_loss_that_is_no_number_stops_the_training(folder, tmp_path):
+    task = task_of(pipeline.load(str(folder)), tmp_path, 'full_ft')
+    step = task.backward
+    task.backward = lambda batch: step(batch) * float('nan')
+    with pytest.raises(Diverged, match=r'steps 1 and 2 of 6; lower learning_rate \(now 0\.01\)'):
+        fit(task, CONFIG, quiet=True)
+    task = task_of(pipeline.load(str(folder)), tmp_path, 'full_ft')
+    task.adapted.model.conv_in.weight.data.fill_(float('nan'))
+    with pytest.raises(Diverged, match='validation loss is nan'):
+        fit(task, CONFIG, quiet=True)
 
 
 # ---- sampling
@@ -364,7 +356,7 @@ def test_a_search_takes_the_rate_of_the_lowest_validation_loss(folder, table, tm
     assert chosen['how'] == 'searched' and len(scores) == 2
     assert chosen['value'] == max(scores, key=scores.__getitem__) and max(scores.values()) < 0
     other_seed = TextToImage(settings(folder, table, search_trials=2, seed=1), tmp_path)
-    other_seed._search = lambda: pytest.fail('searched again')
+    other_seed._search = lambda *_: pytest.fail('searched again')
     assert other_seed.choose_learning_rate(tmp_path / 'searches') == chosen
 
 
@@ -412,6 +404,7 @@ def test_every_way_to_compute_predicts_alike_and_is_timed(pipe, way):
         ({'sampling_steps': 0}, BadInput, 'sampling_steps=0'),
         ({'training_pairs': -1}, BadInput, 'training_pairs=-1'),
         ({'prompt_dropout': 1.0}, BadInput, 'prompt_dropout'),
+        ({'guidance_scale': float('nan')}, BadInput, 'guidance_scale=nan'),
         ({'precision': 'fp8'}, UnknownName, 'bf16'),
         ({'steps': 0}, BadInput, 'steps=0'),
         ({'method_config': '{'}, BadInput, 'not JSON'),

@@ -13,7 +13,7 @@ from medpeft_utils.report import text_image_scores as ti
 from medpeft_utils.study import records
 from medpeft_utils.study.identity import code_version
 from medpeft_utils.study.paths import experiments_folder
-from medpeft_utils.text_image.pictures import write_strip
+from medpeft_utils.text_image.plots import write_strip
 
 CARD = DataCard('spots', 'Spots (synthetic)', 'text to image', 'noise', texts='what is there', synthetic=True)
 SPLITS = {'train': 160, 'validation': 10, 'test': 60}
@@ -40,22 +40,31 @@ def make_pairs(findings: bool = True) -> Dataset:
 
 
 def sample(fid: float, seed: int = 0) -> dict:
-    """What a judge says of one set of images, invented."""
+    """What an evaluator says of one set of images, invented."""
     label = {'auroc': 0.9, 'accuracy': 0.8, 'positives': 20, 'images': 60}
     return {
-        **{'seed': seed, 'images': 200, 'real_images': 1000, 'fid': fid, 'kid': fid / 100, 'kid_sd': 0.01},
-        **{'kid_low': fid / 100 - 0.02, 'kid_high': fid / 100 + 0.02, 'kid_subsets': 100, 'kid_subset_size': 100},
+        **{
+            'seed': seed,
+            'images': 200,
+            'real_images': 1000,
+            'fid': fid,
+            'kid': fid / 100,
+        },
+        **{
+            'kid_low': fid / 100 - 0.02,
+            'kid_high': fid / 100 + 0.02,
+        },
         **{'similarity': 0.3, 'nearest': 4.0, 'nearest_real': 4.2, 'nearest_ratio': 4 / 4.2, 'copies': 0.01},
-        'agreement': {'auroc': 0.9, 'accuracy': 0.8, 'by_label': {'spot': label}},
+        'adherence': {'auroc': 0.9, 'accuracy': 0.8, 'by_label': {'spot': label}},
     }
 
 
 REAL = {
     'images': 1000,
-    'floor': {'fid': 3.1, 'fid_sd': 0.4, 'kid': 0.001, 'images': 480, 'halvings': 5},
+    'floor': {'fid': 3.1, 'fid_sd': 0.4, 'kid': 0.001, 'kid_sd': 0.001, 'images': 200, 'draws': 5},
     'similarity': 0.35,
     'similarity_measure': 'ssim',
-    'agreement': {'auroc': 0.99, 'accuracy': 0.97, 'by_label': {'spot': sample(0)['agreement']['by_label']['spot']}},
+    'adherence': {'auroc': 0.99, 'accuracy': 0.97, 'by_label': {'spot': sample(0)['adherence']['by_label']['spot']}},
     'encoder': {'hash': 'e' * 16, 'features': 112, 'labels': ['spot'], 'kind': 'findings'},
 }
 TRAINED = {'Full FT': 5_000_000, 'Bias': 9_000, 'LoRA': 40_000, 'SV-Diff': 6_000}

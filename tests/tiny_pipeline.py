@@ -18,7 +18,7 @@ def parts(prediction: str = 'epsilon', seed: int = 0) -> dict:
     from transformers import CLIPTextConfig, CLIPTextModel
 
     from medpeft_utils.text_image import mini
-    from medpeft_utils.text_image.captions import learn_tokenizer
+    from recipes.text_image.captions import learn_tokenizer
 
     tokenizer = learn_tokenizer(['cat'], length=TOKENS)
     text = {'hidden_size': WIDTH, 'intermediate_size': 16, 'num_hidden_layers': 1, 'num_attention_heads': 2}

@@ -1,6 +1,6 @@
 """Figure 2: ground truth and the best five methods, for the largest and the smallest data size, one prompt.
 
-Runs wrote the pictures beside their records (`text_image.pictures`). Pictures of synthetic radiographs are shown and
+Runs wrote the pictures beside their records (`text_image.plots`). Pictures of synthetic radiographs are shown and
 kept beside the figure. Of a pipeline that was trained on patients' images no figure is shared: its pictures, which may
 hold what it memorised, go into one beside the results, which stays local; real images themselves are in neither.
 """
@@ -47,7 +47,7 @@ class Gallery(Figure):
 
     def save(self, folder: Path | str) -> list[Path]:
         """As every figure, with the strips."""
-        from medpeft_utils.text_image.pictures import write_strip
+        from medpeft_utils.text_image.plots import write_strip
 
         paths = super().save(folder)
         remove_strips(folder, {Path(folder, name) for name in self.strips})
@@ -95,7 +95,7 @@ class Cell:
 
 def pictures_of(records: pd.DataFrame, run: str, name: str = 'samples.png') -> np.ndarray | None:
     """The pictures that a run wrote, from its folder, or from beside the figures; None where there are none."""
-    from medpeft_utils.text_image.pictures import SAMPLES, read_strip
+    from medpeft_utils.text_image.plots import SAMPLES, read_strip
 
     for results, figures in [records.attrs.get('places', ())] if records.attrs.get('places') else []:
         kept = KEPT.format(run if name == SAMPLES else 'ground_truth')
@@ -113,7 +113,7 @@ def _cell(records: pd.DataFrame, row: pd.Series) -> Cell:
 
 def _rows(records: pd.DataFrame, table: pd.DataFrame) -> list[tuple[str, list[Cell]]]:
     """The cells of one set: a line for its largest and one for its smallest data size."""
-    from medpeft_utils.text_image.pictures import GROUND_TRUTH
+    from medpeft_utils.text_image.plots import GROUND_TRUTH
 
     synthetic, truth = bool(table['synthetic'].all()), None
     if synthetic:

@@ -36,7 +36,7 @@ def numbers(table: pd.DataFrame) -> pd.DataFrame:
     real = []
     for (data, pairs), group in table.groupby(['data', 'pairs'], sort=False):
         one = group['real'].iloc[0]
-        about, floor = one.get('agreement') or {}, one.get('floor') or {}
+        about, floor = one.get('adherence') or {}, one.get('floor') or {}
         row = {name: ti.number(about.get(name)) for name in wanted[:3]} | {'fid': ti.number(floor.get('fid'))}
         real.append({'data': data, 'pairs': pairs, 'method': REAL} | row)
     return pd.concat([rows, pd.DataFrame(real, columns=rows.columns)], ignore_index=True)

@@ -21,7 +21,7 @@ EXPERIMENT = 'text_to_image'
 FULL, LORA, BIAS, SV_DIFF = 'Full FT', 'LoRA', 'Bias', 'SV-Diff'
 METHODS = (FULL, 'Attention', BIAS, 'Norm', 'Bias+Norm+Attention', LORA, SV_DIFF, 'DiffFit')
 PAPER_PAIRS = {'110K': 110_000, '55K': 55_000, '11K': 11_000}
-BASE, FLOOR = 'Untuned pipeline', 'Real images, two halves'
+BASE, FLOOR = 'Untuned pipeline', 'Real images of other patients'
 ALL = 'Mean of the methods'
 CELL = ['data', 'pairs', 'method']
 NUMBERS = (
@@ -90,8 +90,8 @@ def number(value: float | None) -> float:
 
 
 def flat(sample: dict) -> dict[str, float]:
-    """What the judge said of one set of images, as numbers: `NUMBERS`, and `AGREEMENT` of the findings."""
-    agreement = sample.get('agreement') or {}
+    """What the evaluator said of one set of images, as numbers: `NUMBERS`, and `AGREEMENT` of the findings."""
+    agreement = sample.get('adherence') or {}
     found = {name: number(sample.get(name)) for name in NUMBERS}
     return found | {name: number(agreement.get(name)) for name in AGREEMENT}
 
@@ -174,7 +174,7 @@ def gains(found: pd.DataFrame, better: str, worse: str, name: str = 'fid') -> di
 
 def _resamples(samples: Sequence[dict]) -> np.ndarray:
     """[draws] AUROC of the findings in resamples of the prompts, mean over sampling seeds; [0] where none are kept."""
-    kept = [(sample.get('agreement') or {}).get('resamples') or [] for sample in samples]
+    kept = [(sample.get('adherence') or {}).get('resamples') or [] for sample in samples]
     if not kept or not all(kept):
         return np.array([])
     return np.array(kept, dtype=float).mean(axis=0)  # None becomes NaN
@@ -238,7 +238,7 @@ def _encoders(table: pd.DataFrame) -> list[str]:
     notes = []
     for data, group in sets(table):
         real = group['real'].iloc[0]
-        quality = number((real.get('agreement') or {}).get('auroc'))
+        quality = number((real.get('adherence') or {}).get('auroc'))
         about = real.get('encoder') or {}
         told = f', AUROC {quality:.3f} on real test images' if not math.isnan(quality) else ''
         notes.append(

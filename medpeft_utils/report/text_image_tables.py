@@ -20,9 +20,8 @@ COLUMNS4 = ['Data', 'Method', 'Source', 'Trained parameters', *PLACES, 'Average 
 NOTES4 = (
     'Mean ± standard deviation over training and sampling seeds. Ranks: 1 for the lowest mean FID, averaged over the '
     'data sizes that every method has; ties share their average rank.',
-    'The floor is the distance between two halves of the real test images (whole patients, five halvings), of '
-    'other numbers of images than the rows above: FID grows as images become fewer, so that a perfect generator may '
-    'lie a little off it.',
+    'The floor is the distance of the real test images to as many real images of other patients as the rows have '
+    'generated ones, none of which the encoder learned from (five draws): what a perfect generator would reach.',
 )
 
 
@@ -139,7 +138,7 @@ def _synthetic(table: pd.DataFrame) -> str:
 
 
 COLUMNS_METRICS = [
-    *('Data', 'Training pairs', 'Method', 'FID', 'KID (95 % of subsets)', 'Similarity', 'Findings: AUROC [95 %]'),
+    *('Data', 'Training pairs', 'Method', 'FID', 'KID [95 %, over patients]', 'Similarity', 'Findings: AUROC [95 %]'),
     *('Findings: accuracy', 'Nearest: ratio', 'Copies'),
 ]
 
@@ -166,7 +165,7 @@ def _metric_cells(found: pd.DataFrame, inception: bool) -> list[str]:
 
 
 def _real_cells(real: dict, inception: bool) -> list[str]:
-    floor, agreement = real.get('floor') or {}, real.get('agreement') or {}
+    floor, agreement = real.get('floor') or {}, real.get('adherence') or {}
     values = [ti.number(floor.get('fid')), ti.number(floor.get('kid')), ti.number(real.get('similarity'))]
     cells = [_fixed(values[0], 2), *map(_fixed, values[1:])]
     cells += [_fixed(ti.number(agreement.get('auroc'))), _share(ti.number(agreement.get('accuracy'))), '1.00', '1.0 %']
@@ -214,7 +213,8 @@ def _notes_metrics(table: pd.DataFrame) -> list[str]:
     return [
         f'Similarity: mean of random pairs of images ({measure}); near 1 is a generator that has collapsed. Findings: '
         "a classifier's answer on the images against the prompts' findings, all findings pooled, threshold 0.5 for "
-        'accuracy; the row of real images is its own quality, and its FID and KID are the floor between halves.',
+        'accuracy; the row of real images is its own quality, its FID and KID those of as many '
+        'real images of other patients.',
         'Nearest: median distance to the nearest training image over that of real test images; copies: share nearer '
         'than 99 % of real test images are, 1 % by chance. Well below 1, or well above 1 %: look for memorised images.',
     ]
@@ -224,8 +224,8 @@ def _findings(table: pd.DataFrame) -> pd.DataFrame:
     """AUROC and accuracy by finding: of each run's images (mean over sampling seeds), and of real test images."""
     rows = []
     for one in table.itertuples():
-        told = [(s.get('agreement') or {}, one.method) for s in one.samples]
-        told += [(one.real.get('agreement') or {}, 'Real test images')]
+        told = [(s.get('adherence') or {}, one.method) for s in one.samples]
+        told += [(one.real.get('adherence') or {}, 'Real test images')]
         for agreement, method in told:
             for finding, numbers in (agreement.get('by_label') or {}).items():
                 rows.append({'data': one.data, 'pairs': one.pairs, 'method': method, 'finding': finding, **numbers})

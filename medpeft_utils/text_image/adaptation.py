@@ -6,103 +6,70 @@ methods are the notebook's sections, in their order.
 
 from __future__ import annotations
 
-import hashlib
-import json
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from torch import nn
 
 from medpeft_utils import data, methods
-from medpeft_utils.core.errors import BadInput, DoesNotFit, UnknownName
-from medpeft_utils.core.values import parse_config, settings_of
-from medpeft_utils.data.cache import cache_root
+from medpeft_utils.core.errors import BadInput, UnknownName
 from medpeft_utils.data.cards import packed_pairs
 from medpeft_utils.text_image import computing, pipeline
 from medpeft_utils.text_image.encoding import Encoded, encode
 from medpeft_utils.text_image.pipeline import Cut, Pipeline
 from medpeft_utils.text_image.sampling import latent_shape, sample
-from medpeft_utils.text_image.training import Denoising, EncodedPairs, Training, validation_loss
-from medpeft_utils.training.loop import Fit, TrainingConfig
+from medpeft_utils.text_image.training import CLIP, Denoising, DenoisingTask, EncodedPairs, validation_loss
+from medpeft_utils.training.loop import Fit, TrainingConfig, fit
 from medpeft_utils.training.precision import Precision
-from medpeft_utils.training.search import search
-
-SEARCH_SEED = 1_000_003  # no run of a study trains with it
+from medpeft_utils.training.run import BODY, SEARCH_SEED, BaseSettings, Run
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(BaseSettings):
     """The parameters of the experiment notebook; their help stands there, beside their defaults."""
 
-    dataset: str
-    backbone: str
-    method: str
-    data_folder: str = ''
     training_pairs: int = 0
     validation_pairs: int = 128
-    split_seed: int = 0
-    weights: str = 'pretrained'
-    image_size: int = 0
-    method_config: str = '{}'
-    seed: int = 0
     batch_size: int = 32
     micro_batch: int = 0
-    steps: int = 100
-    evaluations: int = 4
-    learning_rate: float = 0.0
-    search_trials: int = 0
+    steps: int = 60
+    evaluations: int = 3
     prompt_dropout: float = 0.1
     precision: str = 'auto'
     gradient_checkpointing: bool = False
     guidance_scale: float = 4.0
-    sampling_steps: int = 75
-    sampling_seeds: int = 4
-    test_images: int = 0
+    sampling_steps: int = 20
+    sampling_seeds: int = 1
+    test_images: int = 200
     controls: bool = False
-    save_adapter: bool = False
-    record_folder: str = ''
 
-    @classmethod
-    def of(cls, parameters: dict) -> Settings:
-        """The settings among a notebook's variables. Raises BadInput where one cannot be used."""
-        settings = settings_of(cls, parameters)
-        settings.check()
-        return settings
+    POSITIVE: ClassVar[tuple[str, ...]] = ('batch_size', 'steps', 'evaluations', 'sampling_steps', 'sampling_seeds')
+    NOT_NEGATIVE: ClassVar[tuple[str, ...]] = (
+        *BaseSettings.NOT_NEGATIVE,
+        *('training_pairs', 'validation_pairs', 'micro_batch', 'test_images'),
+    )
+
+    @property
+    def family(self) -> str:
+        return pipeline.family_of(self.backbone)
 
     def check(self) -> None:
         """Raise BadInput, UnknownName or DoesNotFit for the first setting that cannot be used; nothing is loaded."""
-        for name in ('batch_size', 'steps', 'evaluations', 'sampling_steps', 'sampling_seeds'):
-            if getattr(self, name) < 1:
-                raise BadInput(f'{name}={getattr(self, name)}: give 1 or more')
-        for name in ('training_pairs', 'validation_pairs', 'micro_batch', 'test_images', 'learning_rate'):
-            if getattr(self, name) < 0:
-                raise BadInput(f'{name}={getattr(self, name)}: give 0 or more')
         if not 0 <= self.prompt_dropout < 1:
             raise BadInput(f'prompt_dropout={self.prompt_dropout}: give a share from 0 to below 1')
+        if not math.isfinite(self.guidance_scale):
+            raise BadInput(f'guidance_scale={self.guidance_scale}: give a number, such as 4; 1 is no guidance')
         if self.precision not in computing.WAYS:
             raise UnknownName('precision', self.precision, tuple(computing.WAYS))
-        family, method = pipeline.family_of(self.backbone), methods.METHODS[self.method]
-        if family not in method.families:
-            fitting = ', '.join(methods.names(family))
-            raise DoesNotFit(
-                f'method {self.method!r} does not fit pipeline {self.backbone!r} ({family}); fit: {fitting}'
-            )
-        method.configure(self.config(), family)
-
-    def config(self) -> dict:
-        """The method's own settings, from JSON."""
-        return parse_config(self.method_config)
+        super().check()
 
 
-def _digest(content: dict) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-
-
-class TextToImage:
+class TextToImage(Run):
     """One pipeline, one method, one set of pairs; `adapted` is the U-Net that is trained, all else is frozen.
 
     Args:
@@ -110,22 +77,22 @@ class TextToImage:
         cache: folder for what many runs share (packed images, latents, embeddings); the data cache where None.
     """
 
+    settings: Settings
+    has_head = False
+    NOT_SEARCHED = (*Run.NOT_SEARCHED, 'guidance_scale', 'sampling_steps', 'sampling_seeds', 'test_images', 'controls')
+
     def __init__(self, settings: Settings, cache: Path | None = None):
-        settings.check()
-        self.settings, self.cache = settings, cache_root(cache)
-        self.device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+        super().__init__(settings, cache)
         self.image_size = settings.image_size or pipeline.image_size_of(settings.backbone)
         self.data = data.load(
             settings.dataset,
-            with_texts=True,
             folder=settings.data_folder or None,
             image_size=self.image_size,
             split_seed=settings.split_seed,
+            with_texts=True,
             train_pairs=packed_pairs(settings.dataset, settings.training_pairs),
             cache=self.cache,
         )
-        self.learning_rate: dict = {}
-        self.result: Fit | None = None
 
     @cached_property
     def pipeline(self) -> Pipeline:
@@ -200,67 +167,40 @@ class TextToImage:
         shift = pipeline.timestep_shift(s.backbone)
         return Denoising(self.pipeline.noising, s.prompt_dropout, shift, precision=self.precision, **how)
 
-    def protocol(self, learning_rate: float, seed: int | None = None) -> TrainingConfig:
-        """The training protocol of this run at a learning rate."""
+    def training_config(self, rates: dict[str, float], seed: int | None = None) -> TrainingConfig:
+        """How this run is trained at a learning rate."""
         s = self.settings
         return TrainingConfig(
-            learning_rate=learning_rate,
+            learning_rate=rates[BODY],
             min_steps=s.steps,
             max_steps=s.steps,
             batch_size=s.batch_size,
             evaluations=s.evaluations,
+            evaluate_first=True,
+            clip=CLIP,
             seed=s.seed if seed is None else seed,
         )
 
-    def default_learning_rate(self) -> float:
+    def centres(self) -> dict[str, float]:
         """The method's documented rate, times what the pipeline asks for (the mini wants larger rates)."""
         rate = methods.METHODS[self.settings.method].learning_rate['unet']
-        return rate * pipeline.learning_rate_factor(self.settings.backbone)
+        return {BODY: rate * pipeline.learning_rate_factor(self.settings.backbone)}
 
-    def choose_learning_rate(self, folder: Path | None = None) -> dict:
-        """The learning rate to train with: given, searched for the lowest validation loss, or the method's default.
+    def identity(self) -> dict[str, Any]:
+        """What a search depends on beside the parameters."""
+        return {'pipeline': self.pipeline.hash, 'data': self.data.split_hash, 'precision': str(self.precision)}
 
-        A search does not depend on the run's seed: runs that differ in the seed alone share one, kept in `folder`.
-        Sets and returns `learning_rate`: {value, how, trials}; the score of a trial is the loss, negative.
-        """
-        from medpeft_utils.core.shared import once
+    def score(self, row: dict) -> float:
+        """The validation loss, negative."""
+        return -row['validation_loss']
 
-        s = self.settings
-        if s.learning_rate > 0:
-            self.learning_rate = {'value': s.learning_rate, 'how': 'given', 'trials': []}
-        elif s.search_trials == 0:
-            self.learning_rate = {'value': self.default_learning_rate(), 'how': 'default', 'trials': []}
-        else:
-            path = Path(folder or self.cache / 'searches') / f'{self._search_key()}.json'
-            found = once(path, self._search)
-            value = found['values']['learning_rate']
-            self.learning_rate = {'value': value, 'how': 'searched', 'trials': found['trials']}
-        return self.learning_rate
-
-    def _search_key(self) -> str:
-        from medpeft_utils.core.code import Code
-
-        left_out = ('seed', 'record_folder', 'data_folder', 'learning_rate', 'save_adapter', 'guidance_scale')
-        left_out += ('sampling_steps', 'sampling_seeds', 'test_images', 'controls')
-        parameters = {name: value for name, value in asdict(self.settings).items() if name not in left_out}
-        code = Code.now().version(asdict(self.settings), [type(self).__module__])
-        known = {'pipeline': self.pipeline.hash, 'data': self.data.split_hash, 'precision': str(self.precision)}
-        return _digest(parameters | known | {'code': code})
-
-    def _search(self) -> dict:
+    def trial(self, rates: dict[str, float], report: Callable[[dict], None]) -> Fit:
+        """Train a fresh U-Net on pairs that no run of a study trains on in this order."""
+        adapted = self._apply(self._load().unet, SEARCH_SEED)
         rows = self.data.train_pairs(self.settings.training_pairs, seed=SEARCH_SEED)
         train = EncodedPairs(self.encoded, rows, self.device)
-        validation = self.pairs('validation')
-
-        def score_at(rates: dict[str, float], tell) -> float:
-            adapted = self._apply(self._load().unet, SEARCH_SEED)
-            protocol = self.protocol(rates['learning_rate'], SEARCH_SEED)
-            result = Training(adapted, train, validation, protocol, self.denoising).run(quiet=True)
-            return -result.curve[result.best]['validation_loss']
-
-        return search(
-            score_at, {'learning_rate': self.default_learning_rate()}, self.settings.search_trials, seed=SEARCH_SEED
-        )
+        task = DenoisingTask(adapted, train, self.pairs('validation'), self.denoising)
+        return fit(task, self.training_config(rates, SEARCH_SEED), report, quiet=True)
 
     def train(
         self, report: Callable[[dict], None] | None = None, checkpoint: Path | None = None, quiet: bool = False
@@ -268,17 +208,15 @@ class TextToImage:
         """Train at the chosen learning rate; the U-Net is left in the state that validation selected.
 
         Args:
-            report: called with every new row of the curve.
-            checkpoint: where a killed training goes on from; `forget` removes it.
+            report: called with every new row of the curve; the first, at step 0, is the untuned U-Net's.
+            checkpoint: a file that a killed training goes on from (`loop.fit`).
             quiet: no progress bar.
         """
-        if not self.learning_rate:
-            self.choose_learning_rate()
-        protocol = self.protocol(self.learning_rate['value'])
-        pairs = self.pairs('train'), self.pairs('validation')
+        config = self.training_config(self.rates)
+        task = DenoisingTask(self.adapted, self.pairs('train'), self.pairs('validation'), self.denoising)
         for part in (self.pipeline.vae, self.pipeline.text_encoder):
             part.to('cpu')  # their work is done; `generate` brings them back
-        self.result = Training(self.adapted, *pairs, protocol, self.denoising, checkpoint).run(report, quiet)
+        self.result = fit(task, config, report, quiet, checkpoint)
         return self.result
 
     def losses(self) -> dict[str, float]:
@@ -320,8 +258,3 @@ class TextToImage:
         how = {'guidance_scale': guidance, 'steps': steps or s.sampling_steps, 'image_size': self.image_size}
         how |= {'precision': self.precision}
         return sample(pipe, self.sampler() if unet is None else unet, prompts, seed, **how | more)
-
-
-def forget(checkpoint: Path) -> None:
-    """Remove a checkpoint, once the record of its run is written."""
-    Path(checkpoint).unlink(missing_ok=True)

@@ -23,12 +23,12 @@ from medpeft_utils.text_image.adaptation import TextToImage
 CHECK_SEED = 1_000_003
 
 
-def samples(run: TextToImage, judge, rows: np.ndarray, unet: nn.Module, seeds: int) -> list[dict]:
-    """What the judge says of the images of a U-Net, a dict for each sampling seed.
+def samples(run: TextToImage, evaluator, rows: np.ndarray, unet: nn.Module, seeds: int) -> list[dict]:
+    """What the evaluator says of the images of a U-Net, a dict for each sampling seed.
 
     Args:
         run: trained.
-        judge: of `evaluation.judge`.
+        evaluator: of `evaluation.evaluator`.
         rows: test rows; image i is made from the text of row i.
         unet: tuned and merged (`run.sampler()`), or `run.base`.
         seeds: how many sampling seeds, from 0 on.
@@ -37,7 +37,7 @@ def samples(run: TextToImage, judge, rows: np.ndarray, unet: nn.Module, seeds: i
     found = []
     for seed in range(seeds):
         images = run.generate(prompts, seed=seed, unet=unet)
-        found.append({'seed': seed} | judge.evaluate(images, rows, train))
+        found.append({'seed': seed} | evaluator.evaluate(images, rows, train))
     return found
 
 
@@ -51,10 +51,10 @@ def _key(run: TextToImage, rows: np.ndarray, seeds: int) -> str:
     return hashlib.sha256(b'\0'.join(parts)).hexdigest()[:16]
 
 
-def base_samples(run: TextToImage, judge, rows: np.ndarray, seeds: int, folder: Path) -> list[dict]:
+def base_samples(run: TextToImage, evaluator, rows: np.ndarray, seeds: int, folder: Path) -> list[dict]:
     """`samples` of the untuned pipeline: the same for every method, so done once for a study and kept in `folder`."""
     path = Path(folder) / f'untuned-{_key(run, rows, seeds)}.json'
-    return once(path, lambda: {'samples': samples(run, judge, rows, run.base, seeds)})['samples']
+    return once(path, lambda: {'samples': samples(run, evaluator, rows, run.base, seeds)})['samples']
 
 
 def checks(run: TextToImage) -> dict[str, float]:
@@ -97,22 +97,26 @@ def untrained(run: TextToImage) -> nn.Module:
     return adapted.merge().eval()
 
 
-def controls(run: TextToImage, judge, rows: np.ndarray, seeds: int, base: Sequence[dict]) -> dict[str, list[dict]]:
+def controls(run: TextToImage, evaluator, rows: np.ndarray, seeds: int, base: Sequence[dict]) -> dict[str, list[dict]]:
     """LoRA's two ways to fail, sampled: adapters never trained, and trained ones not applied (the untuned pipeline)."""
-    return {'untrained': samples(run, judge, rows, untrained(run), seeds), 'not_applied': list(base)}
+    return {'untrained': samples(run, evaluator, rows, untrained(run), seeds), 'not_applied': list(base)}
 
 
 def summary(metrics: dict) -> pd.DataFrame:
-    """The main numbers of tuned, untuned and real images side by side, means over the sampling seeds; for showing."""
+    """The main numbers of tuned, untuned and real images side by side, means over the sampling seeds; for showing.
+
+    KID comes first, with its interval; of real images KID and FID are the floor, at as many images.
+    """
     given = {'tuned': metrics['samples'], 'untuned': metrics['base']}
     if 'controls' in metrics:
         given['untrained LoRA'] = metrics['controls']['untrained']
-    given['real'] = [metrics['real'] | {'fid': metrics['real']['floor']['fid']}]  # between two halves
+    given['real'] = [metrics['real'] | {name: metrics['real']['floor'][name] for name in ('kid', 'fid')}]
     columns = {name: pd.DataFrame(map(_main, found)).mean() for name, found in given.items()}
     return pd.DataFrame(columns).round(3)
 
 
 def _main(measured: dict) -> dict[str, float]:
-    shown = {key: measured.get(key, np.nan) for key in ('fid', 'kid', 'similarity', 'nearest', 'copies')}
-    agreement = (measured.get('agreement') or {}).get('auroc')
-    return shown | {'agreement, AUROC': np.nan if agreement is None else agreement}
+    names = ('kid', 'kid_low', 'kid_high', 'fid', 'similarity', 'nearest', 'copies')
+    area = (measured.get('adherence') or {}).get('auroc')
+    shown = {name: measured.get(name) for name in names} | {'prompt adherence, AUROC': area}
+    return {name: np.nan if value is None else value for name, value in shown.items()}

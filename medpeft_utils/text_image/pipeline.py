@@ -40,6 +40,18 @@ COMPONENTS = {
     'unet': 'diffusion_pytorch_model.safetensors',
     'scheduler': None,
 }
+# What is read of a published pipeline; its safety checker and weights of other formats stay where they are.
+FILES = (
+    'model_index.json',
+    'tokenizer/*',
+    'scheduler/*',
+    'text_encoder/config.json',
+    'text_encoder/model.safetensors',
+    'vae/config.json',
+    'vae/diffusion_pytorch_model.safetensors',
+    'unet/config.json',
+    'unet/diffusion_pytorch_model.safetensors',
+)
 PICKLES = '.bin', '.pt', '.pth', '.ckpt'
 PREDICTIONS = 'epsilon', 'v_prediction'
 
@@ -274,8 +286,6 @@ def _folder_of(name: str, weights: str) -> tuple[Path, str]:
     if name not in PIPELINES:
         return Path(name).expanduser(), f'folder {Path(name).name}'
     if PIPELINES[name].repository:
-        from medpeft_utils.text_image.hub import cached
-
         return cached(name, PIPELINES[name].repository), f'hub cache, {PIPELINES[name].repository}'
     folder = WEIGHTS_FOLDER / name
     if not folder.is_dir():
@@ -361,12 +371,13 @@ def _without_bars() -> Iterator[None]:
 
 
 def _random(name: str, seed: int) -> Pipeline:
+    from transformers import CLIPTokenizer
+
     from medpeft_utils.methods.adapted import seeded
-    from medpeft_utils.text_image.captions import learn_tokenizer
 
     if name != mini.NAME:
         raise BadInput(f'weights=random of {name!r}: only {mini.NAME!r} is built so; random weights generate nothing')
-    tokenizer = learn_tokenizer(['goldfish'])
+    tokenizer = CLIPTokenizer.from_pretrained(WEIGHTS_FOLDER / name / 'tokenizer', local_files_only=True)
     with seeded(seed):
         parts = {
             'text_encoder': mini.build_text_encoder(len(tokenizer), tokenizer.eos_token_id),
@@ -375,3 +386,40 @@ def _random(name: str, seed: int) -> Pipeline:
         }
     source = f'random weights (seed {seed})'
     return Pipeline(name, mini.IMAGE_SIZE, tokenizer, scheduler=mini.build_scheduler(), source=source, **parts)
+
+
+# ---- published pipelines, in the hub cache
+
+
+def cached(name: str, repository: str) -> Path:
+    """The folder of a published pipeline in the local cache. Raises BadInput where it is not, naming the way out."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(repository, allow_patterns=list(FILES), local_files_only=True))
+    except (LocalEntryNotFoundError, OSError) as error:
+        raise BadInput(
+            f'pipeline {name!r} ({repository}) is not in the local cache; run `medpeft pipelines fetch {name}` or give '
+            'weights=FOLDER'
+        ) from error
+
+
+def fetch(name: str) -> Path:
+    """Download a published pipeline into the hub cache, going on where an earlier download stopped.
+
+    Raises:
+        UnknownName: no such pipeline.
+        BadInput: it is shipped already, or it could not be fetched.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    family_of(name)
+    repository = PIPELINES[name].repository if name in PIPELINES else ''
+    if not repository:
+        raise BadInput(f'pipeline {name!r} is on this machine already; there is nothing to fetch')
+    try:
+        return Path(snapshot_download(repository, allow_patterns=list(FILES)))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise BadInput(f'pipeline {name!r} ({repository}) could not be fetched: {error}') from error

@@ -1,9 +1,13 @@
-"""Pictures for the text-to-image notebooks: pairs, curves, samples side by side. Each returns one figure."""
+"""Pictures for the text-to-image notebooks: pairs, curves, samples side by side; and strips of a run's samples.
+
+A strip is a PNG of some pictures side by side, which a run writes beside its record for Figure 2.
+"""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -11,7 +15,10 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
+from medpeft_utils.core.errors import BadInput
 from medpeft_utils.plots import INK, MUTED, PALETTE, finish
+
+SAMPLES, GROUND_TRUTH = 'samples.png', 'ground_truth.png'
 
 
 def sheet(
@@ -63,3 +70,27 @@ def loss_curve(rows: Sequence[dict], best: int | None = None, title: str = '', s
     sns.despine(figure)
     figure.tight_layout()
     return finish(figure, synthetic)
+
+
+def write_strip(images: np.ndarray, path: Path | str) -> Path:
+    """Write [K, S, S, 3] uint8 images into one PNG of S x K S pixels."""
+    from PIL import Image
+
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.concatenate(list(images), axis=1)).save(path, format='PNG')
+    return path
+
+
+def read_strip(path: Path | str) -> np.ndarray:
+    """[K, S, S, 3] uint8 images of a strip. Raises BadInput where the file is none."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        strip = np.array(Image.open(path).convert('RGB'))
+    except (OSError, UnidentifiedImageError) as error:
+        raise BadInput(f'{path}: cannot be read as a strip of pictures ({error})') from error
+    side, width = strip.shape[:2]
+    if not side or width % side:
+        raise BadInput(f'{path}: {width} x {side} px is no row of square pictures')
+    return strip.reshape(side, width // side, side, 3).swapaxes(0, 1)

@@ -28,7 +28,14 @@ def parts(run: TextToImage, metrics: dict, started: float) -> dict:
         'backbone': _backbone(run),
         'method': _method(run),
         'learning_rate': run.learning_rate,
+        'training': {
+            'steps': fit.steps,
+            'epochs': fit.epochs,
+            'batch_size': min(run.settings.batch_size, len(run.rows('train'))),
+            'selection': 'validation_loss',
+        },
         'metrics': run.losses() | metrics,
+        'cost': _cost(run),
         'curve': fit.curve,
         'best_epoch': fit.curve[fit.best]['epoch'],
         'time': spent | {'train_images_per_second': fit.images_per_second},
@@ -72,6 +79,19 @@ def _method(run: TextToImage) -> dict:
         'trainable_parameters': adapted.count(),
         'head_parameters': 0,
         'total_parameters': sum(p.numel() for p in adapted.model.parameters()),
+    }
+
+
+def _cost(run: TextToImage) -> dict:
+    return {
+        'adapter_bytes': sum(tensor.nbytes for tensor in run.adapted.state().values()),
+        'total_bytes': sum(tensor.nbytes for tensor in run.adapted.model.state_dict().values()),
+        'peak_memory_mb': run.result.peak_memory_mb,
+        'peak_memory_of': "the GPU's allocator, in training" if run.device.type == 'cuda' else 'the whole process',
+        'train_images_per_second': run.result.images_per_second,
+        'images_per_second': None,  # sampling is timed by no one
+        'energy_joules': None,
+        'search_seconds': run.search_seconds,
     }
 
 

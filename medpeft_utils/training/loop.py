@@ -186,6 +186,21 @@ class Task:
         return {}
 
 
+class WholeNetwork:
+    """A network of which every parameter is trained, in the form in which a `Task` takes a model."""
+
+    def __init__(self, model: nn.Module):
+        self.model = model
+
+    def train(self, mode: bool = True) -> None:
+        """Training or evaluation mode."""
+        self.model.train(mode)
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """All parameters by name."""
+        return dict(self.model.named_parameters())
+
+
 @dataclass
 class Fit:
     """What training gave: the curve (a row an evaluation), the selected one, and what it cost."""

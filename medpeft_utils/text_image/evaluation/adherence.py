@@ -1,4 +1,7 @@
-"""What a text says of its image, as labels: the set's findings, or the words of the texts where it has none."""
+"""Prompt adherence: how well what a classifier sees in generated images agrees with what their prompts ask for.
+
+What a text asks for are labels: the findings of the set, or the words of the texts where it has none.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +13,16 @@ import numpy as np
 from medpeft_utils import auroc
 from medpeft_utils.core.errors import BadInput
 from medpeft_utils.data import Dataset
+from medpeft_utils.text_image.evaluation.distances import drawn
 
 WORD = re.compile(r'[a-z]{3,}')
 MOST_WORDS = 32
-DRAWS, DIGITS = 400, 4  # bootstrap resamples, and what is kept of each
+DIGITS = 4  # that are kept of the area in a resample
 SHARE = 0.05  # a word is a label where at least so many texts have it, and as many have not
 
 
 @dataclass(frozen=True)
-class Targets:
+class Labels:
     """Labels of every pair.
 
     Args:
@@ -32,7 +36,7 @@ class Targets:
     kind: str
 
 
-def targets_of(pairs: Dataset, rows: np.ndarray) -> Targets:
+def labels_of(pairs: Dataset, rows: np.ndarray) -> Labels:
     """Labels of all pairs: findings that some of `rows` have and some have not, else the commonest words of `rows`.
 
     Raises BadInput where there is neither: a set without findings whose texts share no word or all say the same.
@@ -41,7 +45,7 @@ def targets_of(pairs: Dataset, rows: np.ndarray) -> Targets:
     useful = np.flatnonzero((known == 1).any(axis=0) & (known == 0).any(axis=0))
     if len(useful):
         names = tuple(pairs.finding_names[column] for column in useful)
-        return Targets(names, np.ascontiguousarray(pairs.findings[:, useful]), 'findings')
+        return Labels(names, np.ascontiguousarray(pairs.findings[:, useful]), 'findings')
     sets = [set(WORD.findall(text.lower())) for text in pairs.texts]
     counts: dict[str, int] = {}
     for row in rows:
@@ -55,10 +59,10 @@ def targets_of(pairs: Dataset, rows: np.ndarray) -> Targets:
             f'{pairs.label}: no finding is known of its training pairs, and their texts share no word that some have '
             'and some have not; an encoder cannot be trained on it. Add columns finding:NAME (1, 0 or empty)'
         )
-    return Targets(names, np.array([[name in words for name in names] for words in sets], dtype=np.int8), 'words')
+    return Labels(names, np.array([[name in words for name in names] for words in sets], dtype=np.int8), 'words')
 
 
-def agreement(values: np.ndarray, scores: np.ndarray, names: tuple[str, ...]) -> dict:
+def adherence(values: np.ndarray, scores: np.ndarray, names: tuple[str, ...], groups: np.ndarray) -> dict:
     """How well what a classifier sees in images agrees with what their texts say.
 
     The area under the ROC curve is pooled over the labels: the share of pairs of images, one whose text has a label and
@@ -69,11 +73,12 @@ def agreement(values: np.ndarray, scores: np.ndarray, names: tuple[str, ...]) ->
         values: [N, L] of the texts: 1, 0, or -1 for unknown, which is left out.
         scores: [N, L] probabilities that the classifier gives the images.
         names: of the labels.
+        groups: [N] patients whose texts these are; they are resampled, with all of their texts.
     Returns:
         auroc, and accuracy (threshold 0.5, mean over labels), of the labels that some text has and some has not (None
-        where there is none); auroc_low and auroc_high, 95 % of bootstrap resamples of the images; resamples, the auroc
-        in each of them, by which two sets of images from the same texts are compared; and by_label: name to auroc,
-        accuracy, positives, images.
+        where there is none); auroc_low and auroc_high, 95 % of the bootstrap resamples; resamples, the auroc in each of
+        them, by which two sets of images from the same texts are compared; and by_label: name to auroc, accuracy,
+        positives, images.
     """
     useful = [k for k in range(values.shape[1]) if len(set(values[:, k]) - {-1}) == 2]
     if not useful:
@@ -82,20 +87,18 @@ def agreement(values: np.ndarray, scores: np.ndarray, names: tuple[str, ...]) ->
     by_label = {}
     for k in useful:
         known = values[:, k] >= 0
-        said, seen = values[known, k], scores[known, k]
+        asked, seen = values[known, k], scores[known, k]
         by_label[names[k]] = {
-            'auroc': float(auroc.by_finding(said[:, None], seen[:, None])[0]),
-            'accuracy': float(((seen > 0.5) == said).mean()),
-            'positives': int(said.sum()),
+            'auroc': float(auroc.by_finding(asked[:, None], seen[:, None])[0]),
+            'accuracy': float(((seen > 0.5) == asked).mean()),
+            'positives': int(asked.sum()),
             'images': int(known.sum()),
         }
-    values, scores, count = values[:, useful], scores[:, useful], len(values)
-    # The same for any two sets of as many images.
-    times = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), size=DRAWS)
-    areas = pooled(values, scores, times)
+    values, scores = values[:, useful], scores[:, useful]
+    areas = pooled(values, scores, drawn(groups))
     low, high = auroc.quantiles(areas)
     return {
-        'auroc': float(pooled(values, scores, np.ones((1, count)))[0]),
+        'auroc': float(pooled(values, scores, np.ones((1, len(values))))[0]),
         'accuracy': float(np.mean([label['accuracy'] for label in by_label.values()])),
         'auroc_low': low,
         'auroc_high': high,
@@ -108,13 +111,13 @@ def pooled(values: np.ndarray, scores: np.ndarray, times: np.ndarray) -> np.ndar
     """[R] AUROC pooled over the labels in each of some resamples; NaN where no label has both kinds.
 
     Args:
-        values, scores: [N, L], as for `agreement`.
+        values, scores: [N, L], as for `adherence`.
         times: [R, N] how often each image was drawn.
     """
     times, won, pairs = times.astype(float), np.zeros(len(times)), np.zeros(len(times))
-    for said, seen in zip(values.T, scores.T, strict=True):
-        there, absent = times[:, said == 1], times[:, said == 0]  # [R, P], [R, Q]
-        above, below = seen[said == 1, None], seen[None, said == 0]
+    for asked, seen in zip(values.T, scores.T, strict=True):
+        there, absent = times[:, asked == 1], times[:, asked == 0]  # [R, P], [R, Q]
+        above, below = seen[asked == 1, None], seen[None, asked == 0]
         right = (above > below) + 0.5 * (above == below)  # [P, Q]; a tie counts half
         won += ((there @ right) * absent).sum(axis=1)
         pairs += there.sum(axis=1) * absent.sum(axis=1)

@@ -1,0 +1,189 @@
+"""The evaluator of generated images: every number, against the test split of one set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from medpeft_utils.core.errors import BadInput
+from medpeft_utils.core.hashing import tensors_digest
+from medpeft_utils.data import Dataset
+from medpeft_utils.text_image.evaluation import distances
+from medpeft_utils.text_image.evaluation.adherence import Labels, adherence
+from medpeft_utils.text_image.evaluation.encoder import (
+    Encoder,
+    Inception,
+    Schedule,
+    encode,
+    encoder_rows,
+    features_once,
+    load_inception,
+    probabilities,
+    trained_once,
+)
+
+MOST_REAL = 1000  # test images, as in Dutt et al. 2024
+
+
+def spread(rows: np.ndarray, most: int = MOST_REAL) -> np.ndarray:
+    """At most so many of the rows, spread evenly over them."""
+    return rows if len(rows) <= most else rows[np.linspace(0, len(rows) - 1, most).round().astype(int)]
+
+
+def test_rows(pairs: Dataset, most: int = MOST_REAL) -> np.ndarray:
+    """Rows of the test split whose texts are the prompts: at most so many, spread evenly over it."""
+    return spread(pairs.rows('test'), most)
+
+
+@dataclass(eq=False)
+class Evaluator:
+    """What images are compared with. One encoder for all runs on a set, so that their numbers compare.
+
+    Args:
+        pairs: the whole set.
+        encoder, labels, about: as `encoder.trained_once` gives them.
+        folder: where features are kept.
+        inception: for KID and FID on Inception's features too.
+    """
+
+    pairs: Dataset
+    encoder: Encoder
+    labels: Labels
+    about: dict
+    folder: Path
+    inception: Inception | None = None
+    rows: np.ndarray = field(init=False)
+
+    def __post_init__(self):
+        self.rows = test_rows(self.pairs)
+        distances.require_images(len(self.rows), 'real test')
+
+    def __str__(self) -> str:
+        about = self.about
+        return (
+            f'encoder of {len(self.labels.names)} {self.labels.kind}: AUROC {about["training_auroc"]:.3f} on its '
+            f'{about["training_images"]:,} training images, {about["held_out_auroc"]:.3f} on the '
+            f'{about["held_out_images"]:,} of patients held out'
+        )
+
+    @cached_property
+    def hash(self) -> str:
+        """16 hex over all weights: distances on features compare where it is the same."""
+        return tensors_digest(self.encoder.state_dict())
+
+    @cached_property
+    def other_rows(self) -> np.ndarray:
+        """Rows of real images that are neither test images nor what the encoder learned from."""
+        learned, held_out = encoder_rows(self.pairs)
+        return np.union1d(np.setdiff1d(held_out, learned), self.pairs.rows('validation'))
+
+    def features(self, rows: np.ndarray, split: str) -> np.ndarray:
+        """[n, 112] of real images; `rows` are of one split."""
+        return features_once(self.encoder, self.pairs, split, self.folder)[
+            np.searchsorted(self.pairs.rows(split), rows)
+        ]
+
+    @cached_property
+    def real_features(self) -> np.ndarray:
+        """[R, 112] of the real test images, in the order of `rows`."""
+        return self.features(self.rows, 'test')
+
+    @cached_property
+    def real_inception(self) -> np.ndarray:
+        """[R, 2048] of the real test images."""
+        return encode(self.inception, self.pairs.images, self.rows)
+
+    def evaluate(self, images: np.ndarray, rows: np.ndarray, train_rows: np.ndarray, seed: int = 0) -> dict:
+        """Every number of generated images. Nothing is averaged over sampling seeds here.
+
+        Args:
+            images: [N, S, S, 3] uint8 of the set's size; image i was made from the text of row `rows[i]`.
+            rows: [N] rows of the test split.
+            train_rows: rows that the generator was trained on.
+            seed: of the pairs whose similarity is taken.
+        Returns:
+            images, real_images, kid with its interval and resamples (`distances.kid`), fid, similarity, nearest
+            distances (`distances.memorising`), adherence (`adherence`), and kid_inception, fid_inception where there is
+            Inception.
+        Raises:
+            BadInput: images of another shape or type, rows that are no test rows, fewer than 20 images.
+        """
+        self._check(images, rows)
+        features, groups = encode(self.encoder, images), (self.pairs.groups[self.rows], self.pairs.groups[rows])
+        found = {'images': len(images), 'real_images': len(self.rows)}
+        found |= distances.kid(self.real_features, features, *groups)
+        found |= {'fid': distances.fid(self.real_features, features)}
+        found |= {'similarity': distances.similarity(images, seed=seed)}
+        found |= distances.memorising(features, self.real_features, self.features(train_rows, 'train'))
+        found |= {'adherence': self._adherence(features, rows)}
+        if self.inception is not None:
+            features = encode(self.inception, images)
+            found['fid_inception'] = distances.fid(self.real_inception, features)
+            kid = distances.kid(self.real_inception, features, *groups)
+            found |= {name.replace('kid', 'kid_inception', 1): kid[name] for name in ('kid', 'kid_low', 'kid_high')}
+        return found
+
+    def real(self, train_rows: np.ndarray, images: int) -> dict:
+        """What real test images score, to hold the generated ones against.
+
+        Args:
+            train_rows: rows that the generator was trained on.
+            images: how many generated images there are, so that the floor is taken on as many.
+        Returns:
+            images, floor (distance to other real images), nearest (median distance to the nearest training image),
+            similarity and its measure, adherence (the classifier's own quality), encoder (hash, features, labels and
+            their kind, and `encoder.train`'s scores).
+        """
+        near = distances.nearest(self.real_features, self.features(train_rows, 'train'))[0]
+        found = {'images': len(self.rows), 'floor': self._floor(images), 'nearest': float(np.median(near))}
+        found |= {'similarity': distances.similarity(self.pairs.images[self.rows])}
+        found |= {'similarity_measure': distances.measure_for(self.pairs.image_size)}
+        found |= {'adherence': self._adherence(self.real_features, self.rows)}
+        del found['adherence']['resamples']  # of other images than the generated ones: nothing pairs with them
+        about = {'hash': self.hash, 'features': self.encoder.num_features, 'labels': list(self.labels.names)}
+        return found | {'encoder': about | {'kind': self.labels.kind} | self.about}
+
+    def _floor(self, images: int) -> dict:
+        others = encode(self.encoder, self.pairs.images, self.other_rows)
+        found = distances.floor(self.real_features, others, images)
+        if self.inception is not None:
+            others = encode(self.inception, self.pairs.images, self.other_rows)
+            inception = distances.floor(self.real_inception, others, images)
+            found |= {f'{name}_inception': inception[name] for name in ('kid', 'fid')}
+        return found
+
+    def _adherence(self, features: np.ndarray, rows: np.ndarray) -> dict:
+        seen = probabilities(self.encoder, features)
+        return adherence(self.labels.values[rows], seen, self.labels.names, self.pairs.groups[rows])
+
+    def _check(self, images: np.ndarray, rows: np.ndarray) -> None:
+        wanted = (len(rows), *self.pairs.images.shape[1:])
+        if images.shape != wanted or images.dtype != np.uint8:
+            raise BadInput(f'generated images are {images.dtype} {images.shape}; {wanted} uint8 is needed')
+        if not np.isin(rows, self.pairs.rows('test')).all():
+            raise BadInput('prompts must be those of the test split: some of the rows are of training or validation')
+        distances.require_images(len(images))
+
+
+def evaluator(
+    pairs: Dataset,
+    folder: Path | str,
+    inception: str = '',
+    schedule: Schedule | None = None,
+    device: torch.device | str = 'cpu',
+) -> Evaluator:
+    """The evaluator for a set, its encoder trained where that was not done before.
+
+    Args:
+        pairs: the whole set, at the size of the images to be evaluated.
+        folder: where the encoder and features are kept, for all runs.
+        inception: file of Inception's weights; '' for none.
+        schedule: how the encoder is trained.
+        device: where networks run.
+    """
+    found = trained_once(pairs, Path(folder), schedule, device)
+    return Evaluator(pairs, *found, Path(folder), load_inception(inception).to(device) if inception else None)
