@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from medpeft_utils.training.graphed import GraphedLoss
+
 
 @dataclass(frozen=True)
 class Precision:
@@ -70,33 +72,53 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def step_seconds(model: nn.Module, precision: Precision, images: torch.Tensor) -> float:
+def _loss(model: nn.Module, precision: Precision, x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    with precision.autocast(x.device):
+        logits = model(x)
+    return F.cross_entropy(logits.float(), labels)
+
+
+def step_seconds(model: nn.Module, precision: Precision, images: torch.Tensor, labels: torch.Tensor) -> float:
     """Seconds of a training step, forward and backward, on `images` [B, C, H, W]."""
     precision.prepare(model)
     x = precision.images(images)
-    synchronise(x.device)
     started = time.perf_counter()
-    with precision.autocast(x.device):
-        logits = model(x)
-    F.cross_entropy(logits.float(), torch.zeros(len(x), dtype=torch.long, device=x.device)).backward()
-    synchronise(x.device)
+    _loss(model, precision, x, labels).backward()
     seconds = time.perf_counter() - started
     model.zero_grad()
     return seconds
 
 
-def measure(model: nn.Module, family: str, images: torch.Tensor, rounds: int = 3) -> dict[Precision, float]:
-    """Seconds of a training step for every candidate: the fastest of `rounds`, after one to warm up.
+def graphed_seconds(model: nn.Module, precision: Precision, images: torch.Tensor, labels: torch.Tensor) -> float:
+    """The same on a GPU, where a step is a CUDA graph (`graphed.py`): the mean of ten replays."""
+    precision.prepare(model)
+    graph = GraphedLoss(lambda x, y: _loss(model, precision, x, y), model, precision.images(images), labels)
+    graph(images, labels)
+    synchronise(images.device)
+    started = time.perf_counter()
+    for _ in range(10):
+        graph(images, labels)
+    synchronise(images.device)
+    return (time.perf_counter() - started) / 10
 
-    The candidates take turns, so that a machine that is busy for a while slows all of them. The model is only read:
-    weights and statistics stay.
+
+def measure(model: nn.Module, family: str, images: torch.Tensor, rounds: int = 3) -> dict[Precision, float]:
+    """Seconds of a training step for every candidate: on a CPU the fastest of `rounds`, after one to warm up.
+
+    There the candidates take turns, so that a machine that is busy for a while slows all of them. The model is only
+    read: weights and statistics stay.
     """
-    was_training = model.training
+    was_training, ways = model.training, candidates(family)
+    labels = torch.zeros(len(images), dtype=torch.long, device=images.device)
     model.eval()  # BatchNorm statistics must not move while timing
-    ways = candidates(family)
-    turns = [[step_seconds(model, precision, images) for precision in ways] for _ in range(rounds + 1)]
+    if images.device.type == 'cuda':
+        found = [graphed_seconds(model, precision, images, labels) for precision in ways]
+    else:
+        turns = [[step_seconds(model, way, images, labels) for way in ways] for _ in range(rounds + 1)]
+        found = map(min, zip(*turns[1:], strict=True))
     model.train(was_training)
-    return dict(zip(ways, map(min, zip(*turns[1:], strict=True)), strict=True))
+    model.zero_grad()
+    return dict(zip(ways, found, strict=True))
 
 
 def device_name(device: torch.device) -> str:
