@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -21,8 +22,9 @@ from medpeft_utils.core.errors import BadInput
 from medpeft_utils.core.files import StorageFault, append_line, plain, read_json, storage, write_bytes, write_json
 from medpeft_utils.core.shared import once
 from medpeft_utils.study import records
-from medpeft_utils.study.grid import load_grid
-from medpeft_utils.study.progress import Counts, Progress, Times, duration
+from medpeft_utils.study.grid import Run, load_grid
+from medpeft_utils.study.progress import Counts, Progress, Times, duration, earlier_times
+from medpeft_utils.study.runner import in_order
 from medpeft_utils.study.worker import remove_left_sockets, socket_folder
 
 SCORES = dict.fromkeys(records.SCORES, 0.5)
@@ -284,10 +286,46 @@ def test_time_left_is_that_of_the_most_similar_runs(tmp_path):
     times.add(first, 10.0)
     times.add(first, 20.0)
     assert times.left([second, third], [], jobs=1) == 30.0
-    assert times.left([second], [(third, 5.0)], jobs=2) == (15.0 + 10.0) / 2
+    assert times.left([second], [(third, 5.0)], jobs=2) == 15.0, 'the longest, not the mean'
     assert [duration(seconds) for seconds in (None, 4, 600, 15_000, 200_000)] == [
         *('?', '4 s', '10 min', '4 h 10 min', '2 d 8 h')
     ]
+
+
+def invented_study(seed: int) -> tuple[list, dict, dict]:
+    """Runs of two backbones, four methods and three seeds that share a search; what each takes here and took before."""
+    rng = np.random.default_rng(seed)
+    runs, here, before = [], {}, {}
+    for backbone, size in (('small', 1.0), ('large', 4.0)):
+        for method, cost in (('full_ft', 3.0), ('lora', 2.0), ('ssf', 1.5), ('linear_probing', 0.3)):
+            for number in range(3):
+                parameters = {'backbone': backbone, 'method': method, 'seed': number, 'search_trials': 8}
+                run = Run(f'{backbone}{method}{number}', 'vit', 'vit', parameters, parameters, '', None)
+                runs.append(run)
+                here[run.hash] = 10 * size * cost * rng.uniform(0.9, 1.1)
+                before[run.hash] = 25 * size * cost * rng.uniform(0.9, 1.1)
+    return in_order(runs), here, before
+
+
+@pytest.mark.parametrize('seed', range(3))
+def test_time_left_is_right_within_a_quarter_from_early_on(tmp_path, seed):
+    runs, here, before = invented_study(seed)
+    kept = tmp_path / 'records.jsonl'
+    lines = [
+        {'experiment': 'vit', 'parameters': run.parameters, 'time': {'total_seconds': before[run.hash]}} for run in runs
+    ]
+    kept.write_text('\n'.join(map(json.dumps, lines)))
+    times, searched, spent = Times(earlier_times(kept)), set(), []
+    for run in runs:  # the first of each search takes three times as long
+        search = 2 * here[run.hash]
+        spent.append(here[run.hash] + (search if run.group not in searched else 0.0))
+        searched.add(run.group)
+    for number, run in enumerate(runs[:-1]):
+        times.add(run, spent[number], 2 * here[run.hash])
+        if number >= 1:
+            assert abs(times.left(runs[number + 1 :], [], jobs=1) / sum(spent[number + 1 :]) - 1) < 0.6
+        if number >= len({run.group for run in runs}):
+            assert abs(times.left(runs[number + 1 :], [], jobs=1) / sum(spent[number + 1 :]) - 1) < 0.25
 
 
 def test_progress_is_a_line_a_run_where_there_is_no_terminal(capsys):
@@ -295,9 +333,20 @@ def test_progress_is_a_line_a_run_where_there_is_no_terminal(capsys):
     progress.show(Counts(done=1), 3.0)
     progress.ended('done  toy', Counts(done=1, left=3), 60.0, notable=False)
     assert capsys.readouterr().out == '[1/4] done  toy · 60 s to go\n'
-    assert progress.line(Counts(1, 2, 3, 4, 5), None) == (
-        'tiny: 1 done · 2 failed · 3 died · 4 running · 5 left · ? to go'
-    )
+
+
+def test_progress_is_a_bar_on_a_terminal():
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    progress = Progress('tiny', terminal)
+    progress.show(Counts(1, 2, 0, 4, 5), 600.0)
+    progress.ended('failed  toy', Counts(1, 2, 0, 4, 5), None, notable=True)
+    progress.close()
+    assert 'tiny: 3/12' in terminal.getvalue() and '2 failed · 4 running · 10 min to go' in terminal.getvalue()
+    assert 'failed  toy\n' in terminal.getvalue()
 
 
 def test_a_command_that_finds_a_fault_ends_with_its_exit_code(tmp_path):

@@ -145,7 +145,9 @@ def execute(
     runs = identified(runs, prepare(runs, folder, options['data_root'], click.echo))
     if kept:
         click.echo(f'{kept}: {records.adopt(kept, [run.hash for run in runs], folder.root)} runs taken as done')
-    runner = Runner(grid, runs, folder, Options(plain=plain_kernels, **options), Progress(grid.profile))
+    earlier = kept or project_root() / 'figures' / grid.profile / 'records.jsonl'
+    chosen = Options(plain=plain_kernels, earlier=earlier, **options)
+    runner = Runner(grid, runs, folder, chosen, Progress(grid.profile))
     click.echo(f'{grid.title}: {len(runs)} runs, {len(runner.waiting)} to do, in {folder.root}')
     counts = runner.execute()
     click.echo(f'{grid.profile}: {counts}')

@@ -31,7 +31,7 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -73,12 +73,12 @@ class Run:
     notebook: Path | None
     split: str | None = None
 
-    @property
+    @cached_property
     def key(self) -> str:
         """The same for runs of different code: what shows that a record is stale."""
         return run_hash(self.experiment, self.parameters, '')
 
-    @property
+    @cached_property
     def group(self) -> str:
         """The same for runs that share a search: the seed has no part in it, nor `fraction` if it has its own."""
         shared = {**self.parameters, 'seed': None}
@@ -86,7 +86,7 @@ class Run:
             shared['fraction'] = shared['search_fraction']
         return run_hash(self.experiment, shared, '')
 
-    @property
+    @cached_property
     def label(self) -> str:
         """A short name: experiment, then the parameters in which runs differ."""
         shown = [name for name in ('dataset', 'backbone', 'method', 'fraction', 'seed') if name in self.given]

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
+import statistics
 import sys
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TextIO
+from pathlib import Path
+from typing import Any, TextIO
 
+from medpeft_utils.core.files import parse_json
 from medpeft_utils.study.grid import Run
+
+FEATURES = 'dataset', 'backbone', 'method', 'fraction'
 
 
 @dataclass
@@ -25,36 +29,102 @@ class Counts:
     def __str__(self) -> str:
         return ' · '.join(f'{number} {name}' for name, number in vars(self).items())
 
+    @property
+    def settled(self) -> int:
+        return self.done + self.failed + self.died
+
 
 class Times:
-    """Seconds that runs took, and what that says of others: of the same experiment, backbone and method if there are
-    such, else of the same backbone, else of any."""
+    """Seconds that runs took, and what that says of others: of those most alike, by experiment, data, backbone, method.
 
-    def __init__(self) -> None:
+    Runs of one search are told apart: the first pays for it. Where nothing alike was measured here, the records of an
+    earlier study say how runs compare, and those measured how this machine compares.
+
+    Args:
+        earlier: seconds of an earlier study's runs (`earlier_times`), by `key_of`.
+    """
+
+    def __init__(self, earlier: dict[tuple, float] | None = None) -> None:
+        self.earlier = earlier or {}
         self._sums: dict[tuple, list[float]] = defaultdict(lambda: [0.0, 0])
+        self._here, self._there = 0.0, 0.0
+        self.searched: set[str] = set()
 
-    @staticmethod
-    def _keys(run: Run) -> list[tuple]:
-        backbone, method = run.parameters.get('backbone'), run.parameters.get('method')
-        return [(run.experiment, backbone, method), (backbone,), ()]
-
-    def add(self, run: Run, seconds: float | None) -> None:
+    def add(self, run: Run, seconds: float | None, search_seconds: float | None = None) -> None:
+        """Note a run that is done; `search_seconds` of its group's search, whichever run did it."""
         if seconds is None:
             return
-        for key in self._keys(run):
-            self._sums[key][0] += seconds
-            self._sums[key][1] += 1
+        search = min(search_seconds or 0.0, seconds) if run.group not in self.searched else 0.0
+        self.searched.add(run.group)
+        for kind, spent in (('run', seconds - search), *([('search', search)] if search else [])):
+            for key in _keys(kind, run.experiment, run.parameters):
+                self._sums[key][0] += spent
+                self._sums[key][1] += 1
+        if earlier := self._of_earlier(run):
+            self._here, self._there = self._here + seconds - search, self._there + earlier
+
+    def _of_earlier(self, run: Run) -> float | None:
+        keys = _keys('run', run.experiment, run.parameters)[:3]
+        return next((self.earlier[key] for key in keys if key in self.earlier), None)
 
     def expected(self, run: Run) -> float | None:
-        """Mean seconds of the runs most alike; None where nothing was measured."""
-        known = (self._sums[key] for key in self._keys(run) if key in self._sums)
-        return next((total / count for total, count in known), None)
+        """Seconds that a run will take; None where nothing was measured."""
+        keys = _keys('run', run.experiment, run.parameters)
+        means = [self._mean(key) for key in keys]
+        alike, any_run = next((mean for mean in means[:2] if mean), None), means[-1]
+        if alike is None and self._there and (earlier := self._of_earlier(run)):
+            alike = earlier * self._here / self._there
+        alike = alike or next((mean for mean in means[2:] if mean), any_run)
+        if alike is None or run.group in self.searched or not run.parameters.get('search_trials'):
+            return alike
+        searches = (self._mean(key) for key in _keys('search', run.experiment, run.parameters))
+        return alike + (next((mean for mean in searches if mean), None) or 0.0)
+
+    def _mean(self, key: tuple) -> float | None:
+        total, count = self._sums.get(key, (0.0, 0))
+        return total / count if count else None
 
     def left(self, waiting: Iterable[Run], running: Iterable[tuple[Run, float]], jobs: int) -> float | None:
         """Seconds until all is done; `running` pairs a run with the seconds it has had."""
-        rest = [self.expected(run) for run in waiting]
-        rest += [max(0.0, wanted - had) if (wanted := self.expected(run)) is not None else None for run, had in running]
-        return None if None in rest else sum(rest) / max(1, min(jobs, len(rest)))
+        groups, rest = set(), []
+        for run, had in [*((run, 0.0) for run in waiting), *running]:
+            seconds = self.expected(run)
+            if seconds is None:
+                return None
+            if run.group in groups and run.group not in self.searched:  # of several of one search, one pays for it
+                self.searched.add(run.group)
+                seconds = self.expected(run)
+                self.searched.discard(run.group)
+            groups.add(run.group)
+            rest.append(max(0.0, seconds - had))
+        return max(sum(rest) / max(1, min(jobs, len(rest))), max(rest, default=0.0))
+
+
+def _keys(kind: str, experiment: str, parameters: dict[str, Any]) -> list[tuple]:
+    """From what is most alike to anything: each key leaves out one feature more."""
+    dataset, backbone, method, fraction = (parameters.get(name) for name in FEATURES)
+    return [
+        (kind, experiment, backbone, method, dataset, fraction),
+        (kind, experiment, backbone, method, dataset),
+        (kind, experiment, backbone, method),
+        (kind, experiment, backbone),
+        (kind, backbone),
+        (kind,),
+    ]
+
+
+def earlier_times(path: Path) -> dict[tuple, float]:
+    """Seconds of the runs of a records.jsonl, the median over what is alike; empty where there is none."""
+    seconds = defaultdict(list)
+    for line in path.read_bytes().splitlines() if path.is_file() else []:
+        try:
+            record = parse_json(line)
+            spent = float(record['time']['total_seconds'])
+            for key in _keys('run', record['experiment'], record['parameters'])[:3]:
+                seconds[key].append(spent)
+        except (ValueError, TypeError, LookupError, AttributeError):
+            continue  # only a guess hangs on it
+    return {key: statistics.median(spent) for key, spent in seconds.items()}
 
 
 def duration(seconds: float | None) -> str:
@@ -70,40 +140,33 @@ def duration(seconds: float | None) -> str:
 
 
 class Progress:
-    """One line that is rewritten on a terminal; elsewhere a line for every run that ended."""
+    """A bar on a terminal; elsewhere a line for every run that ended."""
 
     def __init__(self, title: str, stream: TextIO | None = None):
-        self.title, self.stream = title, stream or sys.stdout
+        from tqdm import tqdm
+
+        self.stream = stream or sys.stdout
         self.live = self.stream.isatty()
+        layout = '{desc}: {n_fmt}/{total_fmt} |{bar:24}| {postfix}'
+        self.bar = tqdm(desc=title, file=self.stream, bar_format=layout, disable=not self.live, dynamic_ncols=True)
 
     def show(self, counts: Counts, seconds: float | None) -> None:
-        if self.live:
-            self._write(f'\r{self._fit(self.line(counts, seconds))}')
-
-    def line(self, counts: Counts, seconds: float | None) -> str:
-        return f'{self.title}: {counts} · {duration(seconds)} to go'
+        self.bar.total, self.bar.n = counts.settled + counts.running + counts.left, counts.settled
+        shown = [f'{number} {name}' for name, number in vars(counts).items() if number and name not in ('done', 'left')]
+        self.bar.set_postfix_str(' · '.join([*shown, f'{duration(seconds)} to go']))
 
     def ended(self, text: str, counts: Counts, seconds: float | None, notable: bool) -> None:
-        """Tell of a run that ended; on a terminal only of what is notable, since the counts show the rest."""
+        """Tell of a run that ended; on a terminal only of what is notable, since the bar shows the rest."""
         if not self.live:
-            settled = counts.done + counts.failed + counts.died
-            total = settled + counts.running + counts.left
-            self._write(f'[{settled}/{total}] {text} · {duration(seconds)} to go\n')
+            total = counts.settled + counts.running + counts.left
+            self.say(f'[{counts.settled}/{total}] {text} · {duration(seconds)} to go')
         elif notable:
             self.say(text)
 
     def say(self, text: str) -> None:
         """A line that stays."""
-        self._write(f'\r{self._fit("")}\r{text}\n' if self.live else f'{text}\n')
+        self.bar.write(text, file=self.stream)
+        self.stream.flush()
 
     def close(self) -> None:
-        if self.live:
-            self._write('\n')
-
-    def _fit(self, text: str) -> str:
-        width = shutil.get_terminal_size().columns - 1
-        return text[:width].ljust(width)
-
-    def _write(self, text: str) -> None:
-        self.stream.write(text)
-        self.stream.flush()
+        self.bar.close()

@@ -34,12 +34,13 @@ from medpeft_utils.study.outcomes import OUTCOME, PLAN, Outcome
 from medpeft_utils.study.paths import StudyFolder
 from medpeft_utils.study.pool import Event, Pool
 from medpeft_utils.study.processes import cores, graphics_cards
-from medpeft_utils.study.progress import Counts, Progress, Times, duration
+from medpeft_utils.study.progress import Counts, Progress, Times, duration, earlier_times
 from medpeft_utils.study.splits import with_data_root
 from medpeft_utils.study.worker import STORAGE_EXIT, remove_left_sockets
 
 LOOK_AGAIN = 2.0  # seconds until a run that another runner does is looked at again
 CHECK_LEASE = 10.0
+SHOW_SECONDS = 0.5
 CHECKPOINTS = 'checkpoint*'  # files of an attempt that the next one goes on from
 
 
@@ -55,6 +56,7 @@ class Options:
         plain: start every kernel anew instead of forking it.
         time_limit: seconds after which a run is ended and counts as failed; None for never.
         data_root: where the published downloads lie; a relative `data_folder` is looked up in it.
+        earlier: records.jsonl of an earlier study, whose times say how long runs take against one another.
     """
 
     jobs: int = 1
@@ -64,6 +66,7 @@ class Options:
     plain: bool = False
     time_limit: float | None = None
     data_root: Path | None = None
+    earlier: Path | None = None
 
 
 @dataclass
@@ -95,13 +98,14 @@ class Runner:
         self.grid, self.folder, self.options, self.progress = grid, folder, options, progress
         self.name = uuid.uuid4().hex[:12]
         self.leases: dict[str, Lease] = {}
-        self.times, self.counts = Times(), Counts()
+        self.times, self.counts = Times(earlier_times(options.earlier) if options.earlier else None), Counts()
         self.active: dict[str, Active] = {}
         self.slots = list(range(options.jobs))
         self.threads = options.threads or max(1, cores() // options.jobs)
         self.cards, self.commit = graphics_cards(), records.commit()
         self.stopping, self.started, self.fault = 0, 0, None
         self.said_of_others = False
+        self.shown = 0.0
         self.look_at: dict[str, float] = {}
         self.again: dict[str, int] = {}  # run -> the attempt that `retry` wants replaced
         if options.retry:
@@ -125,7 +129,8 @@ class Runner:
     def _tally(self, run: Run, record: dict[str, Any], seconds: float | None = None) -> None:
         setattr(self.counts, record['status'], getattr(self.counts, record['status']) + 1)
         if record['status'] == 'done':
-            self.times.add(run, seconds or record['time'].get('total_seconds'))
+            search = (record.get('cost') or {}).get('search_seconds')
+            self.times.add(run, seconds or record['time'].get('total_seconds'), search)
 
     def _wanted(self, run: Run, record: dict[str, Any] | None) -> bool:
         return outcomes.is_wanted(record, self.again.get(run.hash))
@@ -166,7 +171,9 @@ class Runner:
             self._note(event)
         for active in list(self.active.values()):
             self._keep(active)
-        self.progress.show(self._now(), self._seconds_left())
+        if self.progress.live and time.monotonic() - self.shown > SHOW_SECONDS:
+            self.shown = time.monotonic()
+            self.progress.show(self._now(), self._seconds_left())
         return True
 
     def _left(self) -> int:
