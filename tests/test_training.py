@@ -339,6 +339,20 @@ def test_features_are_computed_once_and_shared(folder, tmp_path, monkeypatch):
     assert np.array_equal(again._features(), first)
 
 
+def test_runs_on_the_same_rows_share_one_probe_and_others_have_their_own(folder, tmp_path, monkeypatch):
+    made = run(folder, tmp_path, method='linear_probing')
+    found = made._probe(made.rows('train'))
+    direct = probe.converge(
+        *((made._features()[r], made.data.labels[r]) for r in (made.rows('train'), made.rows('validation'))),
+        *(2, SINGLE_LABEL),
+    )
+    assert np.array_equal(found['weight'], direct['weight']) and np.array_equal(found['bias'], direct['bias'])
+    monkeypatch.setattr(probe, 'converge', lambda *_: pytest.fail('computed again'))
+    assert np.array_equal(made._probe(made.rows('train'))['weight'], found['weight'])
+    with pytest.raises(pytest.fail.Exception, match='computed again'):
+        made._probe(made.rows('train')[1:])
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_with_the_way_out(folder, tmp_path):
     made = run(folder, tmp_path, method='full_ft', learning_rate=1e30)
     with pytest.raises(Diverged, match=r'lower learning_rate \(now 1e\+30\)'):

@@ -91,6 +91,7 @@ class AdaptFormer(Method):
     paper = 'Chen et al. 2022, AdaptFormer, arXiv:2205.13535'
     summary = 'Adding lightweight modules, which increases the transferability of a ViT to image and video tasks.'
     learning_rate = {'vit': 1e-3}
+    weight_decay = 0.0  # Chen et al. 2022, Appendix, and code
     mergeable = False  # the ReLU stands between its two matrices
     letters = {'adapter.norm': ('LN', True), 'adapter.down': ('down', True), 'adapter.up': ('up', True)}
     needs = 'blocks that normalise before their MLP (ViT, DINOv2 and DINOv3, EVA-02, BEiT, Swin)'

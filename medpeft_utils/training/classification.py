@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,7 +17,10 @@ import numpy as np
 from torch import nn
 
 from medpeft_utils import backbones, methods
+from medpeft_utils.core.code import Code
 from medpeft_utils.core.errors import BadInput, UnknownName
+from medpeft_utils.core.packed import pack, unpack
+from medpeft_utils.core.shared import once
 from medpeft_utils.training import probe
 from medpeft_utils.training.augment import NONE, Augmentation
 from medpeft_utils.training.batches import Classifying, ImageBatches, View, predict
@@ -165,8 +168,7 @@ class Classification(Run):
         """Images of `rows` as this backbone's input."""
         return ImageBatches(self.data.images, self.data.labels, rows, len(self.data.classes), self.view)
 
-    def _features(self, copies: int = 0) -> np.ndarray:
-        """Of the whole dataset, [N, D], computed once; with `copies`, of augmented images."""
+    def _features_key(self, copies: int) -> str:
         described = {
             'backbone': self.backbone.hash,
             'images': '/'.join(Path(self.data.images.filename).parts[-2:]),  # names dataset, size and source hash
@@ -175,20 +177,38 @@ class Classification(Run):
             'device': self.device.type,
             'copies': f'{copies} {self.settings.augmentation}' if copies else '',
         }
+        return digest(described)
+
+    def _features(self, copies: int = 0) -> np.ndarray:
+        """Of the whole dataset, [N, D], computed once; with `copies`, of augmented images."""
 
         def model() -> nn.Module:
             return self.precision.prepare(self._load_backbone(self.settings.seed).model.to(self.device))
 
-        return probe.shared(model, self.data.images, self.view, digest(described), self.cache / 'features', copies)
+        key = self._features_key(copies)
+        return probe.shared(model, self.data.images, self.view, key, self.cache / 'features', copies)
 
     def _probe(self, rows: np.ndarray) -> dict[str, Any]:
-        """The converged linear probe of some training rows (`probe.converge`)."""
-        features, held_out = self._features(self.settings.probe_copies), self.rows('validation')
-        labels = self.data.labels
-        return probe.converge(
-            *((features[rows], labels[rows]), (self._features()[held_out], labels[held_out])),
-            *(len(self.data.classes), self.objective, self.settings.class_weighting, self.device),
-        )
+        """The converged linear probe of some training rows (`probe.converge`), computed once for all runs on them."""
+        s, labels, held_out, classes = self.settings, self.data.labels, self.rows('validation'), len(self.data.classes)
+
+        def compute() -> dict[str, Any]:
+            features = self._features(s.probe_copies)
+            found = probe.converge(
+                *((features[rows], labels[rows]), (self._features()[held_out], labels[held_out])),
+                *(classes, self.objective, s.class_weighting, self.device),
+            )
+            return found | {name: pack(found[name]) for name in ('weight', 'bias')}
+
+        described = {
+            'features': [self._features_key(s.probe_copies), self._features_key(0)],
+            'rows': [rows.tolist(), held_out.tolist(), self.data.split_hash],
+            'weighted': s.class_weighting,
+            'code': Code.now().version(asdict(s), [probe.__name__]),
+        }
+        found = once(self.cache / 'probes' / f'{digest(described)}.json', compute)
+        shapes = {'weight': (classes, -1), 'bias': (classes,)}
+        return found | {name: unpack(found[name], np.float64, shape) for name, shape in shapes.items()}
 
     @property
     def augmentation(self) -> str:
