@@ -11,6 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 PALETTE = sns.color_palette('colorblind')
@@ -120,24 +121,44 @@ def part_of(name: str) -> str:
 
 
 def curve(rows: Sequence[dict], best: int | None = None, title: str = '', synthetic: bool = False) -> Figure:
-    """Training and validation loss, and validation macro-F1, over steps; the selected check marked."""
-    table = pd.DataFrame(rows)
+    """Training and validation loss, and validation macro-F1, over steps; the selected evaluation marked.
+
+    Of a converged linear probe over C, the strength of its penalty.
+    """
+    figure, axis = _losses(rows, best, title, {'f1_macro': 'macro-F1', 'f1_weighted': 'weighted F1'})
+    axis.set(ylabel='validation F1', ylim=(0, 1))
+    return finish(figure, synthetic)
+
+
+def auroc_curve(rows: Sequence[dict], best: int | None = None, title: str = '', synthetic: bool = False) -> Figure:
+    """As `curve`, with the mean validation AUROC."""
+    figure, axis = _losses(rows, best, title, {'auroc': 'mean AUROC'})
+    axis.axhline(0.5, color=MUTED, lw=0.8, ls=':')
+    lowest = pd.Series([row['validation_auroc'] for row in rows], dtype=float).min()
+    axis.set(ylabel='validation AUROC', ylim=(0.4 if np.isnan(lowest) else min(0.4, lowest - 0.02), 1))
+    return finish(figure, synthetic)
+
+
+def _losses(rows: Sequence[dict], best: int | None, title: str, scores: dict[str, str]) -> tuple[Figure, Axes]:
+    """Losses on the left; on the right the scores, by name and label, the first marked at the selected row."""
+    table = pd.DataFrame(rows).astype(float)
+    along = 'C' if 'C' in table else 'step'
     figure, (left, right) = plt.subplots(1, 2, figsize=(8, 2.8))
-    left.plot(table['step'], table['train_loss'], color=MUTED, marker='o', ms=3, label='training')
-    left.plot(table['step'], table['validation_loss'], color=PALETTE[0], marker='o', ms=3, label='validation')
-    left.set(xlabel='step', ylabel='cross-entropy (nats)')
-    left.legend(frameon=False, fontsize=8)
-    right.plot(table['step'], table['validation_f1_macro'], color=PALETTE[0], marker='o', ms=3, label='macro-F1')
-    right.plot(table['step'], table['validation_f1_weighted'], color=PALETTE[2], marker='s', ms=3, label='weighted F1')
+    left.plot(table[along], table['train_loss'], color=MUTED, marker='o', ms=3, label='training')
+    left.plot(table[along], table['validation_loss'], color=PALETTE[0], marker='o', ms=3, label='validation')
+    left.set(ylabel='loss (nats)')
+    for (name, label), colour, marker in zip(scores.items(), PALETTE[::2], 'os', strict=False):
+        right.plot(table[along], table[f'validation_{name}'], color=colour, marker=marker, ms=3, label=label)
     if best is not None:
-        step, value = table['step'][best], table['validation_f1_macro'][best]
-        right.plot(step, value, 'o', ms=10, mfc='none', mec=INK, label='selected')
-    right.set(xlabel='step', ylabel='validation F1', ylim=(0, 1))
-    right.legend(frameon=False, fontsize=8)
+        point = table[along][best], table[f'validation_{next(iter(scores))}'][best]
+        right.plot(*point, 'o', ms=10, mfc='none', mec=INK, label='selected')
+    for axis in (left, right):
+        axis.set(xlabel=along, xscale='log' if along == 'C' else 'linear')
+        axis.legend(frameon=False, fontsize=8)
     figure.suptitle(title, fontsize=10)
     sns.despine(figure)
     figure.tight_layout()
-    return finish(figure, synthetic)
+    return figure, right
 
 
 def confusion(labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[str], synthetic: bool = False) -> Figure:
@@ -263,27 +284,6 @@ def finding_counts(data, used_rows: np.ndarray) -> Figure:
     sns.despine(figure)
     figure.tight_layout()
     return finish(figure, data.synthetic)
-
-
-def auroc_curve(rows: Sequence[dict], best: int | None = None, title: str = '', synthetic: bool = False) -> Figure:
-    """Training and validation loss, and the mean validation AUROC, over steps; the selected check marked."""
-    table = pd.DataFrame(rows)
-    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 2.8))
-    left.plot(table['step'], table['train_loss'], color=MUTED, marker='o', ms=3, label='training')
-    left.plot(table['step'], table['validation_loss'], color=PALETTE[0], marker='o', ms=3, label='validation')
-    left.set(xlabel='step', ylabel='loss (nats)')
-    left.legend(frameon=False, fontsize=8)
-    values = table['validation_auroc'].astype(float)
-    right.axhline(0.5, color=MUTED, lw=0.8, ls=':')
-    right.plot(table['step'], values, color=PALETTE[0], marker='o', ms=3, label='mean AUROC')
-    if best is not None:
-        right.plot(table['step'][best], values[best], 'o', ms=10, mfc='none', mec=INK, label='selected')
-    right.set(xlabel='step', ylabel='validation AUROC', ylim=(min(0.4, values.min() - 0.02), 1))
-    right.legend(frameon=False, fontsize=8, loc='upper left', ncols=2)
-    figure.suptitle(title, fontsize=10)
-    sns.despine(figure)
-    figure.tight_layout()
-    return finish(figure, synthetic)
 
 
 def auroc_by_finding(per_class: dict[str, dict], title: str = '', synthetic: bool = False) -> Figure:

@@ -301,18 +301,36 @@ def test_a_head_that_starts_from_the_probe_predicts_like_it(folder, tmp_path):
     assert not np.allclose(again.result.validation, probed.result.validation, atol=1e-2)
 
 
-def test_a_distilled_network_is_probed_on_the_mean_of_its_two_features():
+@pytest.mark.parametrize(
+    ('name', 'options'),
+    [
+        ('deit_tiny_distilled_patch16_224', {'img_size': 32, 'depth': 2}),  # two heads, and two features
+        ('vit_small_patch14_dinov2', {'img_size': 28, 'depth': 2}),
+        ('swin_tiny_patch4_window7_224', {'img_size': 64, 'window_size': 2}),
+        ('convnext_atto', {}),
+        ('tf_efficientnet_lite0', {}),
+        ('resnet18', {}),
+    ],
+)
+def test_a_probe_over_extracted_features_is_the_network_with_that_head(name, options):
     import timm
 
     torch.manual_seed(0)
-    model = timm.create_model('deit_tiny_distilled_patch16_224', num_classes=3, img_size=32, depth=2).eval()
-    view = View(32, (0.5,) * 3, (0.5,) * 3, aug.Augmentation(), PLAIN, torch.device('cpu'))
-    features = probe.extract(model, picture(5, 32).numpy(), view)
-    weight, bias = torch.randn(3, 192), torch.randn(3)
+    model, size = timm.create_model(name, num_classes=3, **options).eval(), options.get('img_size', 64)
+    view = View(size, (0.5,) * 3, (0.5,) * 3, aug.Augmentation(), PLAIN, torch.device('cpu'))
+    features = probe.extract(model, picture(3, size).numpy(), view)
+    weight, bias = torch.randn(3, features.shape[1]), torch.randn(3)
     probe.place(model, weight.numpy(), bias.numpy())
     with torch.no_grad():
-        logits = model(aug.normalise(picture(5, 32), HALF, HALF))
-    assert torch.allclose(logits, torch.from_numpy(features) @ weight.T + bias, atol=1e-4)
+        logits = model(aug.normalise(picture(3, size), HALF, HALF))
+    assert torch.allclose(logits, torch.from_numpy(features) @ weight.T + bias, rtol=1e-4, atol=1e-3)
+
+
+def test_a_head_that_is_not_linear_is_refused():
+    import timm
+
+    with pytest.raises(DoesNotFit, match='not linear from 384 features'):
+        probe.place(timm.create_model('levit_128s', num_classes=3), np.zeros((3, 384)), np.zeros(3))
 
 
 def test_features_can_be_averaged_over_augmented_copies():
