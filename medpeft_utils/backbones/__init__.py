@@ -11,9 +11,11 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from medpeft_utils.backbones import foreign
 from medpeft_utils.backbones.names import (
     cut_of,
     family_of,
@@ -140,12 +142,13 @@ def _build_with_timm(name: str, image_size: int | None, **arguments) -> nn.Modul
     import timm
 
     base, _ = split_name(name)
+    create = foreign.create if foreign.is_foreign(base) else partial(timm.create_model, pretrained=False)
     if image_size is None or family_of(name) != 'vit':
-        return timm.create_model(base, pretrained=False, **arguments)
+        return create(base, **arguments)
     try:
-        return timm.create_model(base, pretrained=False, img_size=image_size, **arguments)
+        return create(base, img_size=image_size, **arguments)
     except TypeError:  # timm's word for an argument that the network does not know
-        return timm.create_model(base, pretrained=False, **arguments)
+        return create(base, **arguments)
     except (AssertionError, ValueError, RuntimeError) as error:
         raise DoesNotFit(f'backbone {name!r} cannot take {image_size} px ({error}); leave image_size out') from error
 
@@ -176,13 +179,14 @@ def load(
     """A backbone with its weights and a fresh head.
 
     Args:
-        name: a shipped name, one of the radiograph networks (`medpeft backbones list`), or a timm name, with or
-            without a tag; `NAME:K` for its first K transformer blocks alone (the final norm is kept).
+        name: a shipped name, one of the radiograph networks (`medpeft backbones list`), a timm name, with or without a
+            tag, `hf-hub:owner/name` or `local-dir:FOLDER` (`foreign.py`); `NAME:K` for its first K transformer blocks
+            alone (the final norm is kept).
         num_classes: outputs of the head, which is always initialised anew from `seed`.
         image_size: side of the input; the network's own where None. Position embeddings are resized to it.
         weights: 'pretrained' (shipped, in the folder `MEDPEFT_WEIGHTS`, or the local hub cache), 'random', or a
-            .safetensors/.pth/.pt/.bin file in the format of timm, MAE (with or without decoder and report decoder) or
-            CLIP.
+            .safetensors/.pth/.pt/.bin file in the format of timm, transformers, MAE (with or without decoder and
+            report decoder), CLIP or open_clip.
         drop_path: rate of stochastic depth in the last block (`build`).
     Raises:
         UnknownName: no such backbone.
@@ -249,6 +253,8 @@ def weights_path(name: str, weights: str = 'pretrained') -> Path | None:
         if not Path(weights).is_file():
             raise BadInput(f'{weights}: no such weights file; give a .safetensors, .pth, .pt or .bin file')
         return Path(weights)
+    if foreign.is_foreign(base):
+        return foreign.weights_of(base)
     if base not in SMALL_BACKBONES:
         return in_folder(base) or cached(base)
     path = SMALL_BACKBONES[base].weights
@@ -286,6 +292,11 @@ def image_size_of(name: str) -> int:
     require_known(base)  # an unknown name gets its error
     if base in RADIOGRAPH_BACKBONES:
         return 224
+    if foreign.is_foreign(base):
+        import torch
+
+        with torch.device('meta'):
+            return build(base).pretrained_cfg['input_size'][-1]
     config = timm.get_pretrained_cfg(base)
     return config.input_size[-1] if config else 224
 

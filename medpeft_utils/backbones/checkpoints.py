@@ -1,28 +1,31 @@
 """Read weights from a file and put them into a network, whatever public format they are in.
 
-Formats: timm (safetensors or a state dict), MAE (He et al. 2022: `model`, with or without decoder, as CXR-MAE has it;
-MRM's has a report decoder too), CLIP (Radford et al. 2021: `visual.*`), and anything timm's own filter knows. A file is
-never unpickled beyond tensors, plain values and `argparse.Namespace`, in which MAE's code keeps its options.
+Formats: timm (safetensors or a state dict), MAE (He et al. 2022: `model`, with or without decoder, as CXR-MAE and
+RETFound have it; MRM's has a report decoder too), CLIP (Radford et al. 2021: `visual.*`), open_clip around timm
+(`visual.trunk.*`: BiomedCLIP), transformers (`foreign.py`), and anything timm's own filter knows. A file is never
+unpickled beyond tensors, plain values and `argparse.Namespace`, in which MAE's code keeps its options.
 """
 
 from __future__ import annotations
 
 import argparse
 import pickle
+import sys
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from medpeft_utils.backbones.foreign import from_transformers, take_epsilon
 from medpeft_utils.backbones.names import split_name
 from medpeft_utils.core.errors import BadInput, DoesNotFit
 
 # Parts that only pre-training needs; `mask_token` also makes timm take an MAE file for a DINOv2 one.
+TRUNK = 'visual.trunk.'  # open_clip's prefix of a timm network
 PRETRAINING_ONLY = ('decoder_', 'mask_token', 'decoder.')
 # What a network that is fine-tuned has and one that is pre-trained has not: it starts at 1 and 0 where a file lacks it.
 FINE_TUNING_ONLY = ('fc_norm.',)
@@ -51,20 +54,36 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
     path = Path(path)
     if not path.is_file():
         raise BadInput(f'{path}: no such weights file; give a .safetensors, .pth, .pt or .bin file')
-    if path.suffix == '.safetensors':
-        try:
-            return load_file(path)
-        except SafetensorError as error:
-            raise BadInput(f'{path}: not a whole safetensors file ({error}); fetch it again') from error
+    safe = path.suffix == '.safetensors'
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(path, map_location='cpu', weights_only=True)
+            content = load_file(path) if safe else torch.load(path, map_location='cpu', weights_only=True)
+        return {name: _checked(tensor, name) for name, tensor in _unwrap(content, path).items()}
+    except BadInput as error:
+        raise error if str(path) in str(error) else BadInput(f'{path}: {error}') from error
     except pickle.UnpicklingError as error:
         message = f'{path}: holds more than tensors and is not opened, since a pickle can run code'
         raise BadInput(f'{message}; convert it to safetensors where you trust it') from error
-    except (RuntimeError, EOFError, OSError) as error:
-        raise BadInput(f'{path}: not a whole weights file ({error}); fetch it again') from error
-    return _unwrap(content, path)
+    except Exception as error:  # a damaged or hostile file makes its reader raise whatever it likes
+        kind = 'safetensors' if safe else 'weights'
+        reason = ' '.join(str(error).split())[:200]
+        raise BadInput(f'{path}: not a whole {kind} file ({reason}); fetch it again') from error
+
+
+def _checked(tensor: torch.Tensor, name: str) -> torch.Tensor:
+    """A tensor in float32, or as it is where it holds counts or places. Raises BadInput for what is no weight."""
+    if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_complex() or tensor.is_meta:
+        raise BadInput(f'{name} is no plain tensor of real numbers ({tensor.dtype}, {tensor.layout}, {tensor.device})')
+    if not tensor.is_floating_point():
+        if name.endswith(('.weight', '.bias')):
+            raise BadInput(f'{name} holds {tensor.dtype}, not weights; give them in half or full precision')
+        return tensor
+    tensor = tensor.float()
+    if not torch.isfinite(tensor).all():
+        raise BadInput(
+            f'{name} holds values that are not finite (NaN or infinity); the training that wrote it diverged'
+        )
+    return tensor
 
 
 def _unwrap(content: object, path: Path) -> dict[str, torch.Tensor]:
@@ -81,15 +100,39 @@ def _is_for_pretraining(name: str) -> bool:
     return name.removeprefix('module.').startswith(PRETRAINING_ONLY)
 
 
-def _convert(model: nn.Module, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The names and sizes of `model`: prefixes off, CLIP's names changed, position embeddings resized."""
-    from timm.models import vision_transformer
+def _convert(
+    model: nn.Module, state: dict[str, torch.Tensor], name: str, path: Path
+) -> tuple[dict[str, torch.Tensor], list[str]]:
+    """The names and sizes of `model` and what was left: prefixes off, others' names changed, positions resized."""
+    state = {key.removeprefix('module.'): value for key, value in state.items()}
+    left = [key for key in state if _is_for_pretraining(key)]
+    state = {key: value for key, value in state.items() if not _is_for_pretraining(key)}
+    if any(key.startswith(TRUNK) for key in state):
+        left += [key for key in state if not key.startswith(TRUNK)]
+        state = {key.removeprefix(TRUNK): value for key, value in state.items() if key.startswith(TRUNK)}
+    state, others = from_transformers(state, model)
+    if others:
+        left += others
+    rename = getattr(sys.modules[type(model).__module__], 'checkpoint_filter_fn', None)
+    if rename is None:
+        return state, left
+    try:
+        return rename(state, model), left
+    except Exception as error:  # timm's filters take a file at its word
+        raise DoesNotFit(f'{path}: does not fit backbone {name!r} ({type(error).__name__}: {error})') from error
 
-    state = {name.removeprefix('module.'): value.float() for name, value in state.items()}
-    state = {name: value for name, value in state.items() if not _is_for_pretraining(name)}
-    if isinstance(model, vision_transformer.VisionTransformer):
-        return vision_transformer.checkpoint_filter_fn(state, model)
-    return state
+
+def _add_biases(model: nn.Module, given: dict[str, torch.Tensor]) -> None:
+    """Give a bias to layers without one for which the file has one, as of a network that SSF was merged into."""
+    for name, layer in list(model.named_modules()):
+        bias = given.get(f'{name}.bias')
+        if isinstance(layer, nn.Linear | nn.Conv2d) and layer.bias is None and bias is not None:
+            if bias.shape != layer.weight.shape[:1]:
+                continue
+            layer.bias = nn.Parameter(torch.zeros_like(bias, device=layer.weight.device))
+            attention = model.get_submodule(name.rpartition('.')[0])
+            if hasattr(attention, 'qkv_bias_separate'):
+                attention.qkv_bias_separate = True
 
 
 def _require_patches(model: nn.Module, state: dict[str, torch.Tensor], name: str, path: Path) -> None:
@@ -131,13 +174,17 @@ def fill(model: nn.Module, state: dict[str, torch.Tensor], name: str, path: Path
     from medpeft_utils.backbones import head_names
 
     _require_patches(model, state, name, path)
-    own, head = model.state_dict(), set(head_names(model))
-    given = {key: value for key, value in _convert(model, state).items() if key not in head}
+    converted, left = _convert(model, state, name, path)
+    head = set(head_names(model))
+    given = {key: value for key, value in converted.items() if key not in head}
+    own = model.state_dict()
     wanted = [key for key in own if key not in head and not key.endswith('num_batches_tracked')]
     fresh = tuple(key for key in wanted if key.startswith(FINE_TUNING_ONLY) and key not in given)
     misfits = _misfits(own, given, [key for key in wanted if key not in fresh], split_name(name)[1] is not None)
     if misfits:
         raise DoesNotFit(f'{path}: does not fit backbone {name!r}: {misfits}')
+    _add_biases(model, given)
+    own = model.state_dict()
     model.load_state_dict({key: value for key, value in given.items() if key in own}, strict=False)
-    left = {key for key in given if key not in own} | {key for key in state if _is_for_pretraining(key)}
-    return Filling(tuple(sorted(left)), fresh)
+    take_epsilon(model, path)
+    return Filling(tuple(sorted({*left, *(key for key in given if key not in own)})), fresh)

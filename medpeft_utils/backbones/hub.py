@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from medpeft_utils.backbones.foreign import CONFIGS, WEIGHTS
 from medpeft_utils.backbones.radiograph import RADIOGRAPH_BACKBONES
 from medpeft_utils.core.errors import BadInput
 
@@ -56,10 +57,26 @@ def cached(name: str) -> Path:
 
 def fetch(name: str) -> Path:
     """Download the published weights into the hub cache, going on where an earlier download stopped."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub import hf_hub_download, list_repo_files
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+    foreign = name.startswith('hf-hub:')
+    repository = name.removeprefix('hf-hub:') if foreign else _repository(name)
     try:
-        return Path(hf_hub_download(_repository(name), FILE))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise BadInput(f'weights of {name!r} ({_repository(name)}) could not be fetched: {error}') from error
+        if not foreign:
+            return Path(hf_hub_download(repository, FILE))
+        there = set(list_repo_files(repository))
+        weights = next((file for file in WEIGHTS if file in there), None)
+        if weights is None:
+            raise BadInput(f'{repository} holds none of {", ".join(WEIGHTS)}; give weights=FILE')
+        for config in there.intersection(CONFIGS):
+            hf_hub_download(repository, config)
+        return Path(hf_hub_download(repository, weights))
+    except GatedRepoError as error:
+        raise BadInput(f'{repository} is gated: accept its terms on its page, then `hf auth login`') from error
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise BadInput(f'weights of {name!r} ({repository}) could not be fetched: {_first_line(error)}') from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split('\n')[0]

@@ -1,7 +1,8 @@
 """Names of backbones: what a name stands for, its label in figures, a cut of its depth, and its family.
 
-A name is a shipped one, one of the radiograph networks, or a timm name with or without a tag. `NAME:K` is the same
-network cut after its first K transformer blocks, the final norm and the head kept: `vit_small_patch14_dinov2:6`.
+A name is a shipped one, one of the radiograph networks, a timm name with or without a tag, or a folder's
+(`foreign.py`). `NAME:K` is the same network cut after its first K transformer blocks, the final norm and the head kept:
+`vit_small_patch14_dinov2:6`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import re
 from functools import cache
 from typing import TYPE_CHECKING
 
+from medpeft_utils.backbones.foreign import folder_of, is_foreign
 from medpeft_utils.backbones.radiograph import RADIOGRAPH_BACKBONES
 from medpeft_utils.backbones.small import LEARNING_RATE_FACTOR, SMALL_BACKBONES
 from medpeft_utils.core.errors import BadInput, DoesNotFit, UnknownName
@@ -49,6 +51,7 @@ def split_name(name: str) -> tuple[str, int | None]:
 def role_of(name: str) -> str:
     """The paper's name of the encoder that `name` stands for, such as 'ViT-Base'; `name` itself where there is none."""
     base, depth = split_name(name)
+    base = base.rstrip('/').rpartition('/')[2] if is_foreign(base) else base
     role = next((role for pattern, role in ROLES if re.match(pattern, base)), base)
     return f'{role}, {depth} blocks' if depth else role
 
@@ -67,6 +70,9 @@ def require_known(name: str) -> None:
     """Raise UnknownName where a name is neither shipped, nor a radiograph network's, nor timm's."""
     import timm
 
+    if is_foreign(name):
+        folder_of(name)
+        return
     known = [*SMALL_BACKBONES, *RADIOGRAPH_BACKBONES]
     if name not in known and not timm.is_model(name.split('.')[0]):
         raise UnknownName('backbone', name, [*known, *timm.list_models()], LISTING)
