@@ -321,6 +321,40 @@ def test_load_refuses_names_that_do_not_fit(saved: Path, tmp_path: Path):
         methods.load(backbone('vit'), tmp_path / 'less.safetensors', 'vit')
 
 
+@pytest.mark.parametrize('name', ['vit', 'basic', 'unet'])
+def test_several_adapters_over_one_backbone_compute_what_each_computes_alone(name: str, tmp_path: Path):
+    family, keys = FAMILIES[name], methods.names(FAMILIES[name])
+    for seed, key in enumerate(keys):
+        perturb(train(Case(name, key).apply(seed=seed)), seed).save(tmp_path / key, HASH)
+    alone = {key: output(methods.load(backbone(name), tmp_path / key, family).eval().model) for key in keys}
+    model = backbone(name)
+    base, frozen = output(model), {n: p.data_ptr() for n, p in model.named_parameters()}
+    adapters = methods.Adapters(model, family, HASH)
+    for key in keys:
+        adapters.add(key, tmp_path / key)
+    for key in [*keys, *reversed(keys)]:
+        assert torch.equal(output(adapters.use(key)), alone[key]), key
+        assert torch.equal(output(adapters.use(None)), base)
+    assert list(adapters) == keys
+    assert {n: p.data_ptr() for n, p in adapters.use(None).named_parameters()} == frozen
+    shared = {p.data_ptr() for p in adapters.use('lora').parameters()} & set(frozen.values())
+    assert len(shared) >= len(frozen) - 2  # all but the head's
+    with pytest.raises(UnknownName, match="unknown adapter 'lorra'; did you mean 'lora'"):
+        adapters.use('lorra')
+
+
+def test_adapters_over_one_backbone_have_heads_of_their_own(tmp_path: Path, saved: Path):
+    five = Case('vit', 'ssf').apply(_vit_with_classes(5)).save(tmp_path / 'five', HASH)
+    adapters = methods.Adapters(backbone('vit'), 'vit')
+    adapters.add('five', five)
+    adapters.add('three', saved)
+    assert [output(adapters.use(name)).shape[1] for name in ('five', 'three', None)] == [5, CLASSES, CLASSES]
+    adapters.use('five')
+    with pytest.raises(BadInput, match='no file'):
+        adapters.add('none', tmp_path / 'none')
+    assert output(adapters.model).shape[1] == 5
+
+
 def test_load_refuses_leave_the_network_unchanged(saved: Path):
     model = _vit_with_classes(5)
     before, base = modules_of(model), output(model)

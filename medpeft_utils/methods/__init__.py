@@ -15,10 +15,12 @@ from typing import Any
 from medpeft_utils.core.errors import DoesNotFit, UnknownName
 from medpeft_utils.methods.adapted import Adapted, apply, load
 from medpeft_utils.methods.base import METHODS, Method, SelectiveMethod, option, register
+from medpeft_utils.methods.collection import Adapters
 
 __all__ = [
     'METHODS',
     'Adapted',
+    'Adapters',
     'Method',
     'SelectiveMethod',
     'apply',

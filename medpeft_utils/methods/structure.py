@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -42,7 +43,8 @@ class Structure:
         for parameter, data, trained in self.parameters:
             parameter.data = data
             parameter.requires_grad_(trained)
-        if device is not None and any(tensor.device != device for tensor in self.model.state_dict().values()):
+        tensors = itertools.chain(self.model.parameters(), self.model.buffers())
+        if any(tensor.device != device for tensor in tensors):
             self.model.to(device)
         return self.model.train(training)
 
