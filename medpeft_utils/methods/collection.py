@@ -11,7 +11,7 @@ from torch import nn
 from medpeft_utils.core.errors import BadInput, UnknownName
 from medpeft_utils.methods.adapted import Adapted, load, read
 from medpeft_utils.methods.base import head_names, replace_module
-from medpeft_utils.methods.structure import Structure
+from medpeft_utils.methods.structure import Structure, unchanged_on_error
 
 
 class Adapters:
@@ -36,8 +36,8 @@ class Adapters:
             raise BadInput(f'the network has method {model.medpeft_method!r}; load the backbone anew')
         self.model, self.family, self.base_hash = model, family, base_hash
         self.current: str | None = None
-        self._base = Structure(model)
-        self._added: dict[str, tuple[Adapted, Structure]] = {}
+        self._base = Structure(model.requires_grad_(False))
+        self._added: dict[str, tuple[Structure, Structure]] = {}  # what to put in, and what to put back
 
     def add(self, name: str, path: str | Path) -> Adapted:
         """Load a saved adapter under a name, and put it to work.
@@ -46,15 +46,12 @@ class Adapters:
         """
         if name in self._added:
             raise BadInput(f'there is an adapter {name!r} already; give it another name')
-        before = Structure(self.model)
-        try:
+        with unchanged_on_error(self.model):
             self._base.restore()
             _fit_head(self.model, read(Path(path))[1])
             adapted = load(self.model, path, self.family, self.base_hash)
-        except BaseException:
-            before.restore()
-            raise
-        self._added[name] = adapted, Structure(self.model)
+        whole = Structure(self.model)
+        self._added[name] = whole.differing(self._base), self._base.differing(whole)
         self.current = name
         return adapted
 
@@ -63,7 +60,10 @@ class Adapters:
         if name is not None and name not in self._added:
             raise UnknownName('adapter', name, self._added)
         if name != self.current:
-            (self._base if name is None else self._added[name][1]).restore()
+            if self.current is not None:
+                self._added[self.current][1].restore()
+            if name is not None:
+                self._added[name][0].restore()
             self.current = name
         return self.model
 

@@ -6,6 +6,7 @@ import itertools
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from copy import copy
 from typing import Any
 
 import torch
@@ -28,6 +29,25 @@ class Structure:
         self.model = model
         self.modules = [(module, type(module), _copied(vars(module))) for module in model.modules()]
         self.parameters = [(p, p.data, p.requires_grad) for p in model.parameters()]
+        self.members = [module for module, _, _ in self.modules]  # whose mode and device are those of the network
+
+    def differing(self, other: Structure) -> Structure:
+        """What of this structure another one of the same network has otherwise: all that must be put back after it."""
+        kinds = {id(module): (kind, kept) for module, kind, kept in other.modules}
+        tensors = {id(p): (data.data_ptr(), data.dtype, trained) for p, data, trained in other.parameters}
+        part = copy(self)
+        part.modules = [
+            (module, kind, kept)
+            for module, kind, kept in self.modules
+            if id(module) in kinds and not (kind is kinds[id(module)][0] and _same(kept, kinds[id(module)][1]))
+        ]
+        part.parameters = [
+            (p, data, trained)
+            for p, data, trained in self.parameters
+            if tensors.get(id(p), ()) != (data.data_ptr(), data.dtype, trained)
+        ]
+        part.members = [module for module, _, _ in part.modules] + [m for m in self.members if id(m) not in kinds]
+        return part
 
     def restore(self) -> nn.Module:
         """Make the network what it was, in place, on the device that it is on now."""
@@ -43,15 +63,29 @@ class Structure:
         for parameter, data, trained in self.parameters:
             parameter.data = data
             parameter.requires_grad_(trained)
-        tensors = itertools.chain(self.model.parameters(), self.model.buffers())
-        if any(tensor.device != device for tensor in tensors):
-            self.model.to(device)
-        return self.model.train(training)
+        for module in self.members:
+            module.training = training
+            held = itertools.chain(module._parameters.values(), module._buffers.values())
+            if any(tensor is not None and tensor.device != device for tensor in held):
+                module.to(device)
+        return self.model
 
 
 def _copied(attributes: dict[str, Any]) -> dict[str, Any]:
     """The attributes, the dictionaries among them (torch's: parts and hooks) copied."""
     return {name: value.copy() if type(value) in (dict, OrderedDict) else value for name, value in attributes.items()}
+
+
+def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether attributes are the same objects, and those in the dictionaries among them."""
+    if one.keys() != other.keys():
+        return False
+    return all(
+        value is other[name]
+        or (isinstance(value, dict) and isinstance(other[name], dict) and _same(value, other[name]))
+        for name, value in one.items()
+        if name != 'training'
+    )
 
 
 @contextmanager
