@@ -1,0 +1,142 @@
+"""From the records of a comparison to what its decision needs: candidates on one test split, costs, what failed."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from medpeft_utils.compare.answer import Answer, Candidate, Growth, decide, growth
+from medpeft_utils.report.inference import Sample, TestSplit
+from medpeft_utils.study import records
+from medpeft_utils.study.grid import Run
+from medpeft_utils.study.paths import StudyFolder
+
+DRAWS = 2000
+APART = 'method', 'backbone', 'seed', 'fraction', 'method_config', 'data_folder', 'image_size', 'weights'
+
+
+@dataclass
+class Evidence:
+    """What the finished runs of a comparison show.
+
+    Args:
+        answer: None where nothing has finished.
+        records: of each candidate, by its label; with all training images.
+        growths: the learning curves that were asked for.
+        failures: a line for each run that failed or died.
+        test: the test split; None where nothing has finished.
+        classes: their names.
+        waiting: how many runs are not done yet.
+        apart: how many finished runs of this study had other settings, and are left out.
+    """
+
+    answer: Answer | None = None
+    records: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    growths: list[Growth] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    test: TestSplit | None = None
+    classes: list[str] = field(default_factory=list)
+    waiting: int = 0
+    apart: int = 0
+
+    @property
+    def of_chosen(self) -> list[dict[str, Any]]:
+        return self.records[self.answer.chosen.label]
+
+
+def gather(runs: Sequence[Run], latest: Sequence[Run], folder: StudyFolder) -> Evidence:
+    """Read what there is of a comparison.
+
+    Args:
+        runs: all of the study.
+        latest: those of the last command; what was trained by other settings than these is not compared with them.
+        folder: of the study.
+    """
+    found, same = Evidence(), {_settings(run) for run in latest}
+    done: dict[tuple, list[tuple[dict, pd.DataFrame]]] = defaultdict(list)
+    for run in runs:
+        record = records.read(folder.record(run.hash))
+        if _settings(run) not in same:
+            found.apart += record is not None and record['status'] == 'done'
+        elif record is None:
+            found.waiting += 1
+        elif record['status'] != 'done':
+            found.failures.append(f'{run.label}: {record["error"]["type"]}: {record["error"]["message"]}')
+        else:
+            key = record['method']['label'], record['backbone']['label'], run.parameters.get('fraction', 1.0)
+            done[key].append((record, _predictions(record, folder)))
+    if done:
+        _compare(found, done)
+    return found
+
+
+def _settings(run: Run) -> str:
+    return repr(sorted((name, value) for name, value in run.parameters.items() if name not in APART))
+
+
+def _predictions(record: dict[str, Any], folder: StudyFolder) -> pd.DataFrame:
+    """The rows of validation and test: split, group, label, and p_<class> for each class."""
+    place = folder.run(record['run']) / record.get('folder', '')
+    return pd.read_parquet(place / record['predictions'])
+
+
+def _compare(found: Evidence, done: dict[tuple, list]) -> None:
+    record, table = next(iter(done.values()))[0]
+    found.classes = record['data']['classes']
+    number = {name: k for k, name in enumerate(found.classes)}
+    rows = table[table['split'] == 'test']
+    labels = rows['label'].map(number).to_numpy()
+    found.test = TestSplit(labels, rows['group'].to_numpy(), len(found.classes), draws=DRAWS)
+    several = len({backbone for _, backbone, _ in done}) > 1
+    candidates, shares = [], defaultdict(dict)
+    for (method, backbone, share), runs in done.items():
+        label = f'{method} on {backbone}' if several else method
+        test = _sample(found, runs)
+        shares[label][share] = (test, _training_images(runs[0][0]))
+        if share == 1.0:
+            found.records[label] = [record for record, _ in runs]
+            candidates.append(_candidate(label, found.records[label], test))
+    validation = table.loc[table['split'] == 'validation', 'label'].map(number).to_numpy()
+    commonest = np.bincount(validation).argmax()
+    constant = found.test.f1(np.full(len(labels), commonest), 'macro')
+    keys = dict.fromkeys(key for one in candidates for key in one.test.keys)
+    if candidates:
+        found.answer = decide(candidates, Sample.of_runs(dict.fromkeys(keys, constant), found.test.groups))
+    for label, samples in shares.items():
+        if len(samples) > 1:
+            by_share = {share: sample for share, (sample, _) in samples.items()}
+            found.growths.append(growth(label, by_share, {share: count for share, (_, count) in samples.items()}))
+
+
+def _training_images(record: dict[str, Any]) -> int:
+    data = record['data']
+    return (data.get('used') or data['counts'])['train']
+
+
+def _sample(found: Evidence, runs: list[tuple[dict, pd.DataFrame]]) -> Sample:
+    """Macro F1 of the runs of one candidate on the test split."""
+    columns = [f'p_{name}' for name in found.classes]
+    scores = {}
+    for record, table in runs:
+        predicted = table.loc[table['split'] == 'test', columns].to_numpy().argmax(axis=1)
+        key = record['data']['split_hash'], record['parameters']['seed']
+        scores[key] = found.test.f1(predicted, 'macro')
+    return Sample.of_runs(dict(sorted(scores.items())), found.test.groups)
+
+
+def _candidate(label: str, found: list[dict[str, Any]], test: Sample) -> Candidate:
+    validation = float(np.mean([record['metrics']['validation']['f1_macro'] for record in found]))
+    steps = [record['time']['step_seconds'] for record in found if record['time'].get('step_seconds')]
+    return Candidate(label, validation, test, kept_bytes(found[0]), float(np.median(steps)) if steps else None)
+
+
+def kept_bytes(record: dict[str, Any]) -> int:
+    """What has to be kept of a method for one task: what it trains and the head; as measured, else in float32."""
+    known = (record.get('cost') or {}).get('adapter_bytes')
+    method = record['method']
+    return known or 4 * (method['trainable_parameters'] + method['head_parameters'])
