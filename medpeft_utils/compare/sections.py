@@ -1,0 +1,232 @@
+"""What a comparison's page says, section by section."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+from medpeft_utils.compare import drawings
+from medpeft_utils.compare.answer import BETTER, UNDETECTED, WORSE, Answer, Candidate, Relation
+from medpeft_utils.compare.evidence import Evidence
+from medpeft_utils.compare.page import Drawing, Listed, Page, Section, Table, Words
+from medpeft_utils.study.progress import duration
+
+SCORE = 'macro F1'
+NOT_CLINICAL = 'Not a clinical evaluation.'
+LIMITS = (
+    'The scores hold for images like those of the test split: the same devices, hospitals and patients. Another '
+    'hospital can give others.',
+    'One split into training, validation and test was used; intervals are over its test patients and the training '
+    'seeds, not over other splits.',
+    'The method was chosen by its score on validation and reported on test. Do not choose again by the test scores.',
+    'A tool for patient care needs an evaluation on independent data, with the threshold, the prevalence and the '
+    'readers of its place of use.',
+)
+
+
+def number_of(answer: Answer) -> Callable[..., str]:
+    """How scores are written: two digits, or three where two would hide on which side of 0 an interval ends."""
+    ends = [end for relation in answer.relations for end in (relation.lead.low, relation.lead.high)]
+    digits = 3 if any(abs(end) < 0.005 for end in ends) else 2
+
+    def number(value: float, signed: bool = False) -> str:
+        text = f'{value:{"+" if signed else ""}.{digits}f}'
+        return (text.replace('-0', '0') if float(text) == 0 else text).replace('-', '−')
+
+    return number
+
+
+def page_of(found: Evidence, about: dict[str, Any]) -> Page:
+    """The page of a comparison.
+
+    Args:
+        found: what its runs show.
+        about: `title` of the page, `data` (a line on the images), `remarks` of the data's check, `network` (a line on
+            the backbone), `command` to run it again.
+    """
+    if found.answer is None:
+        blocks = [Words('No run has finished, so there is nothing to compare yet.', strong=True)]
+        sections = [Section('Answer', blocks, short=True)]
+    else:
+        number = number_of(found.answer)
+        sections = [_answer(found, number), _table(found, number)]
+        if found.growths:
+            sections.append(_growth(found, number))
+    if found.failures:
+        left = 'These runs failed; the others are compared.'
+        sections.append(Section('Failures', [Words(left), Listed(found.failures)], short=True))
+    sections.append(_data(found, about))
+    if found.answer is not None:
+        sections.append(_how(found, about))
+    sections.append(Section('What this does not say', [Listed([NOT_CLINICAL, *LIMITS])]))
+    return Page(about['title'], sections)
+
+
+# ---- the answer
+
+
+def _answer(found: Evidence, number: Callable[..., str]) -> Section:
+    answer = found.answer
+    blocks = [Words(answer.recommendation(number), strong=True)]
+    blocks.append(Listed([_chosen_line(answer, number), *(_line(answer, r, number) for r in answer.relations)]))
+    blocks.append(Words(f'{_basis(found, number)} {NOT_CLINICAL}'))
+    if found.waiting:
+        blocks.append(Words(f'{found.waiting} runs are not done yet: this is what the others say so far.'))
+    return Section('Answer', blocks, short=True)
+
+
+def _scored(one: Candidate, number: Callable[..., str]) -> str:
+    score = one.score
+    interval = f' [{number(score.low)}, {number(score.high)}]' if score.known else ''
+    return f'{one.label}: {number(score.value)}{interval}'
+
+
+def _chosen_line(answer: Answer, number: Callable[..., str]) -> str:
+    best = ', the best of them' if answer.best else ''
+    return f'{_scored(answer.chosen, number)}; chosen on validation{best}.'
+
+
+def _line(answer: Answer, relation: Relation, number: Callable[..., str]) -> str:
+    lead, other = relation.lead, relation.other
+    if relation.verdict == UNDETECTED:
+        words = f'{UNDETECTED} ({number(lead.value)} [{number(lead.low)}, {number(lead.high)}])'
+        if not lead.known:
+            words = f'{UNDETECTED} ({number(lead.value)})'
+    elif relation.verdict == WORSE:
+        words = f'worse by {number(lead.value)} [{number(lead.low)}, {number(lead.high)}]'
+    else:
+        words = f'{BETTER} by {number(-lead.value)} [{number(-lead.high)}, {number(-lead.low)}]'
+    costs = _costs(other, answer.chosen)
+    return f'{_scored(other, number)}; {words}{"; " if costs else ""}{costs}.'
+
+
+def _costs(one: Candidate, than: Candidate) -> str:
+    parts = []
+    if one.adapter_bytes and than.adapter_bytes:
+        parts.append(times(one.adapter_bytes / than.adapter_bytes, 'bytes'))
+    if one.step_seconds and than.step_seconds:
+        parts.append(times(one.step_seconds / than.step_seconds, 'step time'))
+    return ', '.join(parts)
+
+
+def times(ratio: float, of: str) -> str:
+    """A ratio in words: 'a quarter of the bytes', '1.4 times the step time'."""
+    for value, words in ((1.0, 'the same'), (0.5, 'half the'), (1 / 3, 'a third of the'), (0.25, 'a quarter of the')):
+        if abs(ratio - value) <= 0.05 * value:
+            return f'{words} {of}'
+    if ratio < 1:
+        return f'{100 * ratio:.{1 if ratio < 0.01 else 0}f} % of the {of}'
+    return f'{ratio:,.{1 if ratio < 10 else 0}f} times the {of}'
+
+
+def _basis(found: Evidence, number: Callable[..., str]) -> str:
+    score, test = found.answer.chosen.score, found.test
+    images, patients = len(test.labels), test.groups
+    of = f' of {patients:,} groups (such as patients)' if patients < images else ''
+    seeds = f'{score.seeds} seed{"s" if score.seeds != 1 else ""}'
+    smallest = found.answer.smallest
+    shows = f'; this test can show a difference of {number(smallest)}' if smallest else ''
+    return f'{SCORE}, 95 % intervals; {seeds}, 1 split, {images:,} test images{of}{shows}.'
+
+
+# ---- the table
+
+
+def _table(found: Evidence, number: Callable[..., str]) -> Section:
+    answer = found.answer
+    header = ['method', 'validation', f'test {SCORE} [95 %]', f'minus {answer.chosen.label}', 'AUROC']
+    header += ['kept', 'step', 'trained', 'seeds']
+    leads = {relation.other.label: relation.lead for relation in answer.relations}
+    rows = []
+    for one in [answer.chosen, *(relation.other for relation in answer.relations)]:
+        runs, lead = found.records[one.label], leads.get(one.label)
+        aurocs = [run['metrics']['test'].get('auroc') for run in runs]
+        between = f'{number(-lead.value)} [{number(-lead.high)}, {number(-lead.low)}]' if lead else '·'
+        rows.append(
+            [
+                one.label,
+                number(one.validation),
+                _scored(one, number).removeprefix(f'{one.label}: '),
+                between if not lead or lead.known else number(-lead.value),
+                number(statistics.fmean(aurocs)) if None not in aurocs else '',
+                size_of(one.adapter_bytes),
+                f'{1000 * one.step_seconds:,.0f} ms' if one.step_seconds else '·',
+                f'{runs[0]["method"]["trainable_parameters"]:,}',
+                str(len(runs)),
+            ]
+        )
+    notes = (
+        'kept: bytes of what is trained and the head; step: of training, on this machine; trained: parameters beside '
+        'the head. Differences are paired over the same test images; their intervals hold together.'
+    )
+    drawing = Drawing(
+        drawings.scores(answer, SCORE),
+        f'{SCORE} on the test split with 95 % intervals, and differences from {answer.chosen.label}; red: detectable.',
+    )
+    return Section('Methods', [Table(header, rows), Words(notes), drawing], short=True)
+
+
+def size_of(count: int | None) -> str:
+    """Bytes in words: '3.4 MB'."""
+    if count is None:
+        return ''
+    return f'{count / 1e6:,.1f} MB' if count >= 1e5 else f'{count / 1e3:,.1f} kB'
+
+
+def _growth(found: Evidence, number: Callable[..., str]) -> Section:
+    lines = [one.sentence(number) for one in found.growths]
+    lines.append('The learning rate of every share is that of all training images.')
+    drawing = Drawing(
+        drawings.curves(found.growths, SCORE), f'{SCORE} over the number of training images, with 95 % bands.'
+    )
+    return Section('Would more data help?', [Listed(lines), drawing], short=True)
+
+
+# ---- what it was made of
+
+
+def _data(found: Evidence, about: dict[str, Any]) -> Section:
+    blocks = [Words(about['data'])]
+    if found.answer is not None:
+        counts = found.of_chosen[0]['data']['counts']
+        blocks.append(Table(['split', 'images'], [[name, f'{count:,}'] for name, count in counts.items()]))
+    if about['remarks']:
+        blocks += [Words('What the check of the data found:'), Listed(about['remarks'])]
+    return Section('Data', blocks)
+
+
+def _how(found: Evidence, about: dict[str, Any]) -> Section:
+    record = found.of_chosen[0]
+    parameters, environment = record['parameters'], record['environment']
+    given = ('batch_size', 'epochs', 'min_steps', 'max_steps', 'search_trials', 'augmentation', 'head')
+    versions = ', '.join(f'{name} {version}' for name, version in environment['versions'].items())
+    every = [run for runs in found.records.values() for run in runs]
+    spent = sum(run['time'].get('total_seconds') or 0 for run in every)
+    lines = [
+        about['network'],
+        'For every method the same: ' + ', '.join(f'{k} {parameters[k]}' for k in given if k in parameters) + '.',
+        f'{len(every)} runs of {duration(spent)} in all, on {environment.get("device")}.',
+        *_edges(found),
+        f'Software: {versions}.',
+        f'Again, or with more: {about["command"]}',
+    ]
+    if found.apart:
+        lines.append(f'{found.apart} runs of other settings lie in the same study and are not compared with these.')
+    header = ['method', 'learning rate', "head's", 'how']
+    rows = [[label, *_rate(runs[0]['learning_rate'])] for label, runs in found.records.items()]
+    return Section('How it was run', [Listed(lines), Table(header, rows)])
+
+
+def _rate(rate: dict[str, Any]) -> list[str]:
+    return [f'{rate[key]:.2g}' if rate.get(key) else '·' for key in ('value', 'head_value')] + [str(rate.get('how'))]
+
+
+def _edges(found: Evidence) -> list[str]:
+    at_edge = [label for label, runs in found.records.items() if runs[0]['learning_rate'].get('edge')]
+    if not at_edge:
+        return []
+    return [
+        f'The best learning rate of {", ".join(at_edge)} lies at the edge of those that were tried, so a longer search '
+        'could raise its score.'
+    ]
