@@ -20,7 +20,7 @@ COMMANDS = {
     'show': ('medpeft_utils.study.commands:show', 'Show one run: parameters, metrics, curve, error.'),
     'events': ('medpeft_utils.study.commands:events', 'Follow a study: what happens, as JSON lines for other tools.'),
     'compare': ('medpeft_utils.compare.commands:compare', "Compare methods on one's own images."),
-    'report': ('medpeft_utils.study.commands:report', 'Render the figures and tables of a study.'),
+    'report': ('medpeft_utils.compare.commands:report', 'Render the figures and tables of a study.'),
     'params': ('medpeft_utils.cli:params', 'Count the trainable parameters of every method.'),
     'bench': ('benchmarks.commands:bench', 'Measure how fast this machine trains, starts and loads.'),
     'book': ('medpeft_utils.learn.commands:book', 'Run the learning notebooks and build their pages.'),

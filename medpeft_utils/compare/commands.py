@@ -1,102 +1,240 @@
-"""`medpeft compare`: several methods on one's own images, by the same notebooks, runner and records as the study."""
+"""`medpeft compare`: which method for one's own images, by the same notebooks, runner and records as the study."""
 
 from __future__ import annotations
 
-import re
+import shlex
+import statistics
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
-import pandas as pd
-import yaml
 
 from medpeft_utils.core.errors import BadInput
-from medpeft_utils.study.commands import RESULTS, execute, run_options, settings_option
-from medpeft_utils.study.grid import load_grid
+from medpeft_utils.core.files import check_writable, read_json, write_bytes, write_json
+from medpeft_utils.study.commands import FIGURES, RESULTS, execute, run_options, settings_option
 from medpeft_utils.study.paths import StudyFolder
-from medpeft_utils.study.splits import identified, known
+from medpeft_utils.study.progress import duration
 
-SHOWN = {
-    'f1_macro': 'macro F1',
-    'f1_weighted': 'weighted F1',
-    'balanced_accuracy': 'balanced accuracy',
-    'auroc': 'AUROC',
-}
-
-
-def grid_content(dataset: str, backbone: str, methods: list[str], seeds: int, profile: str) -> dict[str, Any]:
-    """The grid of a comparison: one backbone, one dataset, every method with every seed."""
-    from medpeft_utils import backbones
-    from medpeft_utils.methods import METHODS
-
-    family = backbones.family_of(backbone)
-    for method in methods:
-        METHODS[method]  # an unknown name gets its error before a file is written
-    return {
-        'profile': profile,
-        'title': f'{", ".join(methods)} on {dataset}, {backbone}',
-        'experiments': [
-            {
-                'notebook': family,
-                'parameters': {'dataset': dataset, 'backbone': backbone, 'save_adapter': True},
-                'axes': {'method': methods, 'seed': list(range(seeds))},
-            }
-        ],
-    }
-
-
-def profile_of(dataset: str) -> str:
-    """The study's name for a dataset's name or path: letters, digits and '-'."""
-    stem = Path(dataset).resolve().stem if Path(dataset).exists() else dataset
-    return 'compare-' + (re.sub(r'[^A-Za-z0-9]+', '-', stem).strip('-') or 'images')
-
-
-def table(frame: pd.DataFrame) -> pd.DataFrame:
-    """A row a method, best macro F1 first: trained parameters and test scores, mean ± standard deviation over seeds."""
-    rows = []
-    for (label, count), runs in frame.groupby(['method_label', 'trainable_parameters']):
-        scores = {words: _spread(runs[column]) for column, words in SHOWN.items()}
-        rows.append({'method': label, 'parameters beside the head': f'{count:,}', 'seeds': len(runs), **scores})
-        rows[-1]['order'] = runs['f1_macro'].mean()
-    return pd.DataFrame(rows).sort_values('order', ascending=False).drop(columns='order').reset_index(drop=True)
-
-
-def _spread(values: pd.Series) -> str:
-    return f'{values.mean():.3f}' + (f' ± {values.std():.3f}' if len(values) > 1 else '')
+BUDGET = '10m'
+SHARES = (0.125, 0.25, 0.5)  # of the training images, beside all of them, for a learning curve
 
 
 @click.command()
-@click.argument('dataset')
-@click.option('--methods', required=True, help='Keys, such as full_ft,lora,ssf.')
-@click.option('--backbone', default='vit_base_mini', show_default=True, help='A shipped or a timm name.')
-@click.option('--seeds', default=1, show_default=True, type=click.IntRange(1), help='Runs of each method.')
+@click.argument('dataset', metavar='DATA')
+@click.option('--backbone', default='', help='A shipped or a timm name  [default: what fits images and machine].')
+@click.option('--methods', 'listed', default='usual', show_default=True, help='Keys, such as full_ft,lora,ssf.')
+@click.option('--seeds', default=3, show_default=True, type=click.IntRange(1, 100), help='Runs of each method.')
+@click.option('--budget', default=BUDGET, show_default=True, help='Time for all of it, such as 30m or 2h.')
+@click.option('--curve', is_flag=True, help='Also: would more data help? Two methods over four shares of the images.')
 @settings_option
 @run_options
 @RESULTS
-def compare(
-    dataset: str, methods: str, backbone: str, seeds: int, settings: dict, results: Path, **options: Any
-) -> None:
-    """Compare methods on DATASET: a name, a folder with a folder per class, or a CSV file."""
-    from medpeft_utils.study import records
+def compare(dataset: str, results: Path, **options: Any) -> None:
+    """Say which method suits the images of DATA: a folder with a folder per class, a CSV file, or a dataset's name.
 
-    chosen = [key.strip() for key in methods.split(',') if key.strip()]
-    if not chosen:
-        raise BadInput('--methods: name at least one, such as --methods full_ft,lora')
-    if Path(dataset).exists():
-        dataset = str(Path(dataset).resolve())
-    content = grid_content(dataset, backbone, chosen, seeds, profile_of(dataset))
-    folder = StudyFolder(results / content['profile'])
-    folder.root.mkdir(parents=True, exist_ok=True)
-    path = folder.root / 'compare.yaml'
-    path.write_text(yaml.safe_dump(content, sort_keys=False))
-    grid = load_grid(path, settings, content['profile'])
-    runs = identified(grid.runs, known(folder))
-    try:
-        execute(grid, runs, folder, retry=False, **options)
-    finally:
-        frame = records.load(folder.root)
-        ours = frame[frame['run'].isin({run.hash for run in identified(grid.runs, known(folder))})]
-        if len(ours):
-            click.echo(f'\n{grid.title}\ntest split, {ours["train_images"].iloc[0]} training images\n')
-            click.echo(table(ours).to_string(index=False))
-            click.echo(f'\nnotebooks, predictions and adapters: {folder.runs}')
+    Checks the data, says what it runs and how long that takes, runs it (again after Ctrl-C: what is done is kept), and
+    ends with an answer: the page is in the study's folder as HTML and Markdown.
+    """
+    comparison = Comparison(dataset, results, options)
+    comparison.look()
+    comparison.prepare()
+    ended = comparison.run(comparison.wanted())
+    if comparison.curve and not ended:
+        ended = comparison.run([comparison.wanted()[0], *comparison.shares()])
+    click.echo(show(comparison.folder))
+    sys.exit(ended)
+
+
+class Comparison:
+    """One command: its data, its backbone and methods, its plan, and the study that it belongs to."""
+
+    def __init__(self, dataset: str, results: Path, options: dict[str, Any]):
+        from medpeft_utils.compare.plan import seconds_of
+
+        path = Path(dataset).expanduser()
+        self.dataset = str(path.resolve()) if path.exists() else dataset
+        self.results, self.asked = results, {name: options.pop(name) for name in ('backbone', 'listed', 'budget')}
+        self.seeds, self.settings, self.curve = (options.pop(name) for name in ('seeds', 'settings', 'curve'))
+        self.budget, self.running = seconds_of(self.asked['budget']), options
+        check_writable(results)
+
+    # ---- the data
+
+    def look(self) -> None:
+        """Check the data and say what they are. Raises BadInput with every fault."""
+        from medpeft_utils import data
+        from medpeft_utils.data.check import check
+
+        root = self.running['data_root']
+        below = root / self.dataset if root and (root / self.dataset).is_dir() else None
+        self.data_folder = str(below.resolve()) if below and below != Path(self.dataset) else ''
+        named = self.dataset in data.CARDS
+        if named and data.CARDS[self.dataset].multi_label:
+            raise BadInput(f'{self.dataset}: an image has several findings there; compare takes one class an image')
+        self.check = check(self.dataset, self.data_folder or None) if self.data_folder or not named else None
+        if self.check is not None and not self.check.usable:
+            faults = [*self.check.faults, *self.check.unreadable[:10]]
+            more = len(self.check.unreadable) - 10
+            lines = [f'{self.dataset} cannot be used yet:', *(f'  {fault}' for fault in faults)]
+            raise BadInput('\n'.join(lines + ([f'  and {more} more unreadable images'] if more > 0 else [])))
+
+    @property
+    def remarks(self) -> list[str]:
+        if self.check is None:
+            return []
+        return [*self.check.remarks, *(f'{count:,} {words}' for words, count in self.check.notes.items())]
+
+    def _side(self) -> int:
+        """The usual shorter side of the images, in pixels."""
+        sizes = self.check.sizes if self.check is not None else {}
+        sides = [min(map(int, size.split('x'))) for size, count in sizes.items() for _ in range(count)]
+        return round(statistics.median(sides)) if sides else 0
+
+    # ---- what to run
+
+    def prepare(self) -> None:
+        """Choose backbone and methods, pack the images, find the study, plan, and say all of it."""
+        from medpeft_utils import backbones, data
+        from medpeft_utils.compare import plan
+        from medpeft_utils.compare.study import profile_of
+        from medpeft_utils.study.processes import cores, graphics_cards
+        from medpeft_utils.training.classification import stored_size
+
+        self.network = plan.network(self.asked['backbone'], self._side(), bool(graphics_cards()))
+        self.methods = plan.methods_of(self.asked['listed'], self.network.name)
+        self.family = backbones.family_of(self.network.name)
+        size = self.settings.get('image_size') or self.network.image_size
+        side = stored_size(size or backbones.image_size_of(self.network.name))
+        self.data = data.load(self.dataset, self.data_folder or None, side)
+        self.folder = StudyFolder(self.results / profile_of(self.dataset, self.data))
+        threads = self.running['threads'] or max(1, cores() // self.running['jobs'])
+        speeds = plan.speeds(self.network, self.methods, threads, data.cache_root())
+        work = plan.Work(*(len(self.data.rows(s)) for s in data.SPLITS), self.seeds, self.running['jobs'])
+        self.plan = self._planned(work, speeds)
+        write_json(self.folder.root / 'about.json', self.about())
+        click.echo('\n'.join(self._announcement()))
+
+    def _planned(self, work: Any, speeds: dict[str, Any]) -> Any:
+        """The plan of this budget: as it was made before in this study, so that what is added is trained alike."""
+        from medpeft_utils.compare import plan
+
+        path, key = self.folder.root / 'plans.json', str(self.budget)
+        kept = read_json(path) or {}
+        if key in kept:
+            settings = kept[key]
+            return plan.Plan(settings, self.seeds, plan.total_seconds(work, speeds, settings))
+        made = plan.plan(work, speeds, self.budget)
+        if made.seeds == self.seeds:
+            write_json(path, {**kept, key: made.settings})
+        return made
+
+    def _announcement(self) -> list[str]:
+        from medpeft_utils import methods
+
+        labels = ', '.join(methods.label(key, self.family) for key in self.methods)
+        s = {**self.plan.settings, **self.settings}
+        each = f'{s["max_steps"]} steps of {s["batch_size"]} images'
+        tried = f', {s["search_trials"]} learning rates tried for each method' if s['search_trials'] else ''
+        lines = [self.about()['data'], *(f'  remark: {remark}' for remark in self.remarks), self.about()['network']]
+        lines.append(f'{labels}; {self.plan.seeds} seed(s) each, {each}{tried}')
+        lines += [f'  remark: {self.plan.remark}'] if self.plan.remark else []
+        lines.append(f'about {duration(self.plan.seconds)} on this machine; what is done already is not done again')
+        return lines
+
+    def about(self) -> dict[str, Any]:
+        """What the page says beside the runs."""
+        from medpeft_utils import backbones, data
+
+        counts = self.data.counts().sum(axis=1)
+        classes = ', '.join(f'{name} {count:,}' for name, count in counts.items())
+        groups = len(set(self.data.groups))
+        of = f' of {groups:,} groups' if groups < len(self.data) else ''
+        splits = ', '.join(f'{len(self.data.rows(split)):,} {split}' for split in data.SPLITS)
+        label, size = backbones.label_of(self.network.name), self.network.image_size
+        size = size or backbones.image_size_of(self.network.name)
+        words = ['medpeft', 'compare', *sys.argv[2:]] if sys.argv[1:2] == ['compare'] else ['medpeft', 'compare']
+        return {
+            'title': f'Which method for {self.data.label}?',
+            'data': f'{self.dataset}: {len(self.data):,} images{of}; {classes}; {splits}.',
+            'remarks': self.remarks,
+            'network': f'Backbone: {label} ({self.network.name}), {size} px; {self.network.why}.',
+            'command': shlex.join(words),
+        }
+
+    # ---- running
+
+    def wanted(self, methods: Sequence[str] = (), shares: Sequence[float] = (1.0,)) -> list[Any]:
+        """What the study is to hold: these methods, or all that were asked for."""
+        from medpeft_utils.compare.study import Wanted
+
+        given = {'dataset': self.dataset, 'backbone': self.network.name, 'save_adapter': True}
+        given |= {'data_folder': self.data_folder} if self.data_folder else {}
+        given |= {'image_size': self.network.image_size} if self.network.image_size else {}
+        parameters = {**given, **self.plan.settings, **self.settings}
+        return [Wanted(self.family, tuple(methods or self.methods), self.plan.seeds, parameters, tuple(shares))]
+
+    def shares(self) -> list[Any]:
+        """The learning curves: of the method chosen on validation, and of the cheapest alike or the next one."""
+        from medpeft_utils.compare.evidence import gather
+        from medpeft_utils.compare.study import add
+
+        _, runs, latest = add(self.folder, self.about()['title'], self.wanted())
+        found = gather(runs, latest, self.folder)
+        if found.answer is None:
+            return []
+        answer = found.answer
+        second = answer.cheapest if answer.cheapest is not answer.chosen else None
+        second = second or next((relation.other for relation in answer.relations), None)
+        both = [one for one in (answer.chosen, second) if one]
+        return self.wanted([found.records[one.label][0]['method']['key'] for one in both], SHARES)
+
+    def run(self, wanted: list[Any]) -> int:
+        """Do the runs; the exit status: 0, or that of runs that failed or of Ctrl-C."""
+        from medpeft_utils.compare.study import add
+
+        title = self.about()['title']
+        grid, _, latest = add(self.folder, title, wanted)
+        try:
+            execute(grid, latest, self.folder, retry=True, **self.running)
+        except SystemExit as ended:
+            return int(ended.code or 0)
+        finally:
+            write_json(self.folder.root / 'latest.json', [run.key for run in latest])
+        return 0
+
+
+def show(folder: StudyFolder) -> str:
+    """Write the page of a comparison from its records, as HTML and Markdown; what the terminal shows of it."""
+    from medpeft_utils.compare.evidence import gather
+    from medpeft_utils.compare.sections import page_of
+    from medpeft_utils.compare.study import GRID, PAGE
+    from medpeft_utils.study.grid import load_grid
+    from medpeft_utils.study.splits import identified, known
+
+    runs = identified(load_grid(folder.root / GRID).runs, known(folder))
+    keys = set(read_json(folder.root / 'latest.json') or [])
+    page = page_of(
+        gather(runs, [run for run in runs if run.key in keys], folder), read_json(folder.root / 'about.json')
+    )
+    html, markdown = folder.root / f'{PAGE}.html', folder.root / f'{PAGE}.md'
+    write_bytes(html, page.html().encode())
+    write_bytes(markdown, page.markdown().encode())
+    return f'\n{page.text()}\n\nThe page: {html} (and {markdown.name}); notebooks, adapters: {folder.runs}'
+
+
+@click.command()
+@click.argument('profile')
+@RESULTS
+@FIGURES
+def report(profile: str, results: Path, figures: Path) -> None:
+    """Render the figures and tables of PROFILE from its records; of a comparison, its page."""
+    from medpeft_utils.compare.study import GRID
+    from medpeft_utils.study import commands
+
+    folder = StudyFolder(results / profile)
+    if (folder.root / GRID).is_file():
+        click.echo(show(folder))
+    else:
+        commands.report.callback(profile, results, figures)

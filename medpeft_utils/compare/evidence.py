@@ -8,16 +8,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from medpeft_utils.compare.answer import Answer, Candidate, Growth, decide, growth
 from medpeft_utils.report.inference import Sample, TestSplit
 from medpeft_utils.study import records
 from medpeft_utils.study.grid import Run
 from medpeft_utils.study.paths import StudyFolder
+from medpeft_utils.training import rows
 
 DRAWS = 2000
-APART = 'method', 'backbone', 'seed', 'fraction', 'method_config', 'data_folder', 'image_size', 'weights'
+# Parameters in which runs that are compared may differ.
+APART = 'method', 'backbone', 'seed', 'fraction', 'search_fraction', 'method_config', 'data_folder', 'image_size'
 
 
 @dataclass
@@ -58,7 +59,7 @@ def gather(runs: Sequence[Run], latest: Sequence[Run], folder: StudyFolder) -> E
         folder: of the study.
     """
     found, same = Evidence(), {_settings(run) for run in latest}
-    done: dict[tuple, list[tuple[dict, pd.DataFrame]]] = defaultdict(list)
+    done: dict[tuple, list[dict[str, Any]]] = defaultdict(list)
     for run in runs:
         record = records.read(folder.record(run.hash))
         if _settings(run) not in same:
@@ -69,7 +70,7 @@ def gather(runs: Sequence[Run], latest: Sequence[Run], folder: StudyFolder) -> E
             found.failures.append(f'{run.label}: {record["error"]["type"]}: {record["error"]["message"]}')
         else:
             key = record['method']['label'], record['backbone']['label'], run.parameters.get('fraction', 1.0)
-            done[key].append((record, _predictions(record, folder)))
+            done[key].append(record)
     if done:
         _compare(found, done)
     return found
@@ -79,31 +80,22 @@ def _settings(run: Run) -> str:
     return repr(sorted((name, value) for name, value in run.parameters.items() if name not in APART))
 
 
-def _predictions(record: dict[str, Any], folder: StudyFolder) -> pd.DataFrame:
-    """The rows of validation and test: split, group, label, and p_<class> for each class."""
-    place = folder.run(record['run']) / record.get('folder', '')
-    return pd.read_parquet(place / record['predictions'])
-
-
-def _compare(found: Evidence, done: dict[tuple, list]) -> None:
-    record, table = next(iter(done.values()))[0]
+def _compare(found: Evidence, done: dict[tuple, list[dict[str, Any]]]) -> None:
+    record = next(iter(done.values()))[0]
     found.classes = record['data']['classes']
-    number = {name: k for k, name in enumerate(found.classes)}
-    rows = table[table['split'] == 'test']
-    labels = rows['label'].map(number).to_numpy()
-    found.test = TestSplit(labels, rows['group'].to_numpy(), len(found.classes), draws=DRAWS)
+    tested = rows.read(record, 'test')
+    found.test = TestSplit(tested.labels, tested.groups, len(found.classes), draws=DRAWS)
     several = len({backbone for _, backbone, _ in done}) > 1
     candidates, shares = [], defaultdict(dict)
     for (method, backbone, share), runs in done.items():
         label = f'{method} on {backbone}' if several else method
-        test = _sample(found, runs)
-        shares[label][share] = (test, _training_images(runs[0][0]))
+        test = _sample(found.test, runs)
+        shares[label][share] = test, _training_images(runs[0])
         if share == 1.0:
-            found.records[label] = [record for record, _ in runs]
-            candidates.append(_candidate(label, found.records[label], test))
-    validation = table.loc[table['split'] == 'validation', 'label'].map(number).to_numpy()
-    commonest = np.bincount(validation).argmax()
-    constant = found.test.f1(np.full(len(labels), commonest), 'macro')
+            found.records[label] = runs
+            candidates.append(_candidate(label, runs, test))
+    commonest = np.bincount(rows.read(record, 'validation').labels).argmax()  # as in training: splits are stratified
+    constant = found.test.f1(np.full(len(tested.labels), commonest), 'macro')
     keys = dict.fromkeys(key for one in candidates for key in one.test.keys)
     if candidates:
         found.answer = decide(candidates, Sample.of_runs(dict.fromkeys(keys, constant), found.test.groups))
@@ -118,25 +110,19 @@ def _training_images(record: dict[str, Any]) -> int:
     return (data.get('used') or data['counts'])['train']
 
 
-def _sample(found: Evidence, runs: list[tuple[dict, pd.DataFrame]]) -> Sample:
+def _sample(test: TestSplit, runs: list[dict[str, Any]]) -> Sample:
     """Macro F1 of the runs of one candidate on the test split."""
-    columns = [f'p_{name}' for name in found.classes]
-    scores = {}
-    for record, table in runs:
-        predicted = table.loc[table['split'] == 'test', columns].to_numpy().argmax(axis=1)
-        key = record['data']['split_hash'], record['parameters']['seed']
-        scores[key] = found.test.f1(predicted, 'macro')
-    return Sample.of_runs(dict(sorted(scores.items())), found.test.groups)
+    by_seed = sorted(runs, key=lambda record: record['parameters']['seed'])
+    scores = {
+        (record['data']['split_hash'], record['parameters']['seed']): test.f1(rows.read(record).arg_max, 'macro')
+        for record in by_seed
+    }
+    return Sample.of_runs(scores, test.groups)
 
 
 def _candidate(label: str, found: list[dict[str, Any]], test: Sample) -> Candidate:
     validation = float(np.mean([record['metrics']['validation']['f1_macro'] for record in found]))
-    steps = [record['time']['step_seconds'] for record in found if record['time'].get('step_seconds')]
-    return Candidate(label, validation, test, kept_bytes(found[0]), float(np.median(steps)) if steps else None)
-
-
-def kept_bytes(record: dict[str, Any]) -> int:
-    """What has to be kept of a method for one task: what it trains and the head; as measured, else in float32."""
-    known = (record.get('cost') or {}).get('adapter_bytes')
-    method = record['method']
-    return known or 4 * (method['trainable_parameters'] + method['head_parameters'])
+    probe = found[0]['method']['key'] == 'linear_probing'  # which takes no steps of the kind that others take
+    steps = [record['time'].get('step_seconds') for record in found if not probe]
+    seconds = float(np.median(steps)) if steps and None not in steps else None
+    return Candidate(label, validation, test, found[0]['cost']['adapter_bytes'], seconds)

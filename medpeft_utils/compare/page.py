@@ -1,4 +1,4 @@
-"""The page of a comparison: once written down as sections, then as text, Markdown, or one HTML file without a network."""
+"""The page of a comparison: written down once as sections; then text, Markdown, or one HTML file without a network."""
 
 from __future__ import annotations
 
@@ -98,10 +98,8 @@ def _text(block: Block) -> str:
     if isinstance(block, Table):
         rows = [list(block.header), *map(list, block.rows)]
         widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-        lines = [
-            '  '.join(f'{cell:{"<" if k == 0 else ">"}{width}}' for k, (cell, width) in enumerate(zip(row, widths, strict=True)))
-            for row in rows
-        ]
+        left = '<', *'>' * (len(widths) - 1)
+        lines = ['  '.join(map('{:{}{}}'.format, row, left, widths)) for row in rows]
         return '\n'.join(f'  {line.rstrip()}' for line in lines)
     return ''
 
@@ -121,9 +119,7 @@ def _markdown(block: Block) -> str:
     if isinstance(block, Table):
         rule = ['---', *['---:'] * (len(block.header) - 1)]
         rows = [block.header, rule, *block.rows]
-        return '\n'.join(
-            f'| {" | ".join(cell if row is rule else _escaped(cell) for cell in row)} |' for row in rows
-        )
+        return '\n'.join(f'| {" | ".join(cell if row is rule else _escaped(cell) for cell in row)} |' for row in rows)
     return ''
 
 

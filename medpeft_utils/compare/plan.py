@@ -26,13 +26,13 @@ PUBLISHED = ('vit_base_patch14_dinov2', 'vit_small_patch14_dinov2', 'vit_base_pa
 PUBLISHED_SIDE = 224  # pixels: what these are given, and from what size of images on they are worth it
 USUAL = {
     'vit': ('linear_probing', 'full_ft', 'lora', 'ssf', 'last_blocks'),
-    'cnn': ('linear_probing', 'full_ft', 'bn_tuning', 'ssf', 'last_blocks'),
+    'cnn': ('linear_probing', 'full_ft', 'lora', 'bn_tuning', 'last_blocks'),
 }
 # From much training to little: optimizer steps, and rates that are tried for each method.
 LEVELS = ((300, 12), (300, 8), (200, 8), (150, 8), (100, 8), (100, 4), (60, 4), (60, 0), (30, 0))
 EPOCHS = 40  # passes over the training images beyond which nothing is gained on few of them
 EVALUATIONS = 6  # of the validation split in one training, as in the notebooks
-START_SECONDS = 4.0  # of a run, before and after its training: kernel, network, record, pictures
+START_SECONDS = 8.0  # of a run, before and after its training: kernel, network, record, pictures
 PRUNED = 0.7  # of a search's steps that are done, since bad rates are given up early
 TIMED_IMAGES, TIMED_STEPS = {'cpu': 16, 'cuda': 64}, 3
 UNITS = {'s': 1, 'm': 60, 'min': 60, 'h': 3600, 'd': 86400}

@@ -14,9 +14,10 @@ from typing import Any
 
 import yaml
 
-from medpeft_utils.core.files import read_json, write_bytes, write_json
+from medpeft_utils.core.files import write_bytes
 from medpeft_utils.core.hashing import json_digest
 from medpeft_utils.study.grid import Grid, Run, load_grid
+from medpeft_utils.study.identity import without_places
 from medpeft_utils.study.paths import StudyFolder
 from medpeft_utils.study.splits import identified, known
 
@@ -67,17 +68,18 @@ def add(folder: StudyFolder, title: str, wanted: Iterable[Wanted]) -> tuple[Grid
     """
     path = folder.root / GRID
     entries = [entry for one in wanted for entry in one.entries()]
-    if path.is_file():
-        before = yaml.safe_load(path.read_text())['experiments']
-    else:
-        before = []
-    merged = _merged([*before, *entries])
-    content = {'profile': folder.root.name, 'title': title, 'experiments': merged}
+    before = yaml.safe_load(path.read_text())['experiments'] if path.is_file() else []
+    content = {'profile': folder.root.name, 'title': title, 'experiments': _merged([*before, *entries])}
     write_bytes(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True).encode())
     grid = load_grid(path)
-    asked = {(run.experiment, run.key) for run in _runs_of(path, content, entries)}
     runs = identified(grid.runs, known(folder))
-    return grid, runs, [run for run in runs if (run.experiment, run.key) in asked]
+    return grid, runs, [run for run in runs if any(_is_of(run, entry) for entry in entries)]
+
+
+def _is_of(run: Run, entry: dict[str, Any]) -> bool:
+    given = {name: value for name, value in run.given.items() if name != 'seed'}
+    same = run.experiment == entry['notebook'] and given == without_places(entry['parameters'])
+    return same and run.given['seed'] in entry['axes']['seed']
 
 
 def _merged(entries: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
