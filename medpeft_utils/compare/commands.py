@@ -51,13 +51,15 @@ class Comparison:
     """One command: its data, its backbone and methods, its plan, and the study that it belongs to."""
 
     def __init__(self, dataset: str, results: Path, options: dict[str, Any]):
-        from medpeft_utils.compare.plan import seconds_of
+        from medpeft_utils.compare.plan import methods_of, network, seconds_of
 
         path = Path(dataset).expanduser()
         self.dataset = str(path.resolve()) if path.exists() else dataset
         self.results, self.asked = results, {name: options.pop(name) for name in ('backbone', 'listed', 'budget')}
         self.seeds, self.settings, self.curve = (options.pop(name) for name in ('seeds', 'settings', 'curve'))
         self.budget, self.running = seconds_of(self.asked['budget']), options
+        if self.asked['backbone']:  # before the images are opened
+            methods_of(self.asked['listed'], network(self.asked['backbone'], 0, False).name)
         check_writable(results)
 
     # ---- the data

@@ -10,6 +10,7 @@ from medpeft_utils.report import style
 from medpeft_utils.report.inference import Interval
 
 ROW, MARGIN = 0.34, 0.95  # inches: of a method, and of axes and titles
+DETECTED, COLOURS = '#b3432b', ('#0072b2', '#d55e00', '#009e73', '#cc79a7')  # the last from Okabe and Ito 2008
 
 
 def _svg(figure) -> str:
@@ -35,7 +36,7 @@ def _bars(axes, found: Sequence[Interval], colours: Sequence[str], names: Sequen
 def scores(answer: Answer, score: str) -> str:
     """Two panels: each method's score on the test split, and its difference from the chosen one."""
     every = [answer.chosen, *(relation.other for relation in answer.relations)]
-    colours = [style.INK, *(style.GREY if r.verdict == UNDETECTED else '#b3432b' for r in answer.relations)]
+    colours = [style.INK, *(style.GREY if r.verdict == UNDETECTED else DETECTED for r in answer.relations)]
     differences = [Interval(-r.lead.value, -r.lead.high, -r.lead.low) for r in answer.relations]
     with style.drawing():
         figure = style.new_figure(7.6, ROW * len(every) + MARGIN)
@@ -56,14 +57,13 @@ def curves(growths: Sequence[Growth], score: str) -> str:
     with style.drawing():
         figure = style.new_figure(6.0, 3.2)
         axes = figure.subplots()
-        for one in growths:
-            shares = sorted(one.scores)
-            images, found = [one.images[share] for share in shares], [one.scores[share] for share in shares]
-            look = style.look(one.label)
-            axes.plot(images, [point.value for point in found], label=one.label, **look)
-            axes.fill_between(
-                images, [p.low for p in found], [p.high for p in found], color=look['color'], alpha=0.15, linewidth=0
-            )
+        for number, one in enumerate(growths):
+            shares, colour = sorted(one.scores), COLOURS[number % len(COLOURS)]
+            apart = 1 + 0.03 * (number - (len(growths) - 1) / 2)  # side by side, where two curves are nearly one
+            images, found = [apart * one.images[share] for share in shares], [one.scores[share] for share in shares]
+            axes.plot(images, [p.value for p in found], label=one.label, color=colour, marker='os^D'[number % 4])
+            low, high = [p.low for p in found], [p.high for p in found]
+            axes.fill_between(images, low, high, color=colour, alpha=0.15, linewidth=0)
         ticks = sorted({count for one in growths for count in one.images.values()})
         axes.set_xscale('log')
         axes.set_xticks(ticks, [f'{count:,}' for count in ticks])

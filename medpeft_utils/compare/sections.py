@@ -157,8 +157,9 @@ def _table(found: Evidence, number: Callable[..., str]) -> Section:
             ]
         )
     notes = (
-        'kept: bytes of what is trained and the head; step: of training, on this machine; trained: parameters beside '
-        'the head. Differences are paired over the same test images; their intervals hold together.'
+        'kept: bytes of what is trained and the head, by which the cheapest is found; step: of training, on this '
+        'machine; trained: parameters beside the head. Differences are paired over the same test images; their '
+        'intervals hold together.'
     )
     drawing = Drawing(
         drawings.scores(answer, SCORE),
