@@ -210,8 +210,20 @@ def test_a_run_that_failed_is_shown_and_the_others_are_compared(tmp_path: Path):
 def test_report_on_a_comparison_shows_that_comparison(tmp_path: Path, capsys):
     invented = Invented(tmp_path)
     invented.add(SKILLS)
-    main(['report', invented.folder.root.name, '--results', str(tmp_path)])
+    with pytest.raises(SystemExit) as end:
+        main(['report', invented.folder.root.name, '--results', str(tmp_path)])
+    assert end.value.code == 0
     assert 'Take ssf' in capsys.readouterr().out
+
+
+def test_records_of_older_code_are_not_compared_and_the_page_says_so(tmp_path: Path):
+    invented = Invented(tmp_path)
+    for run in invented.add(SKILLS):
+        older = invented.folder.run(run.hash.replace(run.hash[:4], 'old_'))
+        invented.folder.run(run.hash).rename(older)
+    text = show(invented.folder)
+    assert 'No run has finished' in text
+    assert '12 finished runs were made by older code' in text
 
 
 # ---- errors, by hand

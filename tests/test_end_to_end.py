@@ -101,9 +101,14 @@ def test_a_folder_of_ones_own_images_is_compared_in_one_command(tmp_path):
         for i in range(15):
             pixels = np.clip(generator.normal(level, 30, (70, 90)), 0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(images / name / f'{i}.png')  # grey, not square
-    settings = ['--set', 'min_steps=2', '--set', 'max_steps=2', '--set', 'evaluations=1', '--set', 'batch_size=8']
-    command = ['compare', images, '--methods', 'linear_probing,lora,ssf', *settings, '--results', tmp_path / 'results']
-    table = medpeft(*command)
-    for words in ('Linear Probing', 'LoRA', 'SSF', 'macro F1', ' training images'):
-        assert words in table
+    few = {'min_steps': 2, 'max_steps': 2, 'evaluations': 1, 'batch_size': 8, 'search_trials': 0}
+    settings = [part for name, value in few.items() for part in ('--set', f'{name}={value}')]
+    command = ['compare', images, '--seeds', '1', *settings, '--results', tmp_path / 'results']
+    medpeft(*command, '--methods', 'linear_probing,lora')
+    said = medpeft(*command, '--methods', 'ssf')
+    assert '1 runs, 1 to do' in said  # the second command adds to the first
+    for words in ('Linear Probing: ', 'LoRA: ', 'SSF: ', 'No choice is supported: 1 seed cannot show', 'clinical'):
+        assert words in said
+    (page,) = (tmp_path / 'results').glob('compare-my-images-*/answer.html')
+    assert '<svg' in page.read_text()
     assert len(list((tmp_path / 'results').rglob('adapter.safetensors'))) == 3

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -42,7 +42,8 @@ class Candidate:
 
     @cached_property
     def score(self) -> Interval:
-        return self.test.interval()
+        found = self.test.interval()
+        return replace(found, low=max(found.low, 0.0), high=min(found.high, 1.0)) if found.known else found
 
     @property
     def expense(self) -> tuple[float, float]:

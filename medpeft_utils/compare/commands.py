@@ -18,6 +18,7 @@ from medpeft_utils.study.paths import StudyFolder
 from medpeft_utils.study.progress import duration
 
 BUDGET = '10m'
+PLANS, ABOUT, LATEST = 'plans.json', 'about.json', 'latest.json'  # beside the study's grid
 SHARES = (0.125, 0.25, 0.5)  # of the training images, beside all of them, for a learning curve
 
 
@@ -115,19 +116,20 @@ class Comparison:
         speeds = plan.speeds(self.network, self.methods, threads, data.cache_root())
         work = plan.Work(*(len(self.data.rows(s)) for s in data.SPLITS), self.seeds, self.running['jobs'])
         self.plan = self._planned(work, speeds)
-        write_json(self.folder.root / 'about.json', self.about())
+        write_json(self.folder.root / ABOUT, self.about())
         click.echo('\n'.join(self._announcement()))
 
     def _planned(self, work: Any, speeds: dict[str, Any]) -> Any:
         """The plan of this budget: as it was made before in this study, so that what is added is trained alike."""
         from medpeft_utils.compare import plan
+        from medpeft_utils.core.hashing import json_digest
 
-        path, key = self.folder.root / 'plans.json', str(self.budget)
+        path, key = self.folder.root / PLANS, json_digest([self.budget, self.settings])
         kept = read_json(path) or {}
         if key in kept:
-            settings = kept[key]
+            settings = {**kept[key], **self.settings}
             return plan.Plan(settings, self.seeds, plan.total_seconds(work, speeds, settings))
-        made = plan.plan(work, speeds, self.budget)
+        made = plan.plan(work, speeds, self.budget, self.settings)
         if made.seeds == self.seeds:
             write_json(path, {**kept, key: made.settings})
         return made
@@ -136,11 +138,11 @@ class Comparison:
         from medpeft_utils import methods
 
         labels = ', '.join(methods.label(key, self.family) for key in self.methods)
-        s = {**self.plan.settings, **self.settings}
+        s, seeds = self.plan.settings, self.plan.seeds
         each = f'{s["max_steps"]} steps of {s["batch_size"]} images'
         tried = f', {s["search_trials"]} learning rates tried for each method' if s['search_trials'] else ''
         lines = [self.about()['data'], *(f'  remark: {remark}' for remark in self.remarks), self.about()['network']]
-        lines.append(f'{labels}; {self.plan.seeds} seed(s) each, {each}{tried}')
+        lines.append(f'{labels}: {seeds} seed{"s" if seeds > 1 else ""} each, {each}{tried}')
         lines += [f'  remark: {self.plan.remark}'] if self.plan.remark else []
         lines.append(f'about {duration(self.plan.seconds)} on this machine; what is done already is not done again')
         return lines
@@ -174,7 +176,7 @@ class Comparison:
         given = {'dataset': self.dataset, 'backbone': self.network.name, 'save_adapter': True}
         given |= {'data_folder': self.data_folder} if self.data_folder else {}
         given |= {'image_size': self.network.image_size} if self.network.image_size else {}
-        parameters = {**given, **self.plan.settings, **self.settings}
+        parameters = {**given, **self.plan.settings}
         return [Wanted(self.family, tuple(methods or self.methods), self.plan.seeds, parameters, tuple(shares))]
 
     def shares(self) -> list[Any]:
@@ -182,7 +184,7 @@ class Comparison:
         from medpeft_utils.compare.evidence import gather
         from medpeft_utils.compare.study import add
 
-        _, runs, latest = add(self.folder, self.about()['title'], self.wanted())
+        _, runs, latest = add(self.folder, self.data.label, self.wanted())
         found = gather(runs, latest, self.folder)
         if found.answer is None:
             return []
@@ -196,14 +198,13 @@ class Comparison:
         """Do the runs; the exit status: 0, or that of runs that failed or of Ctrl-C."""
         from medpeft_utils.compare.study import add
 
-        title = self.about()['title']
-        grid, _, latest = add(self.folder, title, wanted)
+        grid, _, latest = add(self.folder, self.data.label, wanted)
         try:
             execute(grid, latest, self.folder, retry=True, **self.running)
         except SystemExit as ended:
             return int(ended.code or 0)
         finally:
-            write_json(self.folder.root / 'latest.json', [run.key for run in latest])
+            write_json(self.folder.root / LATEST, [run.key for run in latest])
         return 0
 
 
@@ -216,10 +217,8 @@ def show(folder: StudyFolder) -> str:
     from medpeft_utils.study.splits import identified, known
 
     runs = identified(load_grid(folder.root / GRID).runs, known(folder))
-    keys = set(read_json(folder.root / 'latest.json') or [])
-    page = page_of(
-        gather(runs, [run for run in runs if run.key in keys], folder), read_json(folder.root / 'about.json')
-    )
+    keys = set(read_json(folder.root / LATEST) or [])
+    page = page_of(gather(runs, [run for run in runs if run.key in keys], folder), read_json(folder.root / ABOUT))
     html, markdown = folder.root / f'{PAGE}.html', folder.root / f'{PAGE}.md'
     write_bytes(html, page.html().encode())
     write_bytes(markdown, page.markdown().encode())

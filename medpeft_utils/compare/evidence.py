@@ -13,6 +13,7 @@ from medpeft_utils.compare.answer import Answer, Candidate, Growth, decide, grow
 from medpeft_utils.report.inference import Sample, TestSplit
 from medpeft_utils.study import records
 from medpeft_utils.study.grid import Run
+from medpeft_utils.study.identity import run_hash
 from medpeft_utils.study.paths import StudyFolder
 from medpeft_utils.training import rows
 
@@ -34,6 +35,7 @@ class Evidence:
         classes: their names.
         waiting: how many runs are not done yet.
         apart: how many finished runs of this study had other settings, and are left out.
+        older: how many that are waiting were done by older code.
     """
 
     answer: Answer | None = None
@@ -44,6 +46,7 @@ class Evidence:
     classes: list[str] = field(default_factory=list)
     waiting: int = 0
     apart: int = 0
+    older: int = 0
 
     @property
     def of_chosen(self) -> list[dict[str, Any]]:
@@ -60,12 +63,15 @@ def gather(runs: Sequence[Run], latest: Sequence[Run], folder: StudyFolder) -> E
     """
     found, same = Evidence(), {_settings(run) for run in latest}
     done: dict[tuple, list[dict[str, Any]]] = defaultdict(list)
+    every = list(records.read_all(folder.root)) if folder.runs.is_dir() else []
+    keys = {run_hash(record['experiment'], record['parameters'], '') for record in every if record['status'] == 'done'}
     for run in runs:
         record = records.read(folder.record(run.hash))
         if _settings(run) not in same:
             found.apart += record is not None and record['status'] == 'done'
         elif record is None:
             found.waiting += 1
+            found.older += run.key in keys
         elif record['status'] != 'done':
             found.failures.append(f'{run.label}: {record["error"]["type"]}: {record["error"]["message"]}')
         else:

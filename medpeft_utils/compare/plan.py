@@ -32,7 +32,7 @@ USUAL = {
 LEVELS = ((300, 12), (300, 8), (200, 8), (150, 8), (100, 8), (100, 4), (60, 4), (60, 0), (30, 0))
 EPOCHS = 40  # passes over the training images beyond which nothing is gained on few of them
 EVALUATIONS = 6  # of the validation split in one training, as in the notebooks
-START_SECONDS = 8.0  # of a run, before and after its training: kernel, network, record, pictures
+START_SECONDS = 6.0  # of a run, before and after its training: kernel, network, record, pictures
 PRUNED = 0.7  # of a search's steps that are done, since bad rates are given up early
 TIMED_IMAGES, TIMED_STEPS = {'cpu': 16, 'cuda': 64}, 3
 UNITS = {'s': 1, 'm': 60, 'min': 60, 'h': 3600, 'd': 86400}
@@ -194,7 +194,7 @@ class Work:
         return next((size for size in (64, 32, 16) if self.train >= 4 * size), 8)
 
     def settings(self, steps: int, trials: int) -> dict[str, int]:
-        """The notebook's parameters for so many steps at most."""
+        """The notebook's parameters for so many steps at most; fewer where more passes over the images gain nothing."""
         enough = max(30, -(-self.train // self.batch) * EPOCHS)
         steps = min(steps, enough)
         return {
@@ -232,20 +232,21 @@ class Plan:
     remark: str = ''
 
 
-def plan(work: Work, speed_of: dict[str, Speed], budget: float) -> Plan:
+def plan(work: Work, speed_of: dict[str, Speed], budget: float, given: dict[str, Any] | None = None) -> Plan:
     """As much training as fits into the budget: fewer steps and trials first, fewer seeds last.
 
     Args:
         work: with the seeds that are wanted.
         speed_of: each method's.
         budget: in seconds.
+        given: parameters that the user set; they are kept.
     Raises:
         BadInput: not even one run of each method fits.
     """
     for seeds in range(work.seeds, 0, -1):
         these = Work(work.train, work.validation, work.test, seeds, work.jobs)
         for steps, trials in LEVELS:
-            settings = these.settings(steps, trials)
+            settings = {**these.settings(steps, trials), **(given or {})}
             seconds = total_seconds(these, speed_of, settings)
             if seconds <= budget:
                 fewer = f'{seeds} of {work.seeds} seeds fit into the budget' if seeds < work.seeds else ''

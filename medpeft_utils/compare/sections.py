@@ -53,6 +53,9 @@ def page_of(found: Evidence, about: dict[str, Any]) -> Page:
         sections = [_answer(found, number), _table(found, number)]
         if found.growths:
             sections.append(_growth(found, number))
+    if found.older:
+        again = f'{found.older} finished runs were made by older code; the same command does them again.'
+        sections[0].blocks.append(Words(again))
     if found.failures:
         left = 'These runs failed; the others are compared.'
         sections.append(Section('Failures', [Words(left), Listed(found.failures)], short=True))

@@ -1,7 +1,7 @@
 """The study of a comparison: one folder for each dataset, known by its path and its content, to which commands add.
 
-compare.yaml is the grid of all that was ever asked for; plan.json keeps how long each budget's training is, so that a
-second command trains what it adds by the same settings.
+compare.yaml is the grid of all that was ever asked for. plans.json, written by the command, keeps how long the training
+of each budget is: a second command trains what it adds by the same settings.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ from medpeft_utils.study.identity import without_places
 from medpeft_utils.study.paths import StudyFolder
 from medpeft_utils.study.splits import identified, known
 
-GRID, PLANS, ABOUT = 'compare.yaml', 'plan.json', 'about.json'
-PAGE = 'answer'  # .html and .md
+GRID, PAGE = 'compare.yaml', 'answer'  # the page is answer.html and answer.md
 IDENTITY = ['image', 'label', 'group', 'sha256']  # columns of the manifest that make the data what they are
 
 
