@@ -125,6 +125,13 @@ class Classification(Run):
     def adapted(self) -> methods.Adapted:
         return self._apply(self.backbone, self.settings.seed)
 
+    @property
+    def notes(self) -> list[str]:
+        """Lines for the reader: test images that the backbone was trained on, parts that the method passes by."""
+        passed, named = self.adapted.left_out, ', '.join(self.adapted.left_out[:3])
+        by = f'{self.settings.method} passes by {len(passed)} parts of its kind: {named}' if passed else ''
+        return [line for line in (backbones.warning(self.settings.backbone, self.settings.dataset), by) if line]
+
     @cached_property
     def precision(self) -> Precision:
         """The fastest way to compute for this backbone on this device, measured once (`training/precision.py`)."""

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from medpeft_utils import methods
+from medpeft_utils import backbones, methods
 from medpeft_utils.core.shared import once
 from medpeft_utils.training import cost, rows
 from medpeft_utils.training.classification import PROBE, SPLITS, Classification
@@ -126,6 +126,8 @@ def _backbone(run: Classification) -> dict:
         'role': backbone.role,
         'family': backbone.family,
         'source': backbone.source,
+        'report': backbone.report,
+        'trained_on_test_images': backbones.warning(backbone.name, run.settings.dataset),
         'hash': backbone.hash,
         'image_size': run.image_size,
     }
@@ -138,6 +140,7 @@ def _method(run: Classification) -> dict:
         'key': key,
         'label': methods.label(key, run.backbone.family),
         'config': asdict(adapted.config),
+        'left_out': list(adapted.left_out),
         'trainable_parameters': trainable,
         'head_parameters': adapted.count(head=True) - trainable,
         'total_parameters': sum(p.numel() for p in adapted.model.parameters()),
