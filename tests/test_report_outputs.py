@@ -11,9 +11,9 @@ from test_report_invented import invented_record, invented_records, records_with
 
 from medpeft_utils import report
 from medpeft_utils.core.errors import UnknownName
-from medpeft_utils.report import figure3, paper, paper_claims
+from medpeft_utils.report import figure3, figure4, paper, paper_claims
 from medpeft_utils.report.labels import spread_out
-from medpeft_utils.report.output import Row, Table, latex_text
+from medpeft_utils.report.output import Nothing, Row, Table, latex_text
 
 NAMES = {'figure1', 'figure1_crossover', 'figure3', 'table1', 'table2', 'table3', 'table5', 'table6', 'claims'}
 
@@ -157,10 +157,36 @@ def test_labels_are_spread_in_their_order():
     assert (np.diff(moved) >= 0.1 - 1e-6).all() and moved[3] == 1.0
 
 
+@pytest.fixture(scope='module')
+def protocol_study() -> pd.DataFrame:
+    """A tied head takes 15 points from full FT and nothing from LoRA; short training the same."""
+    parts = []
+    for head, loss in (('tied', 0.15), ('own', 0.0)):
+        for steps, short in ((60, 0.1), (1200, 0.0)):
+            accuracy = {'Full FT': 0.85 - loss - short, 'LoRA': 0.85}
+            how = {'head': head, 'steps': steps, 'sizes': (0.1, 1.0), 'experiment': 'protocol', 'seeds': 5}
+            parts.append(records_with_rows(accuracy, **how))
+    return pd.concat(parts, ignore_index=True)
+
+
+def test_figure4_tells_the_head_s_effect_from_the_method_s(protocol_study: pd.DataFrame):
+    found = figure4.CLAIMS.answers(protocol_study)
+    assert found['better_by_a_tied_head'].verdict == 'reproduced'
+    assert found['better_by_short_training'].verdict == 'reproduced'
+    assert found['better_under_equal_heads'].verdict != 'reproduced'
+    assert len(found['better_by_a_tied_head'].parts) == 4 and len(found['better_by_short_training'].parts) == 2
+    output = report.render('figure4', protocol_study)
+    cell = output.data.set_index(['head', 'steps', 'fraction', 'method']).loc[('tied', 60, 0.1, 'LoRA')]
+    assert cell['gain'] == pytest.approx(0.25, abs=0.05) and cell['low'] > 0.1
+    assert len(output.figure.axes) == 4  # full FT and LoRA, two sizes
+    # the tables do not mix these runs with their own
+    assert isinstance(report.render('table3', protocol_study), Nothing)
+
+
 # ---- every renderer, on little
 
 
-@pytest.mark.parametrize('name', sorted(NAMES | {'ranks', 'pretraining'}))
+@pytest.mark.parametrize('name', sorted(NAMES | {'ranks', 'pretraining', 'figure4', 'protocol'}))
 def test_nothing_run_is_said_and_not_an_error(name: str):
     empty = pd.DataFrame(columns=list(invented_record('ViT-Base', 'HAM10000', 'LoRA')))
     output = report.render(name, empty)

@@ -1,0 +1,141 @@
+"""Items of reporting checklists that a tool can fill from records; the rest is left open for people.
+
+After CLAIM 2024 (Tejani et al., Radiology: AI 6:e240300), TRIPOD+AI (Collins et al. 2024, BMJ 385:e078378) and REFORMS
+(Kapoor et al. 2024, Science Advances 10:eadk3452). Item texts are short and in our own words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pandas as pd
+
+from medpeft_utils.report import provenance, scores
+from medpeft_utils.report.output import Nothing, Output, Row, Table
+from medpeft_utils.report.renderers import renderer
+
+TITLE = 'Reporting checklists, as far as records fill them'
+OPEN = 'for people'
+NOT_CLINICAL = 'Research software; it is no medical device, and nothing here was evaluated on patients prospectively.'
+
+
+@dataclass(frozen=True)
+class Study:
+    """The whole records of a study that are done, and its failed runs."""
+
+    records: list[dict]
+    failed: int
+
+    def listed(self, find: Callable[[dict], object], most: int = 8) -> str:
+        """The distinct answers over records, in words."""
+        found = [str(value) for record in self.records if (value := find(record)) not in (None, '', {}, [])]
+        return provenance.listed(found, most)
+
+
+def _counts(study: Study) -> str:
+    def words(record: dict) -> str:
+        data = record['data']
+        return f'{data["label"]} ({", ".join(f"{split} {n:,}" for split, n in data["counts"].items())})'
+
+    return study.listed(words)
+
+
+def _attributes(study: Study) -> str:
+    """Sex and age by partition, of the first record of each data set that holds them."""
+    from medpeft_utils.training import rows
+
+    told = {}
+    for record in study.records:
+        label = record['data']['label']
+        if label in told or 'rows' not in record:
+            continue
+        parts = []
+        for split in record['rows']:
+            table = rows.read_attributes(record, split)
+            for name in ('sex', 'age'):
+                if name in table and (known := table[name][table[name] != '']).size:
+                    ages = pd.to_numeric(known, errors='coerce').dropna()
+                    counted = ', '.join(f'{value} {count:,}' for value, count in known.value_counts().head(3).items())
+                    parts.append(
+                        f'{split} age {ages.mean():.0f} ± {ages.std():.0f}' if len(ages) else f'{split} {counted}'
+                    )
+        told[label] = f'{label}: {"; ".join(parts)}' if parts else f'{label}: not in the data'
+    return '. '.join(told.values())
+
+
+def _searched(study: Study) -> str:
+    return study.listed(
+        lambda r: f'{r["learning_rate"].get("how")}, {len(r["learning_rate"].get("trials") or [])} trials'
+    )
+
+
+def _training(study: Study) -> str:
+    steps = [scores.training_of(record) for record in study.records]
+    heads = provenance.listed(one['head'] for one in steps if one['head'])
+    text = provenance.from_to((one['steps'] for one in steps), 'step')
+    batch = study.listed(lambda r: r['parameters'].get('batch_size'))
+    return f'AdamW; {text or "steps unknown"}; batch {batch}; head {heads or "unknown"}; {_searched(study)}'
+
+
+def _patients(study: Study) -> str:
+    held = sum('rows' in record for record in study.records)
+    return f'{held} of {len(study.records)} records keep every test row with its patient or lesion'
+
+
+ITEMS: tuple[tuple[str, str, str, Callable[[Study], str] | None], ...] = (
+    ('Question and intended use', 'CLAIM 3', 'TRIPOD+AI 3', None),
+    ('Retrospective or prospective; where images come from', 'CLAIM 5-7', 'TRIPOD+AI 5', None),
+    ('Data sets, and images in each partition', 'CLAIM 7, 21', 'TRIPOD+AI 12', _counts),
+    ('Who was included and excluded; flow of images', 'CLAIM 8, 9', 'TRIPOD+AI 6', None),
+    ('How images were prepared', 'CLAIM 9', 'REFORMS 3',
+     lambda s: 'sizes in pixels: ' + s.listed(lambda r: r['backbone'].get('image_size'))),
+    ('Reference standard', 'CLAIM 14-17', 'TRIPOD+AI 8', None),
+    ('Partitions are by patient or lesion', 'CLAIM 20', 'REFORMS 5',
+     lambda s: 'split hashes: ' + s.listed(lambda r: r['data'].get('split_hash'), 6)),
+    ('Sex and age by partition', 'CLAIM 33', 'TRIPOD+AI 20', _attributes),
+    ('Networks, and the source of their weights', 'CLAIM 22-24', 'REFORMS 4',
+     lambda s: s.listed(lambda r: f'{r["backbone"]["label"]} ({r["backbone"].get("source", "?")})')),
+    ('Methods and their settings', 'CLAIM 25', 'REFORMS 4', lambda s: s.listed(lambda r: r['method']['label'], 30)),
+    ('Software', 'CLAIM 23', 'REFORMS 2',
+     lambda s: s.listed(lambda r: ', '.join(f'{n} {v}' for n, v in (r['environment'].get('versions') or {}).items()), 2)),
+    ('Training and choice of hyperparameters', 'CLAIM 26, 27', 'REFORMS 6', _training),
+    ('Metrics, and their uncertainty', 'CLAIM 28, 29', 'TRIPOD+AI 12',
+     lambda s: 'F1 (weighted, macro, micro), AUROC; intervals of 95 % over patients and seeds, or over splits'),
+    ('Rows for checking', 'REFORMS 1', 'TRIPOD+AI 18', _patients),
+    ('Calibration', 'CLAIM 30', 'TRIPOD+AI 12', lambda s: 'clinical.md and calibration.md beside this page'),
+    ('Subgroups and fairness', 'CLAIM 37', 'TRIPOD+AI 14', lambda s: 'subgroups.md beside this page, or why there is none'),
+    ('External test data', 'CLAIM 32', 'TRIPOD+AI 21', None),
+    ('Failed runs, and what was left out', 'CLAIM 38', 'REFORMS 7',
+     lambda s: f'{s.failed} of {s.failed + len(s.records)} runs failed; each table names runs that answer one class'),
+    ('Limits, and what use they allow', 'CLAIM 39, 40', 'TRIPOD+AI 25', None),
+    ('Code and data that others can have', 'CLAIM 42, 43', 'TRIPOD+AI 18',
+     lambda s: 'commit ' + s.listed(lambda r: (r['environment'].get('commit') or '')[:10], 4)),
+    ('Protocol and registration; funding; interests', 'CLAIM 41, 44', 'TRIPOD+AI 18', None),
+)  # fmt: skip
+
+
+@renderer('checklists', TITLE, 'Which items of the reporting checklists are filled?')
+def checklists(records: pd.DataFrame, f1: str = 'weighted') -> Output:
+    """One row an item: what the records say, or that it is for people."""
+    done = records[records['status'] == 'done']
+    whole = [record for record in done.get('record', pd.Series(dtype=object)) if isinstance(record, dict)]
+    whole = [record for record in whole if {'data', 'backbone', 'environment'} <= set(record)]
+    if not whole:
+        return Nothing(name='checklists', title=TITLE, notes=['No whole record is among these.'])
+    study, rows = Study(whole, int((records['status'] != 'done').sum())), []
+    for item, first, second, fill in ITEMS:
+        rows.append(Row((item,), [f'{first}; {second}', fill(study) if fill else f'… ({OPEN})']))
+    filled = sum(fill is not None for *_, fill in ITEMS)
+    return Table(
+        name='checklists',
+        title=TITLE,
+        columns=['Item', 'Where', 'From the records'],
+        rows=rows,
+        notes=[
+            f'{filled} of {len(ITEMS)} items are filled from {len(whole)} records. Numbers of items guide to the '
+            f'published lists, whose words are theirs. {NOT_CLINICAL}'
+        ],  # fmt: skip
+        data=pd.DataFrame([(row.heads[0], *row.cells) for row in rows], columns=['item', 'where', 'answer']),
+        left=True,
+    )

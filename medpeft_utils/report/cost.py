@@ -1,0 +1,150 @@
+"""What each method costs, from the records, and scores against costs: `medpeft cost P` and a figure."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+
+from medpeft_utils.report import paper, provenance, scores, style
+from medpeft_utils.report.figure3 import pareto
+from medpeft_utils.report.labels import place_labels
+from medpeft_utils.report.output import MISSING, Figure, Nothing, Output, Row, Table
+from medpeft_utils.report.panels import mark_synthetic, sheet
+from medpeft_utils.report.renderers import renderer
+
+TITLE = 'What each method costs'
+TITLE_FRONT = 'Scores against costs'
+NO_COST = 'These records hold no costs.'
+COSTS = {  # field: heading, divisor, digits
+    'forward_flops': ('Forward, GFLOP', 1e9, 2),
+    'step_flops': ('Step, GFLOP', 1e9, 2),
+    'adapter_bytes': ('Adapter, KB', 1e3, 1),
+    'total_bytes': ('All, MB', 1e6, 1),
+    'peak_memory_mb': ('Peak memory, MB', 1, 0),
+    'train_images_per_second': ('Training, images/s', 1, 1),
+    'unmerged_1': ('Batch 1, images/s', 1, 1),
+    'unmerged_64': ('Batch 64, images/s', 1, 1),
+    'merged_1': ('Merged, batch 1', 1, 1),
+    'merged_64': ('Merged, batch 64', 1, 1),
+    'energy_joules': ('Energy, J', 1, 0),
+    'search_seconds': ('Search, s', 1, 0),
+    'total_seconds': ('Run, s', 1, 0),
+}
+FRONT = {
+    'step_flops': 'operations of a step and image',
+    'adapter_bytes': 'bytes to keep',
+    'search_seconds': 'seconds of search',
+}
+
+
+def run_costs(records: pd.DataFrame, f1: str = 'weighted') -> pd.DataFrame:
+    """A row for each run of the tables that holds costs: encoder, data, method, device, memory_of, and COSTS."""
+    chosen = scores.table_scores(records, f1)
+    if chosen.empty or 'record' not in records:
+        return pd.DataFrame()
+    whole, rows = records.drop_duplicates('run').set_index('run')['record'], []
+    for one in chosen.itertuples():
+        record = whole[one.run]
+        found = record.get('cost') if isinstance(record, dict) else None
+        if not found:
+            continue
+        row = {'encoder': one.encoder, 'backbone': one.backbone_label, 'data': one.data, 'method': one.method}
+        row |= {'family': one.family, 'device': (record.get('environment') or {}).get('device', '')}
+        row |= {'memory_of': found.get('peak_memory_of', ''), 'image_size': record['backbone'].get('image_size')}
+        rates = found.get('images_per_second') or {}
+        flat = {f'{n}_{batch}': rate for n, by in rates.items() if isinstance(by, dict) for batch, rate in by.items()}
+        seconds = {'total_seconds': (record.get('time') or {}).get('total_seconds')}
+        rows.append(row | {name: _number((found | flat | seconds).get(name)) for name in COSTS})
+    return pd.DataFrame(rows)
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)
+
+
+@renderer('cost', TITLE, 'What does each method cost in operations, bytes, memory and time?')
+def cost(records: pd.DataFrame, f1: str = 'weighted') -> Output:
+    """Costs by backbone and method, the median over runs; what was not measured is left open, never estimated."""
+    runs = run_costs(records, f1)
+    if runs.empty:
+        return Nothing(name='cost', title=TITLE, notes=[NO_COST])
+    rows, data = [], []
+    measured = [name for name in COSTS if runs[name].notna().any()]
+    for (backbone, size), group in runs.groupby(['backbone', 'image_size'], sort=False, dropna=False):
+        known = paper.CNN_METHODS if group['family'].iloc[0] == 'cnn' else paper.VIT_METHODS
+        for place, method in enumerate(scores.in_order(group['method'], known)):
+            medians = group[group['method'] == method][measured].median()
+            cells = [_shown(medians[name], COSTS[name]) for name in measured]
+            name = backbone if pd.isna(size) else f'{backbone}, {size:g} px'
+            rows.append(Row((name, method), cells, rule=place == 0 and bool(rows)))
+            data.append({'backbone': backbone, 'image_size': size, 'method': method} | medians.to_dict())
+    devices, memory = provenance.listed(runs['device']), provenance.listed(filter(None, runs['memory_of']))
+    absent = [COSTS[name][0] for name in COSTS if name not in measured]
+    notes = [
+        f'Median over {len(runs)} runs on {devices}. Peak memory: of {memory or "what the records do not say"}. '
+        'Operations: two for a multiplication with addition; a step is forward and backward of one image, without the '
+        'optimizer. Bytes of an adapter: what it saves beside the backbone, the head included.',
+        *([f'Not measured, and not estimated: {", ".join(absent)}.'] if absent else []),
+    ]
+    columns = ['Backbone', 'Method', *(COSTS[name][0] for name in measured)]
+    return Table(name='cost', title=TITLE, columns=columns, rows=rows, notes=notes, data=pd.DataFrame(data))
+
+
+def _shown(value: float, how: tuple[str, float, int]) -> str:
+    return MISSING if math.isnan(value) else f'{value / how[1]:,.{how[2]}f}'
+
+
+@renderer('cost_front', TITLE_FRONT, 'What does a better score cost?')
+def cost_front(records: pd.DataFrame, f1: str = 'weighted') -> Output:
+    """Average score against three costs, for the encoder with most methods; a front of detectable steps alone."""
+    runs, chosen = run_costs(records, f1), scores.table_scores(records, f1)
+    if runs.empty:
+        return Nothing(name='cost_front', title=TITLE_FRONT, notes=[NO_COST])
+    encoder = runs.groupby('encoder')['method'].nunique().idxmax()
+    here = chosen[chosen['encoder'] == encoder]
+    blocks = scores.complete(scores.grid(here, list(dict.fromkeys(here['method'])), [encoder]))
+    here = here[here['data'].isin(blocks.index.get_level_values('data'))]
+    medians = runs[runs['encoder'] == encoder].groupby('method')[list(FRONT)].median()
+    methods = [method for method in blocks if method in medians.index]
+    better = [[a != b and scores.mean_gain(here, a, b).low > 0 for b in methods] for a in methods]
+    means, data = blocks[methods].mean(), []
+    with style.drawing():
+        notes = provenance.describe(records, here, f1)
+        figure, axes = sheet(1, len(FRONT), ' '.join(notes), 3.2, 2.9, sharey=True)
+        for axis, (name, words) in zip(axes[0], FRONT.items(), strict=True):
+            cost_ = medians.loc[methods, name]
+            known = [place for place, method in enumerate(methods) if cost_[method] > 0]
+            if not known:
+                axis.set_axis_off()
+                continue
+            front = pareto([cost_.iloc[i] for i in known], [[better[i][j] for j in known] for i in known])
+            _draw(axis, [methods[i] for i in known], cost_, means, [methods[known[i]] for i in front])
+            axis.set_xlabel(f'{words} (log scale)')
+            data += [{'encoder': encoder, 'cost': name, 'method': methods[i], 'value': cost_.iloc[i],
+                      'score': means[methods[i]], 'on_front': i in [known[j] for j in front]} for i in known]  # fmt: skip
+        axes[0, 0].set_ylabel(f'average {f1} F1')
+        axes[0, 0].set_title(f'{here["backbone_label"].iloc[0]}, {len(blocks)} data sets')
+        if provenance.is_synthetic(here):
+            mark_synthetic(axes[0, -1])
+    more = 'Dashed: the front. A dearer method is on it only where it is detectably better than the one before it.'
+    return Figure(
+        name='cost_front',
+        title=provenance.title(TITLE_FRONT, here),
+        figure=figure,
+        notes=[*notes, more],
+        data=pd.DataFrame(data),
+    )
+
+
+def _draw(axes, methods: list[str], cost_: pd.Series, means: pd.Series, front: list[str]) -> None:
+    axes.set_xscale('log')
+    least, most = cost_[methods].min(), cost_[methods].max()
+    axes.set_xlim(least / 3, most * 8)
+    lines = axes.step(cost_[front], means[front], where='post', color=style.GREY, linewidth=0.9, linestyle='--')
+    for method in methods:
+        look = style.look(method)
+        axes.plot(cost_[method], means[method], marker=look['marker'], color=look['color'], markeredgecolor='white')
+    axes.minorticks_off()
+    axes.figure.draw_without_rendering()
+    place_labels(axes, list(zip(cost_[methods], means[methods], strict=True)), methods, lines, size=6)

@@ -1,0 +1,222 @@
+"""Scores by subgroup, the gap between subgroups, and how a method changes the gap of full fine-tuning."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from medpeft_utils import auroc
+from medpeft_utils.core.errors import BadInput
+from medpeft_utils.report import clinical, style
+from medpeft_utils.report.clinical_tables import NO_ROWS, Run, cells, forest, runs_with_rows, sample, verdicts
+from medpeft_utils.report.inference import TestSplit
+from medpeft_utils.report.output import MISSING, Figure, Nothing, Output, Row, Table
+from medpeft_utils.report.renderers import renderer
+
+TITLE = 'Scores by subgroup, and the gap between subgroups'
+TITLE_GAPS = 'Does PEFT widen or narrow the gap between subgroups?'
+BY = ('sex', 'age:60')  # unless `records.attrs['by']` names others
+FEWEST = 10  # positives, and negatives, in every subgroup, or it is not judged
+PERMUTATIONS = 500
+
+
+@dataclass(frozen=True)
+class By:
+    """An attribute and how it is divided: 'sex' by values, 'age:60' below and from 60, 'skin:12-34-56' by ranges."""
+
+    column: str
+    cuts: tuple[str, ...] = ()
+
+    @classmethod
+    def parse(cls, text: str) -> By:
+        """From 'column', 'column:number' or 'column:ab-cd'. Raises BadInput for what is neither."""
+        column, _, cuts = text.partition(':')
+        if not column.strip() or text.count(':') > 1:
+            raise BadInput(f'--by {text!r}: give a column, or a column with its cuts: sex, age:60, skin_type:12-34-56')
+        return cls(column.strip(), tuple(cut for cut in cuts.replace(',', '-').split('-') if cut))
+
+    def groups(self, values: pd.Series) -> np.ndarray:
+        """The subgroup of each row, '' where its value is unknown."""
+        text = values.astype(str).str.strip()
+        if not self.cuts:
+            return text.where(values.notna(), '').to_numpy(dtype=object)
+        numbers = pd.to_numeric(text, errors='coerce')
+        if len(self.cuts) == 1:
+            at = float(self.cuts[0])
+            named = np.where(numbers < at, f'under {self.cuts[0]}', f'{self.cuts[0]} and over')
+            return np.where(numbers.notna(), named, '').astype(object)
+        found = np.full(len(text), '', dtype=object)
+        for cut in self.cuts:
+            digits = numbers.map(lambda n: '' if math.isnan(n) else f'{n:g}')
+            found[digits.isin(list(cut)).to_numpy()] = cut
+        return found
+
+
+def subgroups(run: Run, by: By) -> np.ndarray | None:
+    """The subgroup of each test row, '' where unknown; None where the record holds no such column."""
+    from medpeft_utils.training import rows
+
+    attributes = rows.read_attributes(run.record, 'test')
+    return by.groups(attributes[by.column]) if by.column in attributes else None
+
+
+def judged(y: np.ndarray, of: np.ndarray) -> tuple[list[str], list[int]]:
+    """Subgroups, and classes with ten positives and ten negatives in each of them.
+
+    A subgroup that has too few of every class is left out.
+    """
+    names = [name for name in dict.fromkeys(sorted(of)) if name]
+    enough = {n: [FEWEST <= y[of == n, k].sum() <= (of == n).sum() - FEWEST for k in range(y.shape[1])] for n in names}
+    names = [name for name in names if any(enough[name])]
+    return names, [k for k in range(y.shape[1]) if names and all(enough[name][k] for name in names)]
+
+
+def areas(split: TestSplit, y: np.ndarray, p: np.ndarray, of: np.ndarray, names: Sequence[str], classes: Sequence[int]):
+    """[1 + draws, subgroups] mean AUROC over the classes, by subgroup; from `clinical.drawn_auroc` of its rows."""
+    found = []
+    for name in names:
+        rows = of == name
+        part = object.__new__(TestSplit)  # the rows of a subgroup, under the resamples of the whole split's groups
+        part.of, part.groups, part.weights = split.of[rows], split.groups, split.weights
+        found.append(np.mean([clinical.drawn_auroc(part, y[rows, k], p[rows, k]) for k in classes], axis=0))
+    return np.stack(found, axis=1)
+
+
+def gap(areas_: np.ndarray) -> np.ndarray:
+    """[1 + draws] the largest minus the smallest of the subgroups, by the order that the split itself has."""
+    order = np.argsort(areas_[0])
+    return areas_[:, order[-1]] - areas_[:, order[0]]
+
+
+def permuted(y: np.ndarray, p: np.ndarray, of: np.ndarray, groups: np.ndarray, names, classes, seed: int = 0) -> float:
+    """p of the gap: how often subgroups shuffled between patients of one class have as large a gap.
+
+    Args:
+        groups: [N] the patient of each row; a patient keeps one subgroup, that of the first row.
+    """
+    generator = np.random.default_rng(seed)
+    _, first, patient = np.unique(groups, return_index=True, return_inverse=True)
+    label = y[first].argmax(axis=1) if y.shape[1] > 1 else y[first, 0]
+    numbers = np.array([names.index(name) if name in names else -1 for name in of])
+    own = numbers[first]
+    drawn = np.tile(own, (PERMUTATIONS + 1, 1))
+    for value in np.unique(label):
+        places = np.flatnonzero((label == value) & (own >= 0))
+        for row in drawn[1:]:
+            row[places] = own[generator.permutation(places)]
+    by_row = drawn[:, patient]  # [1 + permutations, N]
+    found = np.zeros((len(names), len(drawn)))
+    for number in range(len(names)):
+        inside = (by_row == number).astype(float)
+        found[number] = np.mean([auroc.weighted(y[:, k], p[:, k], inside) for k in classes], axis=0)
+    gaps = found.max(axis=0) - found.min(axis=0)
+    return float((1 + (gaps[1:] >= gaps[0] - 1e-12).sum()) / (1 + PERMUTATIONS))
+
+
+def _wanted(records: pd.DataFrame) -> list[By]:
+    return [By.parse(text) for text in records.attrs.get('by') or BY]
+
+
+def measured(records: pd.DataFrame, f1: str = 'weighted') -> tuple[list[dict], list[str]]:
+    """A row for each encoder, data set, attribute and method, and what could not be judged, in sentences."""
+    rows, missing = [], []
+    for by in _wanted(records):
+        for (encoder, data), methods in cells(runs_with_rows(records, f1)):
+            every = [run for own in methods.values() for run in own]
+            if any(subgroups(run, by) is None for run in every):
+                missing.append(f'{data} holds no {by.column!r}.')
+                continue
+            ready = {}
+            for run in every:
+                (y, p), of = run.probabilities('test'), subgroups(run, by)
+                ready[id(run)] = (y, p, of, *judged(y, of))
+            names = set.intersection(*(set(one[3]) for one in ready.values()))
+            classes = set.intersection(*(set(one[4]) for one in ready.values()))
+            if len(names) < 2 or not classes:
+                missing.append(f'{data} by {by.column}: too few (under {FEWEST} positives or negatives in a subgroup).')
+                continue
+            rows += _of_cell((encoder, data, by), methods, ready, sorted(names), sorted(classes))
+    return rows, list(dict.fromkeys(missing))
+
+
+def _of_cell(
+    key: tuple, methods: dict[str, list[Run]], ready: dict, names: list[str], classes: list[int]
+) -> list[dict]:
+    encoder, data, by = key
+    found = {}
+    for own in methods.values():
+        for run in own:
+            y, p, of, *_ = ready[id(run)]
+            found[id(run)] = areas(run.test, y, p, of, names, classes)
+    base = sample(methods['Full FT'], lambda run: gap(found[id(run)])) if 'Full FT' in methods else None
+    rows = []
+    for method, own in methods.items():
+        gaps = sample(own, lambda run: gap(found[id(run)]))
+        y, p, of, *_ = ready[id(own[0])]
+        row = {'encoder': encoder, 'dataset': data, 'by': by.column, 'method': method, 'gap': gaps.interval()}
+        row['p'] = permuted(y, p, of, own[0].rows('test')[1], names, classes)
+        row['scores'] = {n: sample(own, lambda run, n=i: found[id(run)][:, n]).interval() for i, n in enumerate(names)}
+        row['images'] = {name: int((of == name).sum()) for name in names}
+        row['change'] = (gaps - base).interval() if base is not None and method != 'Full FT' else None
+        rows.append(row)
+    return rows
+
+
+NOTE = (
+    'AUROC, the mean over classes with at least ten positives and negatives in every subgroup. Gap: the best minus the '
+    'worst subgroup. p: subgroups shuffled 500 times between patients of one class, first run. Change: paired.'
+)
+
+
+@renderer('subgroups', TITLE, 'Does a method serve all patients alike?')
+def subgroup_table(records: pd.DataFrame, f1: str = 'weighted') -> Output:
+    """AUROC by subgroup with the gap, its permutation p, and its change against full FT."""
+    found, missing = measured(records, f1) if 'record' in records else ([], [])
+    if not found:
+        return Nothing(name='subgroups', title=TITLE, notes=missing or [NO_ROWS])
+    rows, data = [], []
+    for row in found:
+        by_group = '; '.join(f'{n} ({row["images"][n]:,}) {s.text(1, False, 2)}' for n, s in row['scores'].items())
+        change = row['change'].text(1, digits=3) if row['change'] is not None else ''
+        cells_ = [by_group, row['gap'].text(1, False, 3), f'{row["p"]:.3f}', change or MISSING]
+        rows.append(Row((row['encoder'], row['dataset'], row['by'], row['method']), cells_, rule=row['change'] is None))
+        about = {name: row[name] for name in ('encoder', 'dataset', 'by', 'method', 'p')}
+        about |= {f'auroc {n}': s.value for n, s in row['scores'].items()}
+        about |= {'gap': row['gap'].value, 'gap_low': row['gap'].low, 'gap_high': row['gap'].high}
+        if row['change'] is not None:
+            about |= {'change': row['change'].value, 'change_low': row['change'].low, 'change_high': row['change'].high}
+        data.append(about)
+    return Table(
+        name='subgroups',
+        title=TITLE,
+        columns=['Encoder', 'Data', 'By', 'Method', 'AUROC by subgroup (images)', 'Gap', 'p', 'Change against full FT'],
+        rows=rows,
+        notes=[NOTE, *missing],
+        data=pd.DataFrame(data),
+        left=True,
+    )
+
+
+@renderer('gaps', TITLE_GAPS, 'Does PEFT treat subgroups more, or less, alike than full fine-tuning?')
+def gaps(records: pd.DataFrame, f1: str = 'weighted') -> Output:
+    """The change of the gap against full FT, by method; a panel for each data set and attribute."""
+    found, missing = measured(records, f1) if 'record' in records else ([], [])
+    panels, data = {}, []
+    for row in found:
+        if row['change'] is not None:
+            title = f'{row["dataset"]} by {row["by"]}\n{row["encoder"]}'
+            panels.setdefault(title, {'gap': {}})['gap'][row['method']] = row['change']
+            data.append({name: row[name] for name in ('encoder', 'dataset', 'by', 'method')}
+                        | {'change': row['change'].value, 'low': row['change'].low, 'high': row['change'].high})  # fmt: skip
+    if not panels:
+        return Nothing(name='gaps', title=TITLE_GAPS, notes=missing or [NO_ROWS])
+    shown = sorted(panels.items(), key=lambda panel: -len(panel[1]['gap']))[:4]
+    with style.drawing():
+        figure = forest(shown, 'change of the gap\nagainst full FT, points of AUROC', verdicts(data), {'gap': 'o'})
+    words = 'To the right: a wider gap than that of full FT. Band: no change of consequence (2 points).'
+    notes = [verdicts(data), words, NOTE, *missing]
+    return Figure(name='gaps', title=TITLE_GAPS, figure=figure, notes=notes, data=pd.DataFrame(data))
