@@ -21,6 +21,7 @@ COMMANDS = {
     'events': ('medpeft_utils.study.commands:events', 'Follow a study: what happens, as JSON lines for other tools.'),
     'compare': ('medpeft_utils.compare.commands:compare', "Compare methods on one's own images."),
     'report': ('medpeft_utils.compare.commands:report', 'Render the figures and tables of a study.'),
+    'cost': ('medpeft_utils.report.commands:cost', 'Show what each method of a study costs.'),
     'params': ('medpeft_utils.cli:params', 'Count the trainable parameters of every method.'),
     'bench': ('benchmarks.commands:bench', 'Measure how fast this machine trains, starts and loads.'),
     'book': ('medpeft_utils.learn.commands:book', 'Run the learning notebooks and build their pages.'),

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import math
+import re
 
 import numpy as np
+import pandas as pd
 import pytest
-from scipy import special
+from scipy import special, stats
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score, roc_curve
+from test_report_invented import records_with_rows
 
-from medpeft_utils.report import clinical
+from medpeft_utils import report
+from medpeft_utils.core.errors import BadInput
+from medpeft_utils.report import clinical, paper, subgroups
 from medpeft_utils.report.inference import TestSplit
+from medpeft_utils.training import rows
 
 
 def case(seed: int, count: int = 400, ties: bool = False) -> tuple[np.ndarray, np.ndarray]:
@@ -87,3 +93,128 @@ def test_the_linear_bootstrap_of_auroc_has_the_exact_one_s_spread():
     exact, linear = split.auroc(p[:, None]), clinical.drawn_auroc(split, y, p)
     assert linear[1:].std() == pytest.approx(exact[1:].std(), rel=0.05)
     assert np.corrcoef(linear[1:], exact[1:])[0, 1] > 0.99
+
+
+# ---- subgroups
+
+
+def two_groups(random: np.random.Generator, gap: float, each: int = 300):
+    """Labels, probabilities and two subgroups whose AUROC differs by about `gap`; an image a patient."""
+    of = np.repeat(['a', 'b'], each)
+    y = (random.random(2 * each) < 0.4).astype(int)
+    apart = np.where(of == 'a', stats.norm.ppf(0.85), stats.norm.ppf(0.85 - gap)) * math.sqrt(2)
+    p = special.expit(random.normal(apart * y, 1.0))
+    return y[:, None], p[:, None], of
+
+
+def test_the_permutation_of_subgroups_keeps_its_level():
+    random, small = np.random.default_rng(0), 0
+    for seed in range(500):
+        y, p, of = two_groups(random, 0.0, 100)
+        small += subgroups.permuted(y, p, of, np.arange(len(y)), ['a', 'b'], [0], seed, times=99) <= 0.05
+    assert 0.03 <= small / 500 <= 0.07
+
+
+def test_a_planted_gap_is_found():
+    random, found, inside = np.random.default_rng(1), 0, 0
+    for seed in range(40):
+        y, p, of = two_groups(random, 0.15)
+        split = TestSplit(y, np.arange(len(y)), draws=400)
+        areas = subgroups.areas(split, y, p, of, ['a', 'b'], [0])
+        assert areas[0] == pytest.approx([roc_auc_score(y[of == n, 0], p[of == n, 0]) for n in 'ab'], abs=1e-5)
+        low, high = np.quantile(areas[1:, 0] - areas[1:, 1], [0.025, 0.975])
+        found += subgroups.permuted(y, p, of, np.arange(len(y)), ['a', 'b'], [0], seed, times=199) <= 0.05 and low > 0
+        inside += low <= 0.15 <= high
+    assert found >= 36 and inside >= 34
+
+
+def test_attributes_are_divided_as_asked():
+    ages, skin = pd.Series(['30', '60', '71.5', '']), pd.Series(['1', '4', '6', 'x'])
+    assert subgroups.By.parse('age:60').groups(ages).tolist() == ['under 60', '60 and over', '60 and over', '']
+    assert subgroups.By.parse('skin:12-34-56').groups(skin).tolist() == ['12', '34', '56', '']
+    assert subgroups.By.parse('sex').groups(pd.Series(['F', 'M'])).tolist() == ['F', 'M']
+    with pytest.raises(BadInput, match='age:60'):
+        subgroups.By.parse('age:60:70')
+
+
+# ---- from records
+
+
+@pytest.fixture(scope='module')
+def study() -> pd.DataFrame:
+    return records_with_rows({'Full FT': 0.65, 'LoRA': 0.85, 'BitFit': 0.65}, patients=300)
+
+
+def test_the_clinical_table_has_every_class_and_takes_thresholds_from_validation(study):
+    table = report.render('clinical', study)
+    assert set(table.data['class']) == {'a', 'b', 'c'} and len(table.frame) == 3
+    row = table.data.set_index(['method', 'class']).loc[('LoRA', 'c')]
+    record = study[study['method_label'] == 'LoRA'].iloc[0]['record']
+    labels, _, _, odds = rows.read(record, 'test')
+    on, _, _, theirs = rows.read(record, 'validation')
+    p, q = (clinical.class_probabilities(o, False)[:, 2] for o in (odds, theirs))
+    at = clinical.threshold_at_specificity((on == 2).astype(int), q, 0.9)
+    one = clinical.at_threshold((labels == 2).astype(int), p, at)[1]
+    assert row['specificity_reached_90'] == pytest.approx(one, abs=0.05)
+    assert row['auroc_low'] < row['auroc'] < row['auroc_high'] and row['prevalence'] == pytest.approx(
+        (labels == 2).mean()
+    )
+
+
+def test_what_calibrates_better_is_told(study):
+    data = report.render('calibration', study).data.set_index(['method', 'kind'])
+    assert data.loc[('LoRA', 'as trained'), 'high'] < 0 and not np.isnan(data.loc[('BitFit', 'as trained'), 'low'])
+    assert 'detectably smaller' in report.render('calibration', study).notes[0]
+
+
+def test_subgroups_come_from_the_rows_and_a_missing_column_is_one_line(study):
+    table = report.render('subgroups', study)
+    assert set(table.data['by']) == {'sex', 'age'} and {'auroc F', 'auroc M'} <= set(table.data.columns)
+    assert table.data['change'].notna().sum() == 4
+    asked = study.copy()
+    asked.attrs['by'] = ['sex', 'site']
+    assert "holds no 'site'" in ' '.join(report.render('subgroups', asked).notes)
+    few = records_with_rows({'Full FT': 0.65, 'LoRA': 0.85}, patients=20)
+    assert 'too few' in ' '.join(report.render('subgroups', few).notes)
+
+
+def test_records_without_rows_say_so():
+    for name in ('clinical', 'clinical_curves', 'calibration', 'subgroups', 'gaps', 'cost', 'cost_front'):
+        assert 'hold no' in report.render(name, paper.records()).markdown()
+
+
+# ---- costs and checklists
+
+
+def test_costs_are_medians_and_what_was_not_measured_is_left_open(study):
+    costs = {'forward_flops': 2e9, 'step_flops': 6e9, 'adapter_bytes': 5e5, 'total_bytes': 9e7, 'energy_joules': None}
+    costs |= {
+        'images_per_second': {'unmerged': {'1': 50.0, '64': 200.0}},
+        'search_seconds': 12.0,
+        'peak_memory_mb': 700.0,
+    }
+    records = study.copy()
+    records['record'] = [
+        one | {'cost': costs | {'step_flops': 6e9 if 'Full' in run else 4e9}, 'backbone': {'image_size': 140},
+               'environment': {'device': 'a CPU'}}
+        for one, run in zip(records['record'], records['run'], strict=True)
+    ]  # fmt: skip
+    table = report.render('cost', records)
+    frame = table.frame.set_index('Method')
+    assert frame.loc['LoRA', 'Step, GFLOP'] == '4.00' and frame.loc['Full FT', 'Batch 64, images/s'] == '200.0'
+    assert 'Energy, J' not in frame and 'Energy, J' in table.notes[-1]
+    front = report.render('cost_front', records).data
+    assert front[(front['cost'] == 'step_flops') & front['on_front']]['method'].to_list()[-1] == 'LoRA'
+
+
+def test_the_checklists_fill_what_records_hold(study):
+    records = study.copy()
+    whole = {
+        'backbone': {'label': 'ViT-Base', 'source': 'a file', 'image_size': 48},
+        'environment': {'versions': {'a': '1'}},
+    }
+    records['record'] = [one | whole | {'method': {'label': 'LoRA'}} for one in records['record']]
+    page = report.render('checklists', records).markdown()
+    assert (
+        '9 of 9 records keep every test row' in page and re.search(r'test [FM] \d+', page) and '… (for people)' in page
+    )

@@ -229,7 +229,8 @@ def show(folder: StudyFolder) -> str:
 @click.argument('profile')
 @RESULTS
 @FIGURES
-def report(profile: str, results: Path, figures: Path) -> None:
+@click.option('--by', multiple=True, help='Subgroups: a column, or one with cuts: sex, age:60. Default: these two.')
+def report(profile: str, results: Path, figures: Path, by: tuple[str, ...]) -> None:
     """Render the figures and tables of PROFILE from its records; of a comparison, its page."""
     from medpeft_utils.compare.study import GRID
     from medpeft_utils.study import commands
@@ -238,4 +239,4 @@ def report(profile: str, results: Path, figures: Path) -> None:
     if (folder.root / GRID).is_file():
         click.echo(show(folder))
     else:
-        commands.report.callback(profile, results, figures)
+        commands.report.callback(profile, results, figures, by)

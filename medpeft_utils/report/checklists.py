@@ -84,34 +84,34 @@ def _patients(study: Study) -> str:
 
 
 ITEMS: tuple[tuple[str, str, str, Callable[[Study], str] | None], ...] = (
-    ('Question and intended use', 'CLAIM 3', 'TRIPOD+AI 3', None),
-    ('Retrospective or prospective; where images come from', 'CLAIM 5-7', 'TRIPOD+AI 5', None),
-    ('Data sets, and images in each partition', 'CLAIM 7, 21', 'TRIPOD+AI 12', _counts),
-    ('Who was included and excluded; flow of images', 'CLAIM 8, 9', 'TRIPOD+AI 6', None),
-    ('How images were prepared', 'CLAIM 9', 'REFORMS 3',
+    ('Question and intended use', 'CLAIM', 'TRIPOD+AI', None),
+    ('Retrospective or prospective; where images come from', 'CLAIM', 'TRIPOD+AI', None),
+    ('Data sets, and images in each partition', 'CLAIM', 'TRIPOD+AI', _counts),
+    ('Who was included and excluded; flow of images', 'CLAIM', 'TRIPOD+AI', None),
+    ('How images were prepared', 'CLAIM', 'REFORMS',
      lambda s: 'sizes in pixels: ' + s.listed(lambda r: r['backbone'].get('image_size'))),
-    ('Reference standard', 'CLAIM 14-17', 'TRIPOD+AI 8', None),
-    ('Partitions are by patient or lesion', 'CLAIM 20', 'REFORMS 5',
+    ('Reference standard', 'CLAIM', 'TRIPOD+AI', None),
+    ('Partitions are by patient or lesion', 'CLAIM', 'REFORMS',
      lambda s: 'split hashes: ' + s.listed(lambda r: r['data'].get('split_hash'), 6)),
-    ('Sex and age by partition', 'CLAIM 33', 'TRIPOD+AI 20', _attributes),
-    ('Networks, and the source of their weights', 'CLAIM 22-24', 'REFORMS 4',
+    ('Sex and age by partition', 'CLAIM', 'TRIPOD+AI', _attributes),
+    ('Networks, and the source of their weights', 'CLAIM', 'REFORMS',
      lambda s: s.listed(lambda r: f'{r["backbone"]["label"]} ({r["backbone"].get("source", "?")})')),
-    ('Methods and their settings', 'CLAIM 25', 'REFORMS 4', lambda s: s.listed(lambda r: r['method']['label'], 30)),
-    ('Software', 'CLAIM 23', 'REFORMS 2',
-     lambda s: s.listed(lambda r: ', '.join(f'{n} {v}' for n, v in (r['environment'].get('versions') or {}).items()), 2)),
-    ('Training and choice of hyperparameters', 'CLAIM 26, 27', 'REFORMS 6', _training),
-    ('Metrics, and their uncertainty', 'CLAIM 28, 29', 'TRIPOD+AI 12',
+    ('Methods and their settings', 'CLAIM', 'REFORMS', lambda s: s.listed(lambda r: r['method']['label'], 30)),
+    ('Software', 'CLAIM', 'REFORMS',
+     lambda s: s.listed(lambda r: ', '.join(map(' '.join, (r['environment'].get('versions') or {}).items())), 2)),
+    ('Training and choice of hyperparameters', 'CLAIM', 'REFORMS', _training),
+    ('Metrics, and their uncertainty', 'CLAIM', 'TRIPOD+AI',
      lambda s: 'F1 (weighted, macro, micro), AUROC; intervals of 95 % over patients and seeds, or over splits'),
-    ('Rows for checking', 'REFORMS 1', 'TRIPOD+AI 18', _patients),
-    ('Calibration', 'CLAIM 30', 'TRIPOD+AI 12', lambda s: 'clinical.md and calibration.md beside this page'),
-    ('Subgroups and fairness', 'CLAIM 37', 'TRIPOD+AI 14', lambda s: 'subgroups.md beside this page, or why there is none'),
-    ('External test data', 'CLAIM 32', 'TRIPOD+AI 21', None),
-    ('Failed runs, and what was left out', 'CLAIM 38', 'REFORMS 7',
+    ('Rows for checking', 'REFORMS', 'TRIPOD+AI', _patients),
+    ('Calibration', 'CLAIM', 'TRIPOD+AI', lambda s: 'clinical.md and calibration.md beside this page'),
+    ('Subgroups and fairness', 'CLAIM', 'TRIPOD+AI', lambda s: 'subgroups.md beside this page, or why there is none'),
+    ('External test data', 'CLAIM', 'TRIPOD+AI', None),
+    ('Failed runs, and what was left out', 'CLAIM', 'REFORMS',
      lambda s: f'{s.failed} of {s.failed + len(s.records)} runs failed; each table names runs that answer one class'),
-    ('Limits, and what use they allow', 'CLAIM 39, 40', 'TRIPOD+AI 25', None),
-    ('Code and data that others can have', 'CLAIM 42, 43', 'TRIPOD+AI 18',
+    ('Limits, and what use they allow', 'CLAIM', 'TRIPOD+AI', None),
+    ('Code and data that others can have', 'CLAIM', 'TRIPOD+AI',
      lambda s: 'commit ' + s.listed(lambda r: (r['environment'].get('commit') or '')[:10], 4)),
-    ('Protocol and registration; funding; interests', 'CLAIM 41, 44', 'TRIPOD+AI 18', None),
+    ('Protocol and registration; funding; interests', 'CLAIM', 'TRIPOD+AI', None),
 )  # fmt: skip
 
 
@@ -133,9 +133,9 @@ def checklists(records: pd.DataFrame, f1: str = 'weighted') -> Output:
         columns=['Item', 'Where', 'From the records'],
         rows=rows,
         notes=[
-            f'{filled} of {len(ITEMS)} items are filled from {len(whole)} records. Numbers of items guide to the '
-            f'published lists, whose words are theirs. {NOT_CLINICAL}'
-        ],  # fmt: skip
+            f'{filled} of {len(ITEMS)} items are filled from {len(whole)} records. The published lists hold more, '
+            f'in their own words. {NOT_CLINICAL}'
+        ],
         data=pd.DataFrame([(row.heads[0], *row.cells) for row in rows], columns=['item', 'where', 'answer']),
         left=True,
     )

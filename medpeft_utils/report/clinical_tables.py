@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -147,7 +147,8 @@ def _measured(runs: list[Run], k: int) -> dict[str, Interval | float]:
 
 def _text(found: Interval | float, digits: int = 2) -> str:
     if isinstance(found, Interval):
-        return found.text(1.0, signed=False, digits=digits) if not math.isnan(found.value) else MISSING
+        inside = replace(found, low=np.maximum(found.low, 0.0), high=np.minimum(found.high, 1.0))
+        return inside.text(1.0, signed=False, digits=digits) if not math.isnan(found.value) else MISSING
     return MISSING if math.isnan(found) else f'{found:.{digits}f}'
 
 
@@ -166,7 +167,7 @@ COLUMNS = {
     'ECE, scaled': ('ece_scaled', 3),
 }
 TABLE_NOTE = (
-    'Thresholds come from validation; "reached" is what they reach on test. ECE: class-wise, bins of equal mass; scaled: '
+    'Thresholds come from validation; "reached" is what they reach on test. ECE: class-wise, equal-mass bins; scaled: '
     'after a temperature fitted on validation. Slope and intercept: of a logistic recalibration, ideally 1 and 0. '
 )
 

@@ -122,7 +122,7 @@ def cost_front(records: pd.DataFrame, f1: str = 'weighted') -> Output:
             _draw(axis, [methods[i] for i in known], cost_, means, [methods[known[i]] for i in front])
             axis.set_xlabel(f'{words} (log scale)')
             data += [{'encoder': encoder, 'cost': name, 'method': methods[i], 'value': cost_.iloc[i],
-                      'score': means[methods[i]], 'on_front': i in [known[j] for j in front]} for i in known]  # fmt: skip
+                      'score': means[methods[i]], 'on_front': known.index(i) in front} for i in known]  # fmt: skip
         axes[0, 0].set_ylabel(f'average {f1} F1')
         axes[0, 0].set_title(f'{here["backbone_label"].iloc[0]}, {len(blocks)} data sets')
         if provenance.is_synthetic(here):

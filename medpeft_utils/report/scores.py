@@ -144,8 +144,15 @@ def training_of(record: Mapping) -> dict:
         'head': training.get('head') or record['parameters'].get('head') or '',
         'steps': float(training.get('steps') or last.get('step') or math.nan),
         'passes': float(training.get('epochs') or last.get('epoch') or math.nan),
-        'edge': str(record.get('learning_rate', {}).get('edge') or ''),
+        'edge': _edge((record.get('learning_rate') or {}).get('edge')),
     }
+
+
+def _edge(edge: Mapping[str, str] | str | None) -> str:
+    """At which edge a search ended, in words: 'head low'; '' for none."""
+    if isinstance(edge, Mapping):
+        return ', '.join(f'{name.replace("_", " ")} {side}' for name, side in edge.items())
+    return edge or ''
 
 
 def one_class(record: Mapping) -> str:

@@ -86,16 +86,20 @@ def areas(split: TestSplit, y: np.ndarray, p: np.ndarray, of: np.ndarray, names:
     return np.stack(found, axis=1)
 
 
-def gap(areas_: np.ndarray) -> np.ndarray:
-    """[1 + draws] the largest minus the smallest of the subgroups, by the order that the split itself has."""
-    order = np.argsort(areas_[0])
-    return areas_[:, order[-1]] - areas_[:, order[0]]
+def ends(of_runs: Sequence[np.ndarray]) -> tuple[int, int]:
+    """The subgroups with the largest and the smallest mean over runs of [1 + draws, subgroups]: their gap is followed
+    in every run and resample, because a gap of each run's own order could only be above zero."""
+    order = np.argsort(np.mean([one[0] for one in of_runs], axis=0))
+    return int(order[-1]), int(order[0])
 
 
-def permuted(y: np.ndarray, p: np.ndarray, of: np.ndarray, groups: np.ndarray, names, classes, seed: int = 0) -> float:
+def permuted(y, p, of, groups, names, classes, seed: int = 0, times: int = PERMUTATIONS) -> float:
     """p of the gap: how often subgroups shuffled between patients of one class have as large a gap.
 
     Args:
+        y, p: [N, K] of 0 and 1, and probabilities.
+        of: [N] the subgroup of each row, of `names`; others are left alone.
+        classes: those that count.
         groups: [N] the patient of each row; a patient keeps one subgroup, that of the first row.
     """
     generator = np.random.default_rng(seed)
@@ -103,7 +107,7 @@ def permuted(y: np.ndarray, p: np.ndarray, of: np.ndarray, groups: np.ndarray, n
     label = y[first].argmax(axis=1) if y.shape[1] > 1 else y[first, 0]
     numbers = np.array([names.index(name) if name in names else -1 for name in of])
     own = numbers[first]
-    drawn = np.tile(own, (PERMUTATIONS + 1, 1))
+    drawn = np.tile(own, (times + 1, 1))
     for value in np.unique(label):
         places = np.flatnonzero((label == value) & (own >= 0))
         for row in drawn[1:]:
@@ -114,7 +118,7 @@ def permuted(y: np.ndarray, p: np.ndarray, of: np.ndarray, groups: np.ndarray, n
         inside = (by_row == number).astype(float)
         found[number] = np.mean([auroc.weighted(y[:, k], p[:, k], inside) for k in classes], axis=0)
     gaps = found.max(axis=0) - found.min(axis=0)
-    return float((1 + (gaps[1:] >= gaps[0] - 1e-12).sum()) / (1 + PERMUTATIONS))
+    return float((1 + (gaps[1:] >= gaps[0] - 1e-12).sum()) / (1 + times))
 
 
 def _wanted(records: pd.DataFrame) -> list[By]:
@@ -152,10 +156,15 @@ def _of_cell(
         for run in own:
             y, p, of, *_ = ready[id(run)]
             found[id(run)] = areas(run.test, y, p, of, names, classes)
-    base = sample(methods['Full FT'], lambda run: gap(found[id(run)])) if 'Full FT' in methods else None
+
+    def gap_of(own: list[Run]):
+        high, low = ends([found[id(run)] for run in own])
+        return sample(own, lambda run: found[id(run)][:, high] - found[id(run)][:, low])
+
+    base = gap_of(methods['Full FT']) if 'Full FT' in methods else None
     rows = []
     for method, own in methods.items():
-        gaps = sample(own, lambda run: gap(found[id(run)]))
+        gaps = gap_of(own)
         y, p, of, *_ = ready[id(own[0])]
         row = {'encoder': encoder, 'dataset': data, 'by': by.column, 'method': method, 'gap': gaps.interval()}
         row['p'] = permuted(y, p, of, own[0].rows('test')[1], names, classes)
@@ -210,8 +219,8 @@ def gaps(records: pd.DataFrame, f1: str = 'weighted') -> Output:
         if row['change'] is not None:
             title = f'{row["dataset"]} by {row["by"]}\n{row["encoder"]}'
             panels.setdefault(title, {'gap': {}})['gap'][row['method']] = row['change']
-            data.append({name: row[name] for name in ('encoder', 'dataset', 'by', 'method')}
-                        | {'change': row['change'].value, 'low': row['change'].low, 'high': row['change'].high})  # fmt: skip
+            about = {name: row[name] for name in ('encoder', 'dataset', 'by', 'method')}
+            data.append(about | {'change': row['change'].value, 'low': row['change'].low, 'high': row['change'].high})
     if not panels:
         return Nothing(name='gaps', title=TITLE_GAPS, notes=missing or [NO_ROWS])
     shown = sorted(panels.items(), key=lambda panel: -len(panel[1]['gap']))[:4]

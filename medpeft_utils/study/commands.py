@@ -212,7 +212,8 @@ def events(profile: str, follow: bool, results: Path) -> None:
 @click.argument('profile')
 @RESULTS
 @FIGURES
-def report(profile: str, results: Path, figures: Path) -> None:
+@click.option('--by', multiple=True, help='Subgroups: a column, or one with cuts: sex, age:60. Default: these two.')
+def report(profile: str, results: Path, figures: Path, by: tuple[str, ...]) -> None:
     """Render the figures and tables of PROFILE from its records."""
     import papermill
 
@@ -226,6 +227,7 @@ def report(profile: str, results: Path, figures: Path) -> None:
     elif profile != 'paper' and not (target / 'records.jsonl').is_file():  # 'paper': the paper's own numbers alone
         raise BadInput(f'no records of {profile!r}, neither in {folder} nor in {target}; medpeft run {profile}')
     parameters = {'profile': profile, 'results_folder': str(folder), 'figures_folder': str(target)}
+    parameters |= {'by': ','.join(by)} if by else {}
     target.mkdir(parents=True, exist_ok=True)
     with own_sockets() as config:
         papermill.execute_notebook(
