@@ -362,3 +362,12 @@ def test_check_of_a_large_set_opens_no_image(tmp_path):
         path.write_bytes(b'no image')
     result = CliRunner().invoke(data_command, ['check', 'mimic_cxr', str(root)])
     assert 'images that are not opened, since they are many' in result.output and 'in order' in result.output
+
+
+@pytest.mark.parametrize('name', ['n' * 400, f'folder/{"n" * 400}', f'{"n" * 400}.csv', '~nobody/images', 'a\0b.csv'])
+def test_names_of_any_length_and_kind_are_one_message(name, tmp_path):
+    for folder in (None, name):
+        with pytest.raises((BadInput, UnknownName)):
+            load(name, folder, cache=tmp_path)
+    with pytest.raises(BadInput, match='no such folder'):
+        load('covid_chestxray', name, cache=tmp_path)

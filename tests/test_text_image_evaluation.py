@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
-import json
-import logging
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 from PIL import Image
 from scipy import linalg
 from tiny_generation import make_pairs, spots
 from torchmetrics.image.kid import poly_mmd
 
-from medpeft_utils import methods
-from medpeft_utils.cli import medpeft
-from medpeft_utils.core.errors import BadInput, DoesNotFit
-from medpeft_utils.text_image import evaluation, pipeline, plots, sampling
+from medpeft_utils.core.errors import BadInput
+from medpeft_utils.text_image import evaluation, plots
 from medpeft_utils.text_image.evaluation import Evaluator, distances
 from medpeft_utils.text_image.evaluation import encoder as encoders
 from medpeft_utils.text_image.evaluation.adherence import adherence, labels_of
@@ -328,73 +323,3 @@ def test_a_strip_comes_back_as_its_pictures(tmp_path: Path):
     Image.fromarray(images[0, :, :20]).save(tmp_path / 'odd.png')
     with pytest.raises(BadInput, match='20 x 32 px'):
         plots.read_strip(tmp_path / 'odd.png')
-
-
-# ---- medpeft generate
-
-
-@pytest.fixture(scope='module')
-def tuned(tmp_path_factory) -> tuple[Path, Path]:
-    """A pipeline of random weights in the layout of diffusers, and a LoRA adapter over it."""
-    folder = tmp_path_factory.mktemp('pipe')
-    pipe = pipeline.load('stable_diffusion_mini', 'random')
-    for part in ('tokenizer', 'text_encoder', 'vae', 'unet', 'scheduler'):
-        getattr(pipe, part).save_pretrained(folder / part)
-    parts = {
-        part: ['x', type(getattr(pipe, part)).__name__]
-        for part in ('tokenizer', 'text_encoder', 'vae', 'unet', 'scheduler')
-    }
-    (folder / pipeline.INDEX).write_text(json.dumps(parts))
-    pipe = pipeline.load(str(folder))
-    adapted = methods.apply(pipe.unet, 'lora', 'unet', {'rank': 2})
-    for parameter in adapted.trainable().values():
-        torch.nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(0))
-    return folder, adapted.save(folder / 'adapter.safetensors', pipe.hash)
-
-
-def call(*words) -> tuple[str, Exception | None]:
-    result = CliRunner().invoke(medpeft, ['generate', *map(str, words)])
-    return result.output, result.exception
-
-
-def test_generate_writes_what_the_adapter_draws(tuned, tmp_path: Path, caplog):
-    folder, adapter = tuned
-    words = ('--adapter', adapter, '--backbone', folder, '--steps', 2, '--out', tmp_path)
-    with caplog.at_level(logging.WARNING):
-        output, error = call(*words, '--prompt', 'No acute process.', '--count', 2, '--prompt', 'opacity ' * 200)
-    assert error is None, output
-    paths = sorted(tmp_path.glob('*.png'))
-    assert len(paths) == 4 and 'cut' in caplog.text
-    assert Image.open(paths[0]).info['prompt'] == 'No acute process.'
-    pipe = pipeline.load(str(folder))
-    loaded = methods.load(pipe.unet, adapter, 'unet', pipe.hash)
-    expected = sampling.sample(pipe, loaded.merge(), ['No acute process.'], 0, 4.0, 2)
-    assert (np.asarray(Image.open(paths[0])) == expected[0]).mean() > 0.99  # rounding differs with the batch
-    base = sampling.sample(
-        pipeline.load(str(folder)), pipeline.load(str(folder)).unet, ['No acute process.'], 0, 4.0, 2
-    )
-    assert (base[0] != expected[0]).any()
-
-
-def test_generate_takes_a_negative_prompt(tuned, tmp_path: Path):
-    folder, adapter = tuned
-    words = ('--adapter', adapter, '--backbone', folder, '--steps', 2, '--prompt', 'Clear lungs.')
-    pictures = []
-    for number, negative in enumerate(('', 'a goldfish')):
-        output, error = call(*words, '--negative', negative, '--out', tmp_path / str(number))
-        assert error is None, output
-        pictures.append(np.asarray(Image.open(next((tmp_path / str(number)).glob('*.png')))))
-    assert (pictures[0] != pictures[1]).any()
-    assert 'does nothing with --guidance 1' in str(call(*words, '--negative', 'x', '--guidance', 1)[1])
-
-
-def test_generate_says_what_is_wrong(tuned, tmp_path: Path):
-    folder, adapter = tuned
-    assert 'no file' in str(call('--adapter', tmp_path / 'none', '--prompt', 'x')[1])
-    assert 'empty prompt' in str(call('--adapter', adapter, '--prompt', ' ')[1])
-    assert '--count 0' in str(call('--adapter', adapter, '--prompt', 'x', '--count', 0)[1])
-    other = tmp_path / 'other.safetensors'
-    pipe = pipeline.load(str(folder))
-    methods.apply(pipe.unet, 'bias_tuning', 'unet').save(other, 'f' * 16)
-    error = call('--adapter', other, '--backbone', folder, '--prompt', 'x')[1]
-    assert isinstance(error, DoesNotFit) and 'f' * 16 in str(error) and '--backbone' in str(error)

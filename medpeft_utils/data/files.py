@@ -34,7 +34,7 @@ def read_table(path: Path) -> pd.DataFrame:
     Comma, semicolon or tab, whichever the first line has most of. Column names in lower case.
     Raises BadInput where it is not there, empty, or not a CSV in UTF-8.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise BadInput(f'{path}: no such file')
     try:
         with path.open(encoding='utf-8-sig') as file:

@@ -108,7 +108,7 @@ def open_source(
         UnknownName: neither a name nor a path.
         BadInput: not in the layout that is expected.
     """
-    folder = Path(folder).expanduser() if folder else None
+    folder = Path(os.path.expanduser(folder)) if folder else None
     if str(dataset) in CARDS:
         card = CARDS[str(dataset)]
         if card.synthetic:
@@ -123,12 +123,12 @@ def open_source(
             return multi_label.with_label(frame, card.classes) if card.multi_label else frame
 
         return Source(card, root, root, listed, _stamp(card, root))
-    path = Path(dataset).expanduser()
+    path = Path(os.path.expanduser(dataset))
     with_texts_there = False
     if path.suffix.lower() == '.csv':
         root, name = folder or path.parent, path.stem
         frame, with_texts_there = own.read_csv(path, root, with_texts)
-    elif path.is_dir() or os.sep in str(dataset):
+    elif os.path.isdir(path) or os.sep in str(dataset):  # of a name that is too long, False and no error
         root, name = path, path.resolve().name
         frame = own.read_folder(root)
     else:

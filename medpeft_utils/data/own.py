@@ -58,7 +58,7 @@ def read_folder(root: Path) -> pd.DataFrame:
 
     Raises BadInput where there is no class folder with images.
     """
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise BadInput(f'{root}: no such folder; {LAYOUT}')
     folders = _class_folders(root)
     names = [ALIASES.get(path.name.lower(), path.name.lower()) for path in folders]

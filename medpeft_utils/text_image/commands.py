@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
+import os
 import re
 from pathlib import Path
 
 import click
 
+from medpeft_utils.core import schema
 from medpeft_utils.core.errors import BadInput, DoesNotFit
+from medpeft_utils.core.files import check_writable, parse_json, write_bytes
+from medpeft_utils.core.schema import short
+from medpeft_utils.core.values import LARGEST_SEED
 
 MINI = 'stable_diffusion_mini'
 BATCH = 16
+MOST_GUIDANCE, MOST_STEPS, MOST_IMAGES, MOST_SIDE = 100, 1000, 10_000, 4096
 
 
 @click.command()
@@ -44,36 +51,88 @@ def generate(
 
     What was trained on patients' images may reproduce them: keep its images as the data are to be kept.
     """
-    prompts = checked(adapter, prompts, steps, count)
-    if negative and guidance == 1:
-        raise BadInput(f'--negative {negative!r} does nothing with --guidance 1; raise the guidance, or leave it out')
-    record = record_beside(adapter)
-    trained = record.get('backbone') or {}
-    pipe, unet = tuned(adapter, backbone or trained.get('name') or MINI)
-    images = drawn(
-        pipe, unet, prompts, negative, guidance, steps, seed, image_size or trained.get('image_size') or None
-    )
-    for path in written(images, prompts, count, out):
+    check_values(adapter, prompts, negative, guidance, steps, seed, count, image_size)
+    prompts = [prompt for prompt in prompts for _ in range(count)]
+    trained_on, name, size = record_beside(adapter)
+    made_ready(out)
+    pipe, unet = tuned(adapter, backbone or name or MINI)
+    images = drawn(pipe, unet, prompts, negative, guidance, steps, seed, image_size or size or None)
+    for path in written(images, prompts, out):
         click.echo(path)
-    if record and not (record.get('data') or {}).get('synthetic'):
+    if trained_on == 'patients':
         click.echo('trained on images of patients: keep these pictures as that data is to be kept', err=True)
 
 
-def checked(adapter: Path, prompts: tuple[str, ...], steps: int, count: int) -> list[str]:
-    """Every prompt `count` times. Raises BadInput for what can be told before anything is loaded."""
-    if not adapter.is_file():
-        raise BadInput(f'no file {adapter}; a run of text_to_image with save_adapter writes adapter.safetensors')
+def check_values(
+    adapter: Path,
+    prompts: tuple[str, ...],
+    negative: str,
+    guidance: float,
+    steps: int,
+    seed: int,
+    count: int,
+    image_size: int,
+) -> None:
+    """Raise BadInput for what can be told before anything is loaded."""
+    if not os.path.isfile(adapter):
+        raise BadInput(
+            f'no file {short(str(adapter))}; a run of text_to_image with save_adapter writes adapter.safetensors'
+        )
+    for words in (*prompts, negative):
+        try:
+            words.encode()
+        except UnicodeEncodeError:
+            raise BadInput(f'prompt {short(words)}: is not text in UTF-8') from None
     if any(not prompt.strip() for prompt in prompts):
         raise BadInput("an empty prompt; say what to draw, such as --prompt 'No acute cardiopulmonary process.'")
-    if steps < 1 or count < 1:
-        raise BadInput(f'--steps {steps}, --count {count}: give 1 or more of each')
-    return [prompt for prompt in prompts for _ in range(count)]
+    for name, value, least, most in (
+        ('guidance', guidance, 0, MOST_GUIDANCE),
+        ('steps', steps, 1, MOST_STEPS),
+        ('seed', seed, 0, LARGEST_SEED),
+        ('count', count, 1, MOST_IMAGES // len(prompts)),
+        ('image-size', image_size, 0, MOST_SIDE),
+    ):
+        if not least <= value <= most:  # NaN is in no range
+            raise BadInput(f'--{name} {value}: give a number from {least} to {most:,}')
+    if negative and guidance == 1:
+        raise BadInput(f'--negative {negative!r} does nothing with --guidance 1; raise the guidance, or leave it out')
 
 
-def record_beside(adapter: Path) -> dict:
-    """The record of the run that saved the adapter, {} where it lies elsewhere."""
+def record_beside(adapter: Path) -> tuple[str, str, int]:
+    """What the record of the run that saved the adapter says: 'patients' or 'synthetic', pipeline, image size.
+
+    '' and 0 where there is no record. Raises BadInput where it is none.
+    """
+    from pydantic import BaseModel, Field
+
+    class Backbone(BaseModel):
+        name: str = Field('', max_length=4096)
+        image_size: int = Field(0, ge=0, le=MOST_SIDE)
+
+    class Data(BaseModel):
+        synthetic: bool = False
+
+    class Record(BaseModel):
+        backbone: Backbone = Backbone()
+        data: Data = Data()
+
     path = adapter.with_name('record.json')
-    return json.loads(path.read_text()) if path.is_file() else {}
+    if not os.path.isfile(path):
+        return '', '', 0
+    try:
+        content = parse_json(path.read_bytes())
+    except (ValueError, OSError) as error:
+        raise BadInput(f'{path}: no record ({short(str(error))}); move it away, and name the --backbone') from None
+    record = schema.checked(Record, content, str(path))
+    return 'synthetic' if record.data.synthetic else 'patients', record.backbone.name, record.backbone.image_size
+
+
+def made_ready(out: Path) -> None:
+    """Make the folder of the pictures now, and not after the drawing. Raises BadInput where it cannot be written."""
+    try:
+        check_writable(out)
+    except OSError as error:
+        raise BadInput(f'--out {short(str(out))}: cannot be written ({error.strerror or error})') from None
 
 
 def tuned(adapter: Path, backbone: str):
@@ -121,19 +180,19 @@ def drawn(pipe, unet, prompts: list[str], negative: str, guidance: float, steps:
     return np.concatenate(images)
 
 
-def written(images, prompts: list[str], count: int, out: Path) -> list[Path]:
-    """PNG files named after number and prompt, each with its prompt inside."""
+def written(images, prompts: list[str], out: Path) -> list[Path]:
+    """PNG files named after number and prompt, each with its prompt inside. Raises BadInput where one cannot be."""
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
-    out.mkdir(parents=True, exist_ok=True)
     first, paths = len(list(out.glob('*.png'))), []
     for number, (image, prompt) in enumerate(zip(images, prompts, strict=True)):
-        about = PngInfo()
+        about, content = PngInfo(), io.BytesIO()
         about.add_itxt('prompt', prompt)
+        Image.fromarray(image).save(content, format='PNG', pnginfo=about)
         words = re.sub(r'[^a-z0-9]+', '_', prompt.lower()).strip('_')[:40] or 'prompt'
         paths.append(out / f'{first + number:04d}_{words}.png')
-        Image.fromarray(image).save(paths[-1], pnginfo=about)
+        write_bytes(paths[-1], content.getvalue(), durable=False)
     return paths
 
 
@@ -167,12 +226,22 @@ def fetch(name: str) -> None:
 
 
 @pipelines.command()
-@click.option('--micro-batch', default=8, show_default=True, help='Pairs that go through the network at a time.')
-@click.option('--image-size', default=224, show_default=True, help='Pixels.')
+@click.option(
+    '--micro-batch',
+    default=8,
+    type=click.IntRange(1, 4096),
+    show_default=True,
+    help='Pairs that go through the network at a time.',
+)
+@click.option(
+    '--image-size', default=224, type=click.IntRange(64, MOST_SIDE), show_default=True, help='Pixels, in eights.'
+)
 def memory(micro_batch: int, image_size: int) -> None:
     """Compute the GPU memory that training Stable Diffusion v1.5 takes, for every method, in GiB."""
-    from medpeft_utils.text_image.memory import table
+    from medpeft_utils.text_image.memory import SHRINKING, table
 
+    if image_size % SHRINKING:
+        raise BadInput(f'--image-size {image_size}: give a multiple of {SHRINKING}, to which latents shrink an image')
     rows = table(micro_batch, image_size)
     click.echo('  '.join(f'{name:>11}' if i else f'{name:28}' for i, name in enumerate(rows[0])))
     for row in rows:

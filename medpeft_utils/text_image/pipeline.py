@@ -12,8 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+import os
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,8 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medpeft_utils.core.errors import BadInput, DoesNotFit, UnknownName
+from medpeft_utils.core.errors import BadInput, UnknownName
 from medpeft_utils.text_image import mini
+from medpeft_utils.text_image.pipeline_files import INDEX, check, config_of, read_parts
 
 if TYPE_CHECKING:
     import torch
@@ -31,15 +31,6 @@ log = logging.getLogger(__name__)
 WEIGHTS_FOLDER = Path(__file__).parent / 'weights'
 # The checksums in it make the shipped weights a part of a run's identity.
 CARD = Path(__file__).with_name('stable_diffusion_mini.json')
-INDEX = 'model_index.json'
-# component: its weights file, None where it has none
-COMPONENTS = {
-    'tokenizer': None,
-    'text_encoder': 'model.safetensors',
-    'vae': 'diffusion_pytorch_model.safetensors',
-    'unet': 'diffusion_pytorch_model.safetensors',
-    'scheduler': None,
-}
 # What is read of a published pipeline; its safety checker and weights of other formats stay where they are.
 FILES = (
     'model_index.json',
@@ -52,8 +43,6 @@ FILES = (
     'unet/config.json',
     'unet/diffusion_pytorch_model.safetensors',
 )
-PICKLES = '.bin', '.pt', '.pth', '.ckpt'
-PREDICTIONS = 'epsilon', 'v_prediction'
 
 
 @dataclass(frozen=True)
@@ -102,7 +91,7 @@ class Cut:
 
 def is_pipeline(name: str) -> bool:
     """Whether a backbone's name is that of a pipeline, or a folder that holds one."""
-    return name in PIPELINES or (Path(name).expanduser() / INDEX).is_file()
+    return name in PIPELINES or os.path.isfile(os.path.join(os.path.expanduser(name), INDEX))
 
 
 def family_of(name: str) -> str:
@@ -117,9 +106,9 @@ def image_size_of(name: str) -> int:
     family_of(name)
     if name in PIPELINES:
         return PIPELINES[name].image_size
-    folder = Path(name).expanduser()
-    unet, vae = (_config(folder, part) for part in ('unet', 'vae'))
-    return unet.get('sample_size', 64) * 2 ** (len(vae.get('block_out_channels', ())) - 1)
+    folder = Path(os.path.expanduser(name))
+    unet, vae = (config_of(folder, part) for part in ('unet', 'vae'))
+    return (unet.get('sample_size') or 64) * 2 ** (len(vae['block_out_channels']) - 1)
 
 
 def timestep_shift(name: str) -> float:
@@ -276,98 +265,22 @@ def load(name: str, weights: str = 'pretrained', seed: int = 0) -> Pipeline:
         return _random(name, seed)
     folder, source = _folder_of(name, weights)
     check(folder)
-    return _read(name, folder, source)
+    size = image_size_of(name if name in PIPELINES else str(folder))
+    return Pipeline(name, size, source=source, **read_parts(folder))
 
 
 def _folder_of(name: str, weights: str) -> tuple[Path, str]:
     """Where a pipeline lies, and in words where it comes from."""
     if weights != 'pretrained':
-        return Path(weights).expanduser(), f'folder {Path(weights).name}'
+        return Path(os.path.expanduser(weights)), f'folder {Path(weights).name}'
     if name not in PIPELINES:
-        return Path(name).expanduser(), f'folder {Path(name).name}'
+        return Path(os.path.expanduser(name)), f'folder {Path(name).name}'
     if PIPELINES[name].repository:
         return cached(name, PIPELINES[name].repository), f'hub cache, {PIPELINES[name].repository}'
     folder = WEIGHTS_FOLDER / name
     if not folder.is_dir():
         raise BadInput(f'{folder}: the shipped weights of {name!r} are missing; install the package again')
     return folder, 'shipped weights'
-
-
-def check(folder: Path) -> None:
-    """Raise BadInput or DoesNotFit for the first thing that keeps a folder from being a usable pipeline."""
-    index = folder / INDEX
-    if not index.is_file():
-        raise BadInput(f'{folder}: no pipeline, since it has no {INDEX}; give a folder in the layout of diffusers')
-    parts = [name for name, value in json.loads(index.read_text()).items() if isinstance(value, list) and any(value)]
-    if 'unet' not in parts:
-        raise DoesNotFit(
-            f'{folder}: a pipeline without a U-Net (its parts: {", ".join(parts) or "none"}); the methods train a '
-            'U-Net, so give one of the kind of Stable Diffusion v1.5'
-        )
-    for name, file in COMPONENTS.items():
-        if name not in parts or not (folder / name).is_dir():
-            raise BadInput(f'{folder}: its {name} is missing; fetch the pipeline again')
-        if file and not (folder / name / file).is_file():
-            raise BadInput(f'{folder / name}: {_no_weights(folder / name, file)}')
-    kind = _config(folder, 'unet').get('_class_name')
-    if kind != 'UNet2DConditionModel':
-        raise DoesNotFit(f'{folder / "unet"}: is a {kind}; the methods train a UNet2DConditionModel')
-
-
-def _no_weights(folder: Path, wanted: str) -> str:
-    pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
-    if pickles:
-        return (
-            f'{pickles[0]} is a pickle, which can run code and is not opened; convert it to {wanted} where you trust it'
-        )
-    return f'no {wanted}; fetch the pipeline again'
-
-
-def _config(folder: Path, part: str) -> dict[str, Any]:
-    path = folder / part / 'config.json'
-    if not path.is_file():
-        raise BadInput(f'{path} is missing; fetch the pipeline again')
-    return json.loads(path.read_text())
-
-
-def _read(name: str, folder: Path, source: str) -> Pipeline:
-    import diffusers
-    import torch
-    from safetensors import SafetensorError
-    from transformers import AutoTokenizer, CLIPTextModel
-
-    safe = {'use_safetensors': True, 'local_files_only': True, 'torch_dtype': torch.float32}
-    try:
-        scheduler = json.loads((folder / 'scheduler' / 'scheduler_config.json').read_text())
-        with _without_bars():
-            parts = {
-                'tokenizer': AutoTokenizer.from_pretrained(folder / 'tokenizer', local_files_only=True),
-                'text_encoder': CLIPTextModel.from_pretrained(folder / 'text_encoder', **safe),
-                'vae': diffusers.AutoencoderKL.from_pretrained(folder / 'vae', **safe),
-                'unet': diffusers.UNet2DConditionModel.from_pretrained(folder / 'unet', **safe),
-                'scheduler': getattr(diffusers, scheduler['_class_name']).from_config(scheduler),
-            }
-    except (OSError, ValueError, KeyError, AttributeError, SafetensorError) as error:
-        raise BadInput(f'{folder}: cannot be read ({error}); fetch the pipeline again') from error
-    predicts = parts['scheduler'].config.prediction_type
-    if predicts not in PREDICTIONS:
-        raise DoesNotFit(f'{folder}: its U-Net predicts {predicts!r}; the training serves {", ".join(PREDICTIONS)}')
-    size = image_size_of(name if name in PIPELINES else str(folder))
-    return Pipeline(name, size, source=source, **parts)
-
-
-@contextmanager
-def _without_bars() -> Iterator[None]:
-    """Silence the progress bar that transformers shows for reading a file of megabytes."""
-    from transformers.utils import logging as theirs
-
-    shown = theirs.is_progress_bar_enabled()
-    theirs.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            theirs.enable_progress_bar()
 
 
 def _random(name: str, seed: int) -> Pipeline:

@@ -104,6 +104,7 @@ def denoise(
     Args:
         texts: [B, T, D] of the prompts.
         empty: [1, T, D] of the empty prompt.
+    Raises BadInput where the latents become NaN or infinite, which would be decoded to black pictures.
     """
     scheduler = copy.deepcopy(pipe.scheduler)  # it counts its steps
     scheduler.set_timesteps(steps, device=noise.device)
@@ -119,4 +120,9 @@ def denoise(
             without, with_text = predicted.chunk(2)
             predicted = without + guidance_scale * (with_text - without)
         latents = scheduler.step(predicted, time, latents, **deterministic).prev_sample
+    if not torch.isfinite(latents).all():
+        raise BadInput(
+            f'what is drawn with guidance {guidance_scale:g} and {steps} steps is no number; lower the guidance, or '
+            'look at what was trained'
+        )
     return latents

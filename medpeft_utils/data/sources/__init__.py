@@ -11,6 +11,7 @@ together it counts in the table's `attrs['notes']`, a dict of sentence to number
 from __future__ import annotations
 
 import importlib
+import os
 import pkgutil
 from collections.abc import Callable
 from pathlib import Path
@@ -83,7 +84,7 @@ def has_reader(name: str) -> bool:
 
 def locate(folder: Path, marker: str, card: DataCard) -> Path:
     """The folder that holds `marker`: the given one or one right below it. Raises BadInput."""
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise BadInput(f'{folder}: no such folder; {card.label}: {card.how_to_obtain}')
     for candidate in (folder, *sorted(path for path in folder.iterdir() if path.is_dir())):
         if (candidate / marker).exists():

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -94,7 +95,7 @@ def _file(folder: Path, card: DataCard) -> Path:
     """The .npz file: the one given, or the largest of this set in the folder. Raises BadInput."""
     if folder.suffix == '.npz' and folder.is_file():
         return folder
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise BadInput(f'{folder}: no such file or folder; {card.label}: {card.how_to_obtain}')
     names = [file_name(card.name, size) for size in reversed(SIZES)]
     for name in names:

@@ -7,6 +7,7 @@ written but the packed cache, which holds images and impressions and must be kep
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import zipfile
 from collections.abc import Iterable, Iterator
@@ -193,7 +194,7 @@ def _table_path(folder: Path, name: str) -> Path | None:
 
 def _root_of(folder: Path) -> Path:
     """The folder of the tables: the given one, or one or two below (a version's folder)."""
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise BadInput(f'{folder}: no such folder; {CARD.label}: {CARD.how_to_obtain}')
     below = [path for path in sorted(folder.glob('*')) + sorted(folder.glob('*/*')) if path.name[:1] != 'p']
     for candidate in (folder, *below):

@@ -9,6 +9,7 @@ Sex, age and view come from the table of the NIH, where it lies with the images.
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 import pandas as pd
@@ -121,7 +122,7 @@ def _listed(root: Path, card: DataCard, found: dict[str, str]) -> tuple[pd.DataF
 
 
 def _require_folder(folder: Path, card: DataCard) -> Path:
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise BadInput(f'{folder}: no such folder; {card.label}: {card.how_to_obtain}')
     return folder
 
