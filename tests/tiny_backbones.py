@@ -75,7 +75,7 @@ VARIANTS = [
     Case('vit', 'pissa', (('parts', 'qkvo'),)),
     Case('vit', 'vera', (('rank', 5), ('parts', 'qkvo'))),
     Case('bottleneck', 'lokr', (('rank', 1),)),
-    Case('vit', 'fourierft', (('start', 'normal'), ('frequencies', 50), ('scaling', 30))),
+    Case('vit', 'fourierft', (('zero_start', False), ('frequencies', 50), ('scaling', 30))),
     Case('vit', 'last_blocks', (('blocks', 2),)),
     Case('vit', 'apla', (('columns', 7),)),
     Case('vit_other', 'convpass', (('width', 3), ('scale', 0.3))),

@@ -203,13 +203,27 @@ def load(
         DoesNotFit: saved over another backbone, or for another number of classes.
     """
     about, tensors = read(Path(path))
-    if base_hash is not None and about['base_hash'] != base_hash:
-        raise DoesNotFit(f'{path} was trained over backbone {about["base_hash"]}, this one is {base_hash}')
+    return install(base_model, about, tensors, family, base_hash, cache, where=path)
+
+
+def install(
+    base_model: nn.Module,
+    about: dict[str, Any],
+    tensors: dict[str, torch.Tensor],
+    family: str,
+    base_hash: str | None = None,
+    cache: str | Path | None = None,
+    where: str | Path = 'the adapter',
+) -> Adapted:
+    """`load` from what `read` gives; `where` names the file in messages."""
+    if base_hash is not None and about.get('base_hash') not in (None, base_hash):
+        raise DoesNotFit(f'{where} was trained over backbone {about["base_hash"]}, this one is {base_hash}')
     if about['family'] != family:
-        raise DoesNotFit(f'{path} was trained on family {about["family"]!r}, this backbone is of family {family!r}')
+        raise DoesNotFit(f'{where} was trained on family {about["family"]!r}, this backbone is of family {family!r}')
+    check_sizes(where, about['config'], tensors)
     with unchanged_on_error(base_model):
         adapted = apply(base_model, about['method'], family, about['config'], cache=cache, keep=True)
-        _check_tensors(path, tensors, adapted)
+        _check_tensors(where, tensors, adapted)
         base_model.load_state_dict(tensors, strict=False)
     return adapted
 
@@ -261,16 +275,15 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         raise BadInput(f'{path}: the config in its metadata is not JSON ({error})') from error
     if not isinstance(about['config'], dict):
         raise BadInput(f'{path}: the config in its metadata is {about["config"]!r}, not options by name')
-    _check_sizes(path, about, tensors)
     return about, tensors
 
 
-def _check_sizes(path: Path, about: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
+def check_sizes(where: str | Path, config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
     """No option may ask for more than the file holds: a rank of 10^9 would fill the memory before any comparison."""
     largest = max((tensor.numel() for tensor in tensors.values()), default=0)
-    for name, value in about['config'].items():
+    for name, value in config.items():
         if isinstance(value, int) and not name.endswith('seed') and value > max(largest, 1 << 16):
-            raise BadInput(f'{path}: option {name!r} is {value}, but its largest tensor has {largest} numbers')
+            raise BadInput(f'{where}: option {name!r} is {value}, but its largest tensor has {largest} numbers')
 
 
 def _check_tensors(path: str | Path, tensors: dict[str, torch.Tensor], adapted: Adapted) -> None:

@@ -216,21 +216,24 @@ class LoRA(Method):
         return unadapted_layers(model, targets, family)
 
     def attach(self, model: nn.Module, targets: list[str], family: str, config: LoRAConfig) -> list[str]:
-        from peft import LoraConfig as PeftConfig
-
         if family == 'vit' and config.parts == 'qv':
             targets = split_qkv(model, targets, 'qv')
-        settings = PeftConfig(
+        trained = inject(model, self.peft_config(config, targets))
+        if config.train_final_norm:
+            trained += [name for name, _ in model.named_parameters() if name.startswith(FINAL_NORMS)]
+        return trained
+
+    def peft_config(self, config: LoRAConfig, targets: list[str]) -> Any:
+        """The config of peft's for these layers."""
+        from peft import LoraConfig as PeftConfig
+
+        return PeftConfig(
             r=config.rank,
             lora_alpha=config.alpha,
             lora_dropout=config.dropout,
             init_lora_weights='gaussian' if config.start == 'gaussian' else True,
             target_modules=targets,
         )
-        trained = inject(model, settings)
-        if config.train_final_norm:
-            trained += [name for name, _ in model.named_parameters() if name.startswith(FINAL_NORMS)]
-        return trained
 
     def merge(self, model: nn.Module, config: LoRAConfig) -> None:
         merge_layers(model)

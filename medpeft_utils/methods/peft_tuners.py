@@ -7,7 +7,7 @@ learning rate is centred. How layers are found, injected, merged and saved is th
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import warnings
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -33,7 +33,8 @@ class Tuner:
         key, label, order, paper, summary: as in `Method`.
         peft_config: name of the class in peft.
         options: name -> a field made by `option`.
-        settings: the method's config to the arguments of peft's.
+        fields: option -> the field of peft's config that it fills.
+        fixed: fields of peft's config with the values that make it this method.
         rate: family -> the centre of the search for the learning rate; its keys are the families served.
         rate_source: where that comes from.
         split: the letters of the parts that the fused qkv is split for; '' for those of the option `parts`.
@@ -48,9 +49,10 @@ class Tuner:
     summary: str
     peft_config: str
     options: dict[str, Any]
-    settings: Callable[[Any], dict[str, Any]]
+    fields: dict[str, str]
     rate: dict[str, float]
     rate_source: str
+    fixed: dict[str, Any] = field(default_factory=dict)
     split: str = ''
     feedforward: bool = False
     weight_decay: float = Method.weight_decay
@@ -72,17 +74,25 @@ class PeftMethod(Method):
         return unadapted_layers(model, targets, family)
 
     def attach(self, model: nn.Module, targets: list[str], family: str, config: Any) -> list[str]:
-        import peft
-
         split = self.tuner.split or ('qv' if getattr(config, 'parts', '') == 'qv' else '')
+        second = feedforward_layers(model) if self.tuner.feedforward else []
         if family == 'vit' and split:
             targets = split_qkv(model, targets, split)
-        settings = self.tuner.settings(config)
+        settings = self.peft_config(config, targets, second)
+        if next(model.parameters()).is_meta and getattr(settings, 'init_lora_weights', '') == 'pissa':
+            settings.init_lora_weights = True  # to be counted or drawn: there are no singular values to start from
+        return inject(model, settings)
+
+    def peft_config(self, config: Any, targets: list[str], second: list[str] | None = None) -> Any:
+        """The config of peft's for these layers; `second` are those among them that are adapted on their input."""
+        import peft
+
+        settings = {field: getattr(config, option) for option, field in self.tuner.fields.items()} | self.tuner.fixed
         if self.tuner.feedforward:
-            settings['feedforward_modules'] = feedforward_layers(model)
-        if next(model.parameters()).is_meta:  # to be counted or drawn: there are no singular values to start from
-            settings.pop('init_lora_weights', None)
-        return inject(model, getattr(peft, self.tuner.peft_config)(target_modules=targets, **settings))
+            settings['feedforward_modules'] = second
+        with warnings.catch_warnings():  # of projections that are drawn again and not saved
+            warnings.simplefilter('ignore', UserWarning)
+            return getattr(peft, self.tuner.peft_config)(target_modules=targets, **settings)
 
     def merge(self, model: nn.Module, config: Any) -> None:
         merge_layers(model)
@@ -116,7 +126,8 @@ TUNERS = (
         summary='LoRA on the direction of each weight column, and a trained magnitude for each.',
         peft_config='LoraConfig',
         options={'rank': _rank(16, SAME_RANK), 'alpha': _alpha(16.0, SAME_RANK), 'parts': PARTS},
-        settings=lambda c: {'r': c.rank, 'lora_alpha': c.alpha, 'use_dora': True},
+        fields={'rank': 'r', 'alpha': 'lora_alpha'},
+        fixed={'use_dora': True},
         rate=ATTENTION_RATE,
         rate_source=LORAS_RATE,
         start_tolerance=1e-5,  # each weight is divided by its length and multiplied by it
@@ -134,7 +145,8 @@ TUNERS = (
             'alpha': option(16.0, 'the update is scaled by alpha / sqrt(rank)', SAME_RANK),
             'parts': PARTS,
         },
-        settings=lambda c: {'r': c.rank, 'lora_alpha': c.alpha, 'use_rslora': True},
+        fields={'rank': 'r', 'alpha': 'lora_alpha'},
+        fixed={'use_rslora': True},
         rate={'vit': 3e-4, 'cnn': 3e-4},
         rate_source="about LoRA's over the factor sqrt(rank), 4 at the default, by which its update is larger",
         letters=AB,
@@ -151,7 +163,8 @@ TUNERS = (
             'alpha': _alpha(16.0, 'Meng et al.: alpha equals the rank'),
             'parts': PARTS,
         },
-        settings=lambda c: {'r': c.rank, 'lora_alpha': c.alpha, 'init_lora_weights': 'pissa'},
+        fields={'rank': 'r', 'alpha': 'lora_alpha'},
+        fixed={'init_lora_weights': 'pissa'},
         rate={'vit': 1e-4},
         rate_source='a tenth of LoRA: its factors start at the size of the weights (Meng et al. 2024 train at 2e-5)',
         start_tolerance=1e-4,  # the factors are subtracted from the weight and added again
@@ -170,7 +183,8 @@ TUNERS = (
             'parts': PARTS,
         },
         # The projections come from the key again and need no place in a file.
-        settings=lambda c: {'r': c.rank, 'd_initial': c.d_initial, 'save_projection': False},
+        fields={'rank': 'r', 'd_initial': 'd_initial'},
+        fixed={'save_projection': False},
         rate={'vit': 1e-2},
         rate_source=f"ten times LoRA's, as in {COMPARISON} (1e-3 beside 1e-4)",
         weight_decay=0.0,
@@ -184,7 +198,7 @@ TUNERS = (
         summary='Trained factors on keys, values and the hidden features of the MLP.',
         peft_config='IA3Config',
         options={},
-        settings=lambda c: {},
+        fields={},
         split='kv',
         feedforward=True,
         rate={'vit': 1e-2},
@@ -205,7 +219,8 @@ TUNERS = (
             ),
             'parts': PARTS,
         },
-        settings=lambda c: {'oft_block_size': c.block_size, 'r': 0, 'use_cayley_neumann': False},
+        fields={'block_size': 'oft_block_size'},
+        fixed={'use_cayley_neumann': False},
         rate={'vit': 1e-3},
         rate_source=LORAS_RATE,
         start_tolerance=1e-5,
@@ -219,7 +234,7 @@ TUNERS = (
         summary='An update that is the Kronecker product of a small matrix and a low-rank one.',
         peft_config='LoKrConfig',
         options={'rank': _rank(16, SAME_RANK), 'alpha': _alpha(16.0, SAME_RANK), 'parts': PARTS},
-        settings=lambda c: {'r': c.rank, 'alpha': c.alpha},
+        fields={'rank': 'r', 'alpha': 'alpha'},
         rate={'vit': 3e-3, 'cnn': 3e-3},
         rate_source=f'{COMPARISON}: 3e-3',
         letters={'lokr_w1': ('w1', True), 'lokr_w2': ('w2', True)},
@@ -238,7 +253,8 @@ TUNERS = (
             'alpha': _alpha(640.0, "peft's default and the paper's: twenty times the rank"),
             'parts': PARTS,
         },
-        settings=lambda c: {'r': c.rank, 'randlora_alpha': c.alpha, 'save_projection': False},
+        fields={'rank': 'r', 'alpha': 'randlora_alpha'},
+        fixed={'save_projection': False},
         rate={'vit': 1e-3},
         rate_source=LORAS_RATE,
         letters={'randlora_lambda': ('Λ', True), 'randlora_gamma': ('Γ', True)},
@@ -253,15 +269,14 @@ TUNERS = (
         options={
             'frequencies': option(1000, 'n, the coefficients of each weight', f'Gao et al.; {COMPARISON}', minimum=1),
             'scaling': option(300.0, 'alpha, the factor of the update', f'Gao et al. 2024, ViT; {COMPARISON}'),
-            'start': option(
-                'zero',
-                "the coefficients start at 'zero', or 'normal': at N(0, 1)",
-                "this project's: on a narrow network noise of N(0, 1) outweighs the weights; Gao et al. use 'normal'",
-                choices=('zero', 'normal'),
+            'zero_start': option(
+                True,
+                'whether the coefficients start at zero, or at N(0, 1)',
+                "this project's: on a narrow network noise of N(0, 1) outweighs the weights; Gao et al. start from it",
             ),
             'parts': PARTS,
         },
-        settings=lambda c: {'n_frequency': c.frequencies, 'scaling': c.scaling, 'init_weights': c.start == 'zero'},
+        fields={'frequencies': 'n_frequency', 'scaling': 'scaling', 'zero_start': 'init_weights'},
         rate={'vit': 3e-2},
         rate_source="peft's example FourierFT.ipynb: 6e-2 on a hidden size of 768",
         weight_decay=0.0,
