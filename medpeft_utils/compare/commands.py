@@ -19,6 +19,7 @@ from medpeft_utils.study.progress import duration
 
 BUDGET = '10m'
 PLANS, ABOUT, LATEST = 'plans.json', 'about.json', 'latest.json'  # beside the study's grid
+SHOWN = 12  # faults of the data, all at once
 SHARES = (0.125, 0.25, 0.5)  # of the training images, beside all of them, for a learning curve
 
 
@@ -78,10 +79,12 @@ class Comparison:
             raise BadInput(f'{self.dataset}: an image has several findings there; compare takes one class an image')
         self.check = check(self.dataset, self.data_folder or None) if self.data_folder or not named else None
         if self.check is not None and not self.check.usable:
-            faults = [*self.check.faults, *self.check.unreadable[:10]]
-            more = len(self.check.unreadable) - 10
-            lines = [f'{self.dataset} cannot be used yet:', *(f'  {fault}' for fault in faults)]
-            raise BadInput('\n'.join(lines + ([f'  and {more} more unreadable images'] if more > 0 else [])))
+            faults = [*self.check.faults, *self.check.unreadable]
+            if len(faults) == 1:
+                raise BadInput(faults[0])
+            shown = [f'  {fault}' for fault in faults[:SHOWN]]
+            shown += [f'  and {len(faults) - SHOWN} more (medpeft data check)'] * (len(faults) > SHOWN)
+            raise BadInput('\n'.join([f'{self.dataset} cannot be used yet:', *shown]))
 
     @property
     def remarks(self) -> list[str]:

@@ -6,6 +6,7 @@ pixels, before anything is planned.
 
 from __future__ import annotations
 
+import platform
 import re
 import statistics
 import time
@@ -18,6 +19,7 @@ from medpeft_utils import backbones, methods
 from medpeft_utils.core.errors import BadInput, DoesNotFit
 from medpeft_utils.core.hashing import json_digest
 from medpeft_utils.core.shared import once
+from medpeft_utils.report.inference import FEWEST
 from medpeft_utils.study.progress import duration
 
 SHIPPED = 'vit_base_mini'
@@ -34,6 +36,7 @@ EPOCHS = 40  # passes over the training images beyond which nothing is gained on
 EVALUATIONS = 6  # of the validation split in one training, as in the notebooks
 START_SECONDS = 6.0  # of a run, before and after its training: kernel, network, record, pictures
 PRUNED = 0.7  # of a search's steps that are done, since bad rates are given up early
+SCALING = 0.8  # of speed with threads: two are 1.7 times as fast as one
 TIMED_IMAGES, TIMED_STEPS = {'cpu': 16, 'cuda': 64}, 3
 UNITS = {'s': 1, 'm': 60, 'min': 60, 'h': 3600, 'd': 86400}
 
@@ -125,24 +128,27 @@ class Speed:
 
 
 def speeds(chosen: Network, keys: Sequence[str], threads: int, cache: Path) -> dict[str, Speed]:
-    """Each method's speed on this machine; measured once and kept in `cache`."""
+    """Each method's speed on this machine, with so many threads on a CPU; measured once and kept in `cache`."""
     import torch
 
     device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
-    place = torch.cuda.get_device_name() if device.type == 'cuda' else f'cpu, {threads} threads'
+    place = torch.cuda.get_device_name() if device.type == 'cuda' else platform.processor() or platform.machine()
+    faster = threads**SCALING if device.type == 'cpu' else 1.0
     found = {}
     for key in keys:
         name = json_digest([chosen.name, chosen.image_size, key, place, torch.__version__])
         path = cache / 'speeds' / f'{name}.json'
-        found[key] = Speed(**once(path, lambda key=key: asdict(_timed(chosen, key, threads, device))))
+        measured = once(path, lambda key=key: asdict(_timed(chosen, key, device)))
+        found[key] = Speed(measured['step'] / faster, measured['answer'] / faster)
     return found
 
 
-def _timed(chosen: Network, key: str, threads: int, device: Any) -> Speed:
+def _timed(chosen: Network, key: str, device: Any) -> Speed:
+    """On one thread: how long several take depends on what else the machine does."""
     import torch
 
     before = torch.get_num_threads()
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)
     try:
         side = chosen.image_size or backbones.image_size_of(chosen.name)
         family = backbones.family_of(chosen.name)
@@ -157,12 +163,12 @@ def _timed(chosen: Network, key: str, threads: int, device: Any) -> Speed:
 def _rounds(model: Any, images: Any, train: bool) -> list[float]:
     """Seconds of some steps, or of some answers, the first one left out.
 
-    On a CPU its own seconds, shared out among the threads: what others compute on the machine meanwhile is not in them.
+    On a CPU in seconds of this process alone: what others compute on the machine meanwhile is not in them.
     """
     import torch
 
     seconds, half = [], images.device.type == 'cuda'
-    clock = time.perf_counter if half else lambda: time.process_time() / torch.get_num_threads()
+    clock = time.perf_counter if half else time.process_time
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.0)
     model.train(train)
     for _ in range(TIMED_STEPS + 1):
@@ -232,6 +238,12 @@ class Plan:
     remark: str = ''
 
 
+def _fewer(work: Work, seeds: int, speed_of: dict[str, Speed], settings: dict[str, int]) -> str:
+    needed = duration(total_seconds(work, speed_of, settings))
+    too_few = ', too few to support a choice' if seeds < FEWEST else ''
+    return f'{seeds} of {work.seeds} seeds fit into the budget{too_few}; all of them take about {needed}'
+
+
 def plan(work: Work, speed_of: dict[str, Speed], budget: float, given: dict[str, Any] | None = None) -> Plan:
     """As much training as fits into the budget: fewer steps and trials first, fewer seeds last.
 
@@ -249,7 +261,7 @@ def plan(work: Work, speed_of: dict[str, Speed], budget: float, given: dict[str,
             settings = {**these.settings(steps, trials), **(given or {})}
             seconds = total_seconds(these, speed_of, settings)
             if seconds <= budget:
-                fewer = f'{seeds} of {work.seeds} seeds fit into the budget' if seeds < work.seeds else ''
+                fewer = _fewer(work, seeds, speed_of, settings) if seeds < work.seeds else ''
                 return Plan(settings, seeds, seconds, fewer)
     slowest = max(speed_of, key=lambda key: speed_of[key].step)
     raise BadInput(
