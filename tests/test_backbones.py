@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pickle
+import subprocess
+import sys
 
 import pytest
 import timm
@@ -267,3 +269,30 @@ def test_random_weights_leave_no_branch_of_a_resnet_dead():
     model = backbones.build('resnet50_mini', 3)
     assert all(m.weight.any() for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d))
     assert step_moves_all(methods.apply(model, 'tsa', 'cnn'), 64) == set()
+
+
+# ---- timm's own registry
+
+
+@pytest.mark.parametrize('name', SMALL_BACKBONES)
+def test_shipped_backbones_are_in_the_registry_of_timm(name):
+    backbone = backbones.load(name, 3)
+    model = timm.create_model(name, pretrained=True)  # features: the weights have no head
+    assert same_features(backbone, model, backbone.image_size)
+    assert timm.create_model(name, pretrained=True, num_classes=5).get_classifier().out_features == 5
+    config = timm.data.resolve_data_config(model.pretrained_cfg)
+    assert (config['input_size'][-1], config['mean']) == (backbone.image_size, (0.5,) * 3)
+    assert name in timm.list_models('*_mini*', pretrained=True)
+
+
+def test_the_registry_takes_another_size_and_depth():
+    model = timm.create_model('vit_base_mini', pretrained=True, img_size=64)
+    assert same_features(backbones.load('vit_base_mini', 3, 64), model, 64)
+
+
+@pytest.mark.parametrize('order', ['import timm, medpeft_utils.backbones', 'import medpeft_utils.backbones, timm'])
+def test_the_registry_is_filled_in_either_order_of_imports_and_without_torch_until_then(order):
+    quiet = "import sys, medpeft_utils.backbones; assert 'torch' not in sys.modules; " if order.endswith('timm') else ''
+    code = f"{quiet}{order}; print(timm.create_model('resnet50_mini', pretrained=True).num_features)"
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert done.stdout.strip() == '512', done.stderr

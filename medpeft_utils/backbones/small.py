@@ -7,8 +7,10 @@ unchanged; only the width, the number of heads and the input are smaller. `medpe
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
-from functools import partial
+from functools import cache
+from importlib import abc, util
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,7 @@ class SmallBackbone:
         stands_for: the timm network whose depth and layout it has.
         family: 'cnn' or 'vit'.
         image_size: side of the square input in pixels.
-        architecture: the keyword arguments of timm's `ResNet` or `VisionTransformer`.
+        architecture: the keyword arguments of timm's `ResNet` or `VisionTransformer` (its LayerNorm's epsilon is 1e-6).
     """
 
     name: str
@@ -45,23 +47,29 @@ class SmallBackbone:
 
     def build(self, num_classes: int = 0, image_size: int | None = None, in_channels: int = 3, **overrides):
         """A randomly initialised network: [B, C, H, W] images to [B, num_classes] logits ([B, D] features for 0)."""
+        import timm
+
+        register_with_timm()
+        size = {'img_size': image_size} if image_size and self.family == 'vit' else {}
+        return timm.create_model(self.name, num_classes=num_classes, in_chans=in_channels, **size, **overrides)
+
+    def entry_point(self, pretrained: bool = False, **arguments: Any):
+        """What timm calls for this name: the network, with the shipped weights where asked for."""
+        from timm.models import build_model_with_cfg, resnet, vision_transformer
+
         if self.family == 'cnn':
-            from timm.models.resnet import Bottleneck, ResNet
+            settings = {'block': resnet.Bottleneck} | self.architecture | arguments
+            return build_model_with_cfg(resnet.ResNet, self.name, pretrained, **settings)
+        settings = {'img_size': self.image_size} | self.architecture | arguments
 
-            return ResNet(
-                block=Bottleneck, num_classes=num_classes, in_chans=in_channels, **(self.architecture | overrides)
-            )
-        import torch
-        from timm.models.vision_transformer import VisionTransformer
+        def resized(state: dict, model: Any) -> dict:
+            """In float32, and without the norm of masked pre-training, which a network with `fc_norm` has not."""
+            state = {key: value.float() for key, value in state.items()}
+            own = model.state_dict()
+            return {k: v for k, v in vision_transformer.checkpoint_filter_fn(state, model).items() if k in own}
 
-        settings = self.architecture | overrides
-        return VisionTransformer(
-            img_size=image_size or self.image_size,
-            num_classes=num_classes,
-            in_chans=in_channels,
-            norm_layer=partial(torch.nn.LayerNorm, eps=1e-6),
-            **settings,
-        )
+        network = vision_transformer.VisionTransformer
+        return build_model_with_cfg(network, self.name, pretrained, pretrained_filter_fn=resized, **settings)
 
 
 def _vit(depth: int, **more: Any) -> dict[str, Any]:
@@ -81,3 +89,56 @@ SMALL_BACKBONES: dict[str, SmallBackbone] = {
         SmallBackbone('vit_base_mini_mrm', 'vit_base_patch16_224.mrm', 'vit', 48, _vit(12, global_pool='avg')),
     )
 }
+
+
+@cache
+def register_with_timm() -> None:
+    """Enter the shipped backbones into timm's registry: `timm.create_model('vit_base_mini', pretrained=True)`."""
+    from timm.models import generate_default_cfgs, register_model
+
+    this = sys.modules[__name__]
+    cfgs = {}
+    for name, small in SMALL_BACKBONES.items():
+        side = small.image_size
+        cfgs[name] = {
+            'file': str(small.weights),
+            'num_classes': 0,
+            'input_size': (3, side, side),
+            'mean': (0.5,) * 3,
+            'std': (0.5,) * 3,
+            'classifier': 'fc' if small.family == 'cnn' else 'head',
+            'first_conv': 'conv1' if small.family == 'cnn' else 'patch_embed.proj',
+        }
+    this.default_cfgs = generate_default_cfgs(cfgs)
+    for name, small in SMALL_BACKBONES.items():
+
+        def entry(pretrained: bool = False, small: SmallBackbone = small, **arguments: Any):
+            return small.entry_point(pretrained, **arguments)
+
+        entry.__name__ = entry.__qualname__ = name
+        register_model(entry)
+
+
+class RegisterOnceTimmIsThere(abc.MetaPathFinder):
+    """Registers when timm is imported later: importing it here would cost seconds that most commands do not need."""
+
+    def find_spec(self, name: str, path: Any, target: Any = None):
+        if name != 'timm':
+            return None
+        sys.meta_path.remove(self)
+        spec = util.find_spec('timm')
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def exec_module(module: Any) -> None:
+                execute(module)
+                register_with_timm()
+
+            spec.loader.exec_module = exec_module
+        return spec
+
+
+if 'timm' in sys.modules:
+    register_with_timm()
+else:
+    sys.meta_path.insert(0, RegisterOnceTimmIsThere())
