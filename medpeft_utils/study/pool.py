@@ -118,7 +118,8 @@ class Pool:
             last = log.read_text(errors='replace')[-2000:] if log.is_file() else ''
             raise PoolDied(f'the process that starts runs ended {MOST_RESTARTS} times; it said: {last}')
         if about := read_json(self.folder / fork_server.REPORT):
-            (self.folder / fork_server.REPORT).unlink()
+            with contextlib.suppress(OSError):
+                (self.folder / fork_server.REPORT).unlink()
             self._events.append(Event('ready', details=about))
         self.processes[job['run']] = process
         self._events.append(Event('started', job['run'], {'pid': process.pid}))
