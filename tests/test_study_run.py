@@ -18,7 +18,7 @@ import pytest
 from study_project import FINISH, START, WORK, Project, write_notebook
 
 from medpeft_utils.core.leases import Lease
-from medpeft_utils.study.processes import process_mark
+from medpeft_utils.study.processes import cores, process_mark
 
 KILLS = int(os.environ.get('MEDPEFT_KILLS', 20))
 linux = pytest.mark.skipif(not Path('/proc/self').exists(), reason='needs Linux')
@@ -105,6 +105,24 @@ os.chdir('/')
     write_notebook(project.notebook, START, cell, "assert os.environ['OMP_NUM_THREADS'] == '1'", FINISH)
     project.grid(axes={'seed': [0, 1, 2]})
     assert '3 done' in project.medpeft('run', 'tiny', '--threads', '1')
+
+
+@linux
+@pytest.mark.parametrize(
+    ('given', 'threads', 'waiting'),
+    [({'OMP_NUM_THREADS': '3', 'OMP_WAIT_POLICY': 'ACTIVE'}, '3', 'ACTIVE'), ({}, None, 'PASSIVE')],
+)
+def test_the_users_threads_are_honoured_and_waiting_ones_sleep(project, monkeypatch, given, threads, waiting):
+    for name in ('OMP_NUM_THREADS', 'OMP_WAIT_POLICY'):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    seen = "(context.folder / 'threads').write_text(os.environ['OMP_NUM_THREADS'] + os.environ['OMP_WAIT_POLICY'])"
+    write_notebook(project.notebook, START, seen, FINISH)
+    project.grid(axes={'seed': [0]})
+    project.medpeft('run', 'tiny')
+    written = next(project.results.glob('tiny/runs/*/*/threads')).read_text()
+    assert written == (threads or str(max(1, cores()))) + waiting
 
 
 @linux

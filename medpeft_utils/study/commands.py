@@ -77,7 +77,12 @@ def run_options(command: Callable) -> Callable:
     """What every command takes that executes runs."""
     options = (
         click.option('--jobs', default=1, show_default=True, type=click.IntRange(1), help='Runs at a time.'),
-        click.option('--threads', default=0, type=click.IntRange(0), help='Threads of a run  [default: cores / jobs].'),
+        click.option(
+            '--threads',
+            default=0,
+            type=click.IntRange(0),
+            help='Threads of a run  [default: OMP_NUM_THREADS, else cores / jobs].',
+        ),
         click.option('--data-root', type=click.Path(path_type=Path), help='Folder of the published downloads.'),
         click.option('--limit', type=click.IntRange(1), help='Start at most so many runs.'),
         click.option('--time-limit', type=Seconds(1), help='Seconds after which a run is ended.'),

@@ -33,7 +33,7 @@ from medpeft_utils.study.identity import code_version
 from medpeft_utils.study.outcomes import OUTCOME, PLAN, Outcome
 from medpeft_utils.study.paths import StudyFolder
 from medpeft_utils.study.pool import Event, Pool
-from medpeft_utils.study.processes import cores, graphics_cards
+from medpeft_utils.study.processes import graphics_cards, threads_for
 from medpeft_utils.study.progress import Counts, Progress, Times, duration, earlier_times
 from medpeft_utils.study.splits import with_data_root
 from medpeft_utils.study.worker import STORAGE_EXIT, remove_left_sockets
@@ -50,7 +50,7 @@ class Options:
 
     Args:
         jobs: runs at a time.
-        threads: of every run; the cores shared out among the jobs where 0.
+        threads: of every run; where 0, OMP_NUM_THREADS if it is set, else the cores shared out among the jobs.
         limit: most runs to start; None for all.
         retry: do runs again that failed or died before.
         plain: start every kernel anew instead of forking it.
@@ -101,7 +101,7 @@ class Runner:
         self.times, self.counts = Times(earlier_times(options.earlier) if options.earlier else None), Counts()
         self.active: dict[str, Active] = {}
         self.slots = list(range(options.jobs))
-        self.threads = options.threads or max(1, cores() // options.jobs)
+        self.threads = options.threads or threads_for(options.jobs)
         self.cards, self.commit = graphics_cards(), records.commit()
         self.stopping, self.started, self.fault = 0, 0, None
         self.said_of_others = False
