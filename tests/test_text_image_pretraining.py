@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from medpeft_utils.core.errors import BadInput
-from medpeft_utils.text_image import mini, pipeline
+from medpeft_utils.text_image import pipeline
 from recipes.backbones.source import NaturalImages
-from recipes.text_image import captions, recipe
+from recipes.text_image import captions, mini, recipe
 from recipes.text_image.autoencoder import Autoencoder, grey, to_input
 from recipes.text_image.publish import as_pipeline, publish
 from recipes.text_image.stage import Schedule, read_curve

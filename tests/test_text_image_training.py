@@ -435,7 +435,7 @@ def test_too_many_pairs_are_refused(folder, table, tmp_path):
 
 def test_memory_is_what_the_formulas_say():
     from medpeft_utils.text_image import memory
-    from medpeft_utils.text_image.mini import UNET
+    from recipes.text_image.mini import UNET
 
     full, bias = memory.estimate('full_ft'), memory.estimate('bias_tuning')
     assert full.trained == 859_520_964  # of Stable Diffusion v1.5

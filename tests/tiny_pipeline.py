@@ -17,7 +17,7 @@ def parts(prediction: str = 'epsilon', seed: int = 0) -> dict:
     from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    from medpeft_utils.text_image import mini
+    from recipes.text_image import mini
     from recipes.text_image.captions import learn_tokenizer
 
     tokenizer = learn_tokenizer(['cat'], length=TOKENS)

@@ -17,7 +17,6 @@ from medpeft_utils.core.files import check_writable, parse_json, write_bytes
 from medpeft_utils.core.schema import short
 from medpeft_utils.core.values import LARGEST_SEED
 
-MINI = 'stable_diffusion_mini'
 BATCH = 16
 MOST_GUIDANCE, MOST_STEPS, MOST_IMAGES, MOST_SIDE = 100, 1000, 10_000, 4096
 
@@ -55,7 +54,7 @@ def generate(
     prompts = [prompt for prompt in prompts for _ in range(count)]
     trained_on, name, size = record_beside(adapter)
     made_ready(out)
-    pipe, unet = tuned(adapter, backbone or name or MINI)
+    pipe, unet = tuned(adapter, backbone or name)
     images = drawn(pipe, unet, prompts, negative, guidance, steps, seed, image_size or size or None)
     for path in written(images, prompts, out):
         click.echo(path)
@@ -136,7 +135,7 @@ def made_ready(out: Path) -> None:
 
 
 def tuned(adapter: Path, backbone: str):
-    """A pipeline, and its U-Net with the adapter in it, merged where that can be.
+    """A pipeline (the shipped one where '' is given), and its U-Net with the adapter in it, merged where that can be.
 
     Raises:
         UnknownName, BadInput: the pipeline is not known or not at hand, the file is no adapter.
@@ -147,6 +146,7 @@ def tuned(adapter: Path, backbone: str):
     from medpeft_utils import methods
     from medpeft_utils.text_image import pipeline
 
+    backbone = backbone or pipeline.MINI
     pipe = pipeline.load(backbone).to(torch.device('cuda' if torch.cuda.is_available() else 'cpu'))
     try:
         loaded = methods.load(pipe.unet, adapter, 'unet', pipe.hash)

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medpeft_utils.core.errors import BadInput, UnknownName
-from medpeft_utils.text_image import mini
 from medpeft_utils.text_image.pipeline_files import INDEX, check, config_of, read_parts
 
 if TYPE_CHECKING:
@@ -31,6 +30,7 @@ log = logging.getLogger(__name__)
 WEIGHTS_FOLDER = Path(__file__).parent / 'weights'
 # The checksums in it make the shipped weights a part of a run's identity.
 CARD = Path(__file__).with_name('stable_diffusion_mini.json')
+MINI = 'stable_diffusion_mini'
 # What is read of a published pipeline; its safety checker and weights of other formats stay where they are.
 FILES = (
     'model_index.json',
@@ -67,12 +67,12 @@ class Known:
 
 
 PIPELINES = {
-    mini.NAME: Known(
+    MINI: Known(
         'Stable Diffusion (mini)',
         'Stable Diffusion v1.5',
-        mini.IMAGE_SIZE,
+        64,
         rate_factor=100.0,
-        timestep_shift=mini.TIMESTEP_SHIFT,
+        timestep_shift=4.0,  # only where nearly all is noise is the layout left to the text
     ),
     'stable_diffusion_v1_5': Known(
         'Stable Diffusion v1.5', 'Stable Diffusion v1.5', 512, 'stable-diffusion-v1-5/stable-diffusion-v1-5'
@@ -284,21 +284,25 @@ def _folder_of(name: str, weights: str) -> tuple[Path, str]:
 
 
 def _random(name: str, seed: int) -> Pipeline:
-    from transformers import CLIPTokenizer
+    """The shipped pipeline's architecture, tokenizer and schedule with random weights."""
+    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
     from medpeft_utils.methods.adapted import seeded
 
-    if name != mini.NAME:
-        raise BadInput(f'weights=random of {name!r}: only {mini.NAME!r} is built so; random weights generate nothing')
-    tokenizer = CLIPTokenizer.from_pretrained(WEIGHTS_FOLDER / name / 'tokenizer', local_files_only=True)
+    if name != MINI:
+        raise BadInput(f'weights=random of {name!r}: only {MINI!r} is built so; random weights generate nothing')
+    folder = WEIGHTS_FOLDER / name
+    configs = {part: config_of(folder, part) for part in ('text_encoder', 'vae', 'unet', 'scheduler')}
+    tokenizer = CLIPTokenizer.from_pretrained(folder / 'tokenizer', local_files_only=True)
     with seeded(seed):
         parts = {
-            'text_encoder': mini.build_text_encoder(len(tokenizer), tokenizer.eos_token_id),
-            'vae': mini.build_vae(),
-            'unet': mini.build_unet(),
+            'text_encoder': CLIPTextModel(CLIPTextConfig(**configs['text_encoder'])).float(),
+            'vae': AutoencoderKL.from_config(configs['vae']),
+            'unet': UNet2DConditionModel.from_config(configs['unet']),
         }
-    source = f'random weights (seed {seed})'
-    return Pipeline(name, mini.IMAGE_SIZE, tokenizer, scheduler=mini.build_scheduler(), source=source, **parts)
+    scheduler, source = DDIMScheduler.from_config(configs['scheduler']), f'random weights (seed {seed})'
+    return Pipeline(name, PIPELINES[name].image_size, tokenizer, scheduler=scheduler, source=source, **parts)
 
 
 # ---- published pipelines, in the hub cache

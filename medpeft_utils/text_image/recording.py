@@ -6,11 +6,9 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from medpeft_utils import methods
 from medpeft_utils.text_image.adaptation import TextToImage
 from medpeft_utils.training.precision import device_name
-
-ADAPTER = 'adapter.safetensors'
+from medpeft_utils.training.recording import ADAPTER, method_of
 
 
 def parts(run: TextToImage, metrics: dict, started: float) -> dict:
@@ -26,7 +24,7 @@ def parts(run: TextToImage, metrics: dict, started: float) -> dict:
     return {
         'data': _data(run),
         'backbone': _backbone(run),
-        'method': _method(run),
+        'method': method_of(run.adapted, run.settings.method, 'unet'),
         'learning_rate': run.learning_rate,
         'training': {
             'steps': fit.steps,
@@ -67,18 +65,6 @@ def _backbone(run: TextToImage) -> dict:
         'source': pipe.source,
         'hash': pipe.hash,
         'image_size': run.image_size,
-    }
-
-
-def _method(run: TextToImage) -> dict:
-    adapted, key = run.adapted, run.settings.method
-    return {
-        'key': key,
-        'label': methods.label(key, 'unet'),
-        'config': asdict(adapted.config),
-        'trainable_parameters': adapted.count(),
-        'head_parameters': 0,
-        'total_parameters': sum(p.numel() for p in adapted.model.parameters()),
     }
 
 

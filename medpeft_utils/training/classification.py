@@ -114,6 +114,7 @@ class Classification(Run):
             split_seed=settings.split_seed,
             cache=self.cache,
             folds=settings.folds,
+            with_texts=False,
         )
         self.probabilities: dict[str, np.ndarray] = {}
 

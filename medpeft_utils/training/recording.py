@@ -47,7 +47,7 @@ def parts(run: Classification, scores: dict, started: float) -> dict:
     return {
         'data': _data(run),
         'backbone': _backbone(run),
-        'method': _method(run),
+        'method': method_of(run.adapted, run.settings.method, run.backbone.family),
         'learning_rate': run.learning_rate,
         'training': {
             'steps': fit.steps,
@@ -133,12 +133,12 @@ def _backbone(run: Classification) -> dict:
     }
 
 
-def _method(run: Classification) -> dict:
-    adapted, key = run.adapted, run.settings.method
+def method_of(adapted: methods.Adapted, key: str, family: str) -> dict:
+    """What a record says of the method that was applied."""
     trainable = adapted.count()
     return {
         'key': key,
-        'label': methods.label(key, run.backbone.family),
+        'label': methods.label(key, family),
         'config': asdict(adapted.config),
         'left_out': list(adapted.left_out),
         'trainable_parameters': trainable,

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from medpeft_utils.text_image import mini
 from recipes.backbones.source import NaturalImages
+from recipes.text_image import mini
 from recipes.text_image.stage import Schedule, Stage
 
 GREY_SHARE = 0.25  # of the pictures: a photograph without colour, as radiographs are

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from medpeft_utils.text_image import mini
+from recipes.text_image import mini
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer

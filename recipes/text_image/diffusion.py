@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from medpeft_utils.text_image import mini
 from medpeft_utils.text_image.training import timesteps
 from recipes.backbones.source import NaturalImages
+from recipes.text_image import mini
 from recipes.text_image.autoencoder import GREY_SHARE, grey, to_input
 from recipes.text_image.captions import caption, first_name, learn_tokenizer
 from recipes.text_image.stage import Schedule, Stage

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from medpeft_utils.backbones.cards import file_hash
 from medpeft_utils.core.errors import BadInput
-from medpeft_utils.text_image import mini
 from medpeft_utils.text_image.pipeline import CARD, WEIGHTS_FOLDER, Pipeline
+from recipes.text_image import mini
 from recipes.text_image.autoencoder import Autoencoder
 from recipes.text_image.diffusion import Captioned, Diffusion
 from recipes.text_image.stage import Stage, read_curve

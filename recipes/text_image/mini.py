@@ -3,22 +3,23 @@
 The text encoder is CLIP's; the VAE has four channels; the U-Net has four levels and no attention in the lowest. Three
 things differ: the VAE shrinks an image four times (64 px to 16x16x4), there eight times (512 px to 64x64x4), which
 would leave nothing of a small finding; the U-Net's highest level has no attention either, which at this size would
-take as long as all the rest; and the velocity is predicted. `text_image/pretraining` trains it.
+take as long as all the rest; and the velocity is predicted. `recipe.py` trains it; what is shipped holds these
+configurations, and the package builds it from them.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from medpeft_utils.text_image.pipeline import MINI, PIPELINES
+
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
     from transformers import CLIPTextModel
 
-NAME = 'stable_diffusion_mini'
-IMAGE_SIZE, LATENT_SIZE = 64, 16  # px; places of the latents along a side
+NAME, IMAGE_SIZE, TIMESTEP_SHIFT = MINI, PIPELINES[MINI].image_size, PIPELINES[MINI].timestep_shift
+LATENT_SIZE = 16  # places of the latents along a side
 TOKENS = 77  # as CLIP's
-# In training; see `text_image.training.timesteps`. Only where nearly all is noise is the layout left to the text.
-TIMESTEP_SHIFT = 4.0
 
 VAE = {
     'in_channels': 3,
@@ -53,7 +54,7 @@ UNET = {
     'attention_head_dim': 4,
 }
 # Stable Diffusion's betas, and sampling that ends at the first timestep and not at zero noise. What is predicted is the
-# velocity (Salimans and Ho 2022, arXiv:2202.00512), as in Stable Diffusion 2: see `pretraining/diffusion.py`.
+# velocity (Salimans and Ho 2022, arXiv:2202.00512), as in Stable Diffusion 2: see `diffusion.py`.
 SCHEDULER = {
     'num_train_timesteps': 1000,
     'beta_start': 0.00085,
