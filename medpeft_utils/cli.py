@@ -20,6 +20,11 @@ COMMANDS = {
     'show': ('medpeft_utils.study.commands:show', 'Show one run: parameters, metrics, curve, error.'),
     'events': ('medpeft_utils.study.commands:events', 'Follow a study: what happens, as JSON lines for other tools.'),
     'compare': ('medpeft_utils.compare.commands:compare', "Compare methods on one's own images."),
+    'predict': ('medpeft_utils.adapters.commands:predict', 'Probabilities for new images by a saved adapter.'),
+    'adapter': (
+        'medpeft_utils.adapters.commands:adapter',
+        'Give adapters to peft, diffusers and the Hub, take theirs.',
+    ),
     'report': ('medpeft_utils.compare.commands:report', 'Render the figures and tables of a study.'),
     'cost': ('medpeft_utils.report.commands:cost', 'Show what each method of a study costs.'),
     'params': ('medpeft_utils.cli:params', 'Count the trainable parameters of every method.'),

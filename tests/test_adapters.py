@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
+from dataclasses import asdict
 from pathlib import Path
+from typing import ClassVar
 
+import numpy as np
+import pandas as pd
 import pytest
 import tiny_pipeline
 import torch
+from click.testing import CliRunner
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny_backbones import FAMILIES, Case, backbone, output, over, perturb, train
 from torch import nn
 
-from medpeft_utils import methods
-from medpeft_utils.adapters import exchange
+from medpeft_utils import cli, methods
+from medpeft_utils.adapters import exchange, store
+from medpeft_utils.adapters.predict import predict
 from medpeft_utils.core.errors import BadInput, DoesNotFit, MedpeftError
+from medpeft_utils.core.files import write_json
 from medpeft_utils.methods import lora
 from medpeft_utils.methods.adapted import install, read
+from medpeft_utils.training import recording
+from medpeft_utils.training.classification import Classification, Settings
+from medpeft_utils.training.precision import PLAIN
 
 HASH = '0123456789abcdef'
 OVER_PEFT = [
@@ -194,3 +206,171 @@ def test_weights_in_a_pickle_are_not_read(peft_folder: Path):
     torch.save(tensors, peft_folder / 'adapter_model.bin')
     with pytest.raises(BadInput, match='other formats than safetensors are not read'):
         exchange.from_peft(peft_folder, backbone('vit'), 'vit')
+
+
+# ---- from a run to a prediction
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Classification]:
+    """The folder of a run on two classes of brightness with its record and adapter, and the run itself."""
+    root, generator = tmp_path_factory.mktemp('run'), np.random.default_rng(0)
+    for name, level in (('dark', 70), ('light', 185)):
+        (root / 'images' / name).mkdir(parents=True)
+        for i in range(20):
+            pixels = np.clip(generator.normal(level, 40, (48, 48, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(root / 'images' / name / f'{i}.png')
+    chosen = {'dataset': str(root / 'images'), 'backbone': 'vit_base_mini', 'method': 'lora', 'save_adapter': True}
+    run = Classification(Settings(**chosen, min_steps=4, max_steps=4, evaluations=1, batch_size=8), root / 'cache')
+    run.__dict__['precision'] = PLAIN
+    run.train(quiet=True)
+    begun = {'run': 'ab' * 8, 'experiment': 'vit', 'parameters': asdict(run.settings), 'folder': '1-x'}
+    write_json(root / 'record.json', begun | recording.parts(run, run.evaluate(), 0.0))
+    (root / '1-x').mkdir()
+    recording.write_files(run, root / '1-x')
+    return root, run
+
+
+def medpeft(*arguments: object) -> str:
+    """Output of a command that must succeed."""
+    done = CliRunner().invoke(cli.medpeft, [str(argument) for argument in arguments], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+@pytest.mark.parametrize('form', ['run', 'file', 'exported'])
+def test_predictions_are_those_of_the_run(finished: tuple[Path, Classification], tmp_path: Path, form: str):
+    folder, run = finished
+    what = {'run': folder, 'file': folder / '1-x' / 'adapter.safetensors', 'exported': tmp_path / 'peft'}[form]
+    if form == 'exported':
+        medpeft('adapter', 'export', folder, what)
+    rows = run.rows('test')
+    images = [folder / 'images' / run.data.manifest['image'].iloc[row] for row in rows]
+    printed = medpeft('predict', what, *images, '--csv', tmp_path / 'out.csv')
+    table = pd.read_csv(tmp_path / 'out.csv')
+    assert table['image'].tolist() == [str(path) for path in images]
+    found = table[['p_dark', 'p_light']].to_numpy()
+    np.testing.assert_allclose(found, run.probabilities['test'], atol=1e-5)
+    assert (table['predicted'] == np.array(['dark', 'light'])[found.argmax(axis=1)]).all()
+    assert 'p_dark' in printed
+
+
+def test_an_exported_folder_says_what_it_is_and_names_no_folder_of_this_machine(finished, tmp_path: Path):
+    folder, run = finished
+    medpeft('adapter', 'export', folder, tmp_path / 'peft')
+    names = {'README.md', 'medpeft.json', 'adapter_config.json', 'adapter_model.safetensors'}
+    assert {path.name for path in (tmp_path / 'peft').iterdir()} == names
+    card = (tmp_path / 'peft' / 'README.md').read_text()
+    groups = len(set(run.data.groups[run.rows('test')]))
+    for text in ('Not for clinical use', run.data.split_hash, run.backbone.hash, f'| test | {len(run.rows("test"))} |'):
+        assert text in card
+    assert f'| {groups} |' in card
+    value = 100 * json.loads((folder / 'record.json').read_text())['metrics']['test']['f1_macro']
+    assert re.search(rf'\| macro F1 \| {value:.1f} \[[\d.]+, [\d.]+\] \|', card)
+    for path in (tmp_path / 'peft').glob('*.*'):
+        assert str(folder).encode() not in path.read_bytes(), path
+    with pytest.raises(BadInput, match='is not empty; give a new folder'):
+        store.export(store.find(folder), tmp_path / 'peft', 'peft')
+
+    said = medpeft('adapter', 'load', tmp_path / 'peft', '--save', tmp_path / 'again.safetensors')
+    assert f'{run.adapted.count():,} parameters' in said
+    again = load_file(tmp_path / 'again.safetensors')
+    assert all(torch.equal(again[name], tensor) for name, tensor in run.adapted.state().items())
+
+
+def test_a_foreign_adapter_is_loaded_over_a_named_backbone(finished, tmp_path: Path):
+    """Without `medpeft.json`, as other tools write it; the classes are those of its head."""
+    medpeft('adapter', 'export', finished[0], tmp_path / 'peft')
+    (tmp_path / 'peft' / 'medpeft.json').unlink()
+    with pytest.raises(BadInput, match='does not say its backbone; name it by --backbone'):
+        store.network(store.find(tmp_path / 'peft'))
+    assert 'LoRA over vit_base_mini' in medpeft('adapter', 'load', tmp_path / 'peft', '--backbone', 'vit_base_mini')
+
+
+def test_what_does_not_match_is_refused(finished, tmp_path: Path):
+    folder, _ = finished
+    image = folder / 'images' / 'dark' / '0.png'
+    other = json.loads((folder / 'record.json').read_text())
+    other['backbone']['hash'] = 'f' * 16
+    write_json(tmp_path / 'record.json', other)
+    (tmp_path / 'adapter.safetensors').write_bytes((folder / '1-x' / 'adapter.safetensors').read_bytes())
+    with pytest.raises(DoesNotFit, match=r'was trained over vit_base_mini with weights ffff.* found here are'):
+        predict(store.find(tmp_path), [image])
+    with pytest.raises(BadInput, match=r'no image nowhere\.png'):
+        predict(store.find(folder), [Path('nowhere.png')])
+    (tmp_path / 'text.png').write_text('no image')
+    with pytest.raises(BadInput, match=r'text\.png: is not an image'):
+        predict(store.find(folder), [image, tmp_path / 'text.png'])
+    (tmp_path / 'alone').mkdir()
+    with pytest.raises(BadInput, match='holds no adapter; run it with save_adapter'):
+        store.find(tmp_path / 'alone')
+    alone = tmp_path / 'alone' / 'adapter.safetensors'
+    alone.write_bytes((folder / '1-x' / 'adapter.safetensors').read_bytes())
+    with pytest.raises(BadInput, match='nothing beside it says its'):
+        predict(store.Saved(alone, 'medpeft', {}), [image])
+
+
+# ---- the Hub
+
+
+class Hub:
+    """What `HfApi` is asked for."""
+
+    calls: ClassVar[list[tuple]] = []
+    private = True
+
+    def create_repo(self, name: str, private: bool, exist_ok: bool) -> str:
+        self.calls.append(('create', name, private))
+        return f'https://huggingface.co/{name}'
+
+    def repo_info(self, name: str):
+        return self
+
+    def upload_folder(self, repo_id: str, folder_path: Path, allow_patterns: list[str]) -> None:
+        self.calls.append(('upload', repo_id, sorted(allow_patterns)))
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> type[Hub]:
+    monkeypatch.setattr(Hub, 'calls', [])
+    monkeypatch.setattr(Hub, 'private', True)
+    monkeypatch.setattr('huggingface_hub.HfApi', Hub)
+    return Hub
+
+
+def test_push_is_private_by_default(finished, tmp_path: Path, hub: type[Hub], monkeypatch: pytest.MonkeyPatch):
+    medpeft('adapter', 'export', finished[0], tmp_path / 'peft')
+    assert 'https://huggingface.co/me/it' in medpeft('adapter', 'push', tmp_path / 'peft', 'hf:me/it')
+    assert hub.calls[0] == ('create', 'me/it', True)
+    assert [call[0] for call in hub.calls] == ['create', 'upload']
+    medpeft('adapter', 'push', tmp_path / 'peft', 'hf:me/it', '--public')
+    assert hub.calls[2] == ('create', 'me/it', False)
+    with pytest.raises(BadInput, match="'me/it' is no place on the Hub; give hf:owner/name"):
+        medpeft('adapter', 'push', tmp_path / 'peft', 'me/it')
+    monkeypatch.setattr(Hub, 'private', False)
+    with pytest.raises(BadInput, match='me/it is there already and public'):
+        medpeft('adapter', 'push', tmp_path / 'peft', 'hf:me/it')
+
+
+@pytest.mark.parametrize('name', ['mimic_cxr', 'chexpert'])
+def test_push_refuses_what_was_trained_under_an_agreement(finished, tmp_path: Path, hub: type[Hub], name: str):
+    medpeft('adapter', 'export', finished[0], tmp_path / 'peft')
+    about = json.loads((tmp_path / 'peft' / 'medpeft.json').read_text())
+    about['data'] |= {'name': name, 'label': name}
+    write_json(tmp_path / 'peft' / 'medpeft.json', about)
+    with pytest.raises(DoesNotFit, match=rf'was trained on {name}, whose licence is: .*say --allow-restricted'):
+        medpeft('adapter', 'push', tmp_path / 'peft', 'hf:me/it')
+    assert not hub.calls
+    medpeft('adapter', 'push', tmp_path / 'peft', 'hf:me/it', '--allow-restricted')
+    assert hub.calls[0] == ('create', 'me/it', True)
+
+
+def test_a_push_that_fails_is_one_line(finished, tmp_path: Path, hub: type[Hub], monkeypatch: pytest.MonkeyPatch):
+    medpeft('adapter', 'export', finished[0], tmp_path / 'peft')
+
+    def offline(*_: object, **__: object) -> None:
+        raise ConnectionError('no route to host\nmore')
+
+    monkeypatch.setattr(Hub, 'create_repo', offline)
+    with pytest.raises(BadInput, match=r'me/it was not pushed: no route to host; `hf auth login`'):
+        medpeft('adapter', 'push', tmp_path / 'peft', 'hf:me/it')

@@ -20,7 +20,7 @@ LAYERS = [
     ['text_image'],
     ['study'],
     ['report', 'learn'],
-    ['compare'],
+    ['compare', 'adapters'],
     ['cli'],
 ]
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}

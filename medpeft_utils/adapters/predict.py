@@ -1,0 +1,61 @@
+"""Probabilities for new images by a saved adapter, with the backbone and the preprocessing that it was made for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from medpeft_utils.adapters import store
+from medpeft_utils.adapters.card import data_card
+from medpeft_utils.core.errors import BadInput, DoesNotFit
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def predict(saved: store.Saved, images: Sequence[Path], weights: str = '') -> pd.DataFrame:
+    """A row an image: `image`, the probability `p_<class>` of every class, and `predicted`.
+
+    For findings, of which an image may show several, the probabilities are of each by itself, and `predicted` names all
+    of 0.5 or more. Images are decoded, resized and normalised as those of the test split were; computed in float32.
+
+    Raises:
+        BadInput: an image cannot be read, or nothing says what the adapter's classes are.
+        DoesNotFit: the weights at hand are not those that the adapter was trained over, or it draws images.
+    """
+    import pandas as pd
+
+    from medpeft_utils.data.decode import read_image
+    from medpeft_utils.training import batches
+    from medpeft_utils.training.augment import NONE
+    from medpeft_utils.training.classification import stored_size
+    from medpeft_utils.training.objective import MULTI_LABEL, SINGLE_LABEL
+    from medpeft_utils.training.precision import PLAIN
+    from medpeft_utils.training.run import default_device
+
+    if saved.family == 'unet':
+        raise DoesNotFit(f'{saved.path} draws images from text; `medpeft generate` does that')
+    missing = [str(path) for path in images if not Path(path).is_file()]
+    if missing:
+        raise BadInput(f'no image {missing[0]}' + (f' (and {len(missing) - 1} more)' if len(missing) > 1 else ''))
+    data = saved.known('data')
+    card, device, classes = data_card(data['name']), default_device(), data['classes']
+    model, digest, backbone = store.network(saved, weights=weights)
+    adapted = store.load(saved, model, digest, backbone.family)
+    adapted.model.to(device)
+    size, reduced_to = stored_size(backbone.image_size), card.reduced_to if card else 0
+    pixels = np.stack([read_image(Path(path), size, reduced_to) for path in images])
+    view = batches.View(backbone.image_size, backbone.mean, backbone.std, NONE, PLAIN, device)
+    several = bool(card and card.multi_label)
+    nothing = np.zeros((len(pixels), len(classes)) if several else len(pixels), dtype=np.int64)
+    given = batches.ImageBatches(pixels, nothing, np.arange(len(pixels)), len(classes), view)
+    probabilities = batches.predict(adapted, given, MULTI_LABEL if several else SINGLE_LABEL)
+    table = pd.DataFrame({'image': [str(path) for path in images]})
+    for k, name in enumerate(classes):
+        table[f'p_{name}'] = probabilities[:, k]
+    names = np.array(classes)
+    table['predicted'] = [' '.join(names[p >= 0.5]) if several else names[p.argmax()] for p in probabilities]
+    return table

@@ -1,0 +1,157 @@
+"""Where saved adapters lie and what is known of them: a run with its record, or a folder that was exported."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medpeft_utils.adapters import exchange
+from medpeft_utils.core.errors import BadInput, DoesNotFit
+from medpeft_utils.core.files import read_json, write_json
+from medpeft_utils.methods.adapted import Adapted, install, read
+
+if TYPE_CHECKING:
+    from torch import nn
+
+ABOUT, ADAPTER, RECORD = 'medpeft.json', 'adapter.safetensors', 'record.json'
+PRIVATE = ('data_folder', 'record_folder', 'weights')  # parameters that may name folders of this machine
+KEPT = ('run', 'experiment', 'code_version', 'data', 'backbone', 'method', 'training', 'metrics')
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A saved adapter.
+
+    Args:
+        path: the file (layout 'medpeft') or the folder ('peft', 'diffusers').
+        layout: 'medpeft', 'peft' or 'diffusers'.
+        about: the record of its run, or what was kept of it at the export; {} where nothing is known.
+    """
+
+    path: Path
+    layout: str
+    about: dict[str, Any]
+
+    @property
+    def family(self) -> str:
+        """Of its backbone. Raises BadInput where nothing is known of it."""
+        if self.layout == 'diffusers':
+            return 'unet'
+        return self.known('backbone')['family']
+
+    def known(self, section: str) -> dict[str, Any]:
+        """A section of the record. Raises BadInput where nothing is known of it."""
+        if not isinstance(self.about.get(section), dict):
+            raise BadInput(f'{self.path}: nothing beside it says its {section} ({RECORD} of its run, or {ABOUT})')
+        return self.about[section]
+
+
+def find(what: str | Path, results: Path = Path('results')) -> Saved:
+    """The adapter of a run (its hash or the beginning of it, or its folder), in a file, or in an exported folder.
+
+    Raises BadInput where there is none.
+    """
+    from medpeft_utils.study.status import find_run
+
+    path = Path(what)
+    if path.is_file():
+        near = (folder / RECORD for folder in (path.parent, path.parent.parent))
+        record = next((read_json(file) for file in near if file.is_file()), None)
+        return Saved(path, 'medpeft', record or {})
+    folder = path if path.is_dir() else find_run(str(what), results)
+    for layout, name in (('peft', exchange.PEFT_CONFIG), ('diffusers', exchange.DIFFUSERS_WEIGHTS)):
+        if (folder / name).is_file():
+            about = read_json(folder / ABOUT)
+            return Saved(folder, layout, about if isinstance(about, dict) else {})
+    record = read_json(folder / RECORD) or {}
+    files = [folder / record.get('folder', '') / ADAPTER, folder / ADAPTER]
+    file = next((file for file in files if file.is_file()), None)
+    if file is None:
+        raise BadInput(f'{folder} holds no adapter; run it with save_adapter=true (medpeft run ... --set)')
+    return Saved(file, 'medpeft', record)
+
+
+def network(saved: Saved, backbone: str = '', weights: str = '') -> tuple[nn.Module, str, Any]:
+    """The backbone that an adapter was made for, anew: its network, its hash, and the loaded `Backbone` or pipeline.
+
+    Args:
+        backbone, weights: in place of those that the record names.
+    Raises:
+        BadInput: it is not at hand, or neither the record nor `backbone` names one.
+        DoesNotFit: its weights are not those that the adapter was trained over.
+    """
+    parameters = saved.about.get('parameters', {})
+    if not backbone and 'backbone' not in saved.about:
+        raise BadInput(f'{saved.path} does not say its backbone; name it by --backbone')
+    known = saved.about.get('backbone', {})
+    name, weights = backbone or known['name'], weights or parameters.get('weights') or 'pretrained'
+    seed = parameters.get('seed', 0)
+    if saved.layout == 'diffusers' or known.get('family') == 'unet':
+        from medpeft_utils.text_image import pipeline
+
+        loaded = pipeline.load(name, weights, seed)
+        model = loaded.unet
+    else:
+        from medpeft_utils import backbones
+
+        size = known.get('image_size') if backbones.family_of(name) == 'vit' else None
+        classes = len(saved.about['data']['classes']) if 'data' in saved.about else _classes(saved, name)
+        loaded = backbones.load(name, classes, size, weights=weights, seed=seed)
+        loaded.image_size = known.get('image_size', loaded.image_size)
+        model = loaded.model
+    if known.get('hash') not in (None, loaded.hash):
+        raise DoesNotFit(
+            f'{saved.path} was trained over {known["name"]} with weights {known["hash"]}; those found here are '
+            f'{loaded.hash} ({loaded.source}); give the right ones by --weights'
+        )
+    return model, loaded.hash, loaded
+
+
+def _classes(saved: Saved, name: str) -> int:
+    """The number of classes of a foreign adapter, by the rows of its head."""
+    from medpeft_utils import backbones
+
+    tensors = exchange.read_safetensors(saved.path / exchange.PEFT_WEIGHTS)
+    head = exchange.PREFIX + next(iter(backbones.head_names(backbones.build(name, 2))), '')
+    if head not in tensors:
+        raise BadInput(f'{saved.path}: it has no weights of a head for {name} ({head}), so its classes are not known')
+    return len(tensors[head])
+
+
+def load(saved: Saved, model: nn.Module, base_hash: str, family: str) -> Adapted:
+    """Put a saved adapter, of whatever layout, over its backbone; `methods.load` says what is raised."""
+    if saved.layout == 'medpeft':
+        about, tensors = read(saved.path)
+    elif saved.layout == 'peft':
+        about, tensors = exchange.from_peft(saved.path, model, family)
+    else:
+        about, tensors = exchange.from_diffusers(saved.path, model)
+    return install(model, about, tensors, family, base_hash, where=saved.path)
+
+
+def export(saved: Saved, folder: Path, layout: str, weights: str = '') -> None:
+    """Write an adapter in another tool's layout, with a model card and what is known of its run.
+
+    Raises DoesNotFit, BadInput as `network` and `exchange` do.
+    """
+    from medpeft_utils.adapters.card import model_card
+
+    if saved.layout != 'medpeft':
+        raise BadInput(f"{saved.path} is in the layout of {saved.layout} already; export a run's own adapter")
+    if folder.exists() and any(folder.iterdir()):
+        raise BadInput(f'{folder} is not empty; give a new folder')
+    about, tensors = read(saved.path)
+    if layout == 'diffusers':
+        exchange.to_diffusers(about, tensors, folder)
+    else:
+        model, _, _ = network(saved, weights=weights)
+        load(saved, model, about['base_hash'], about['family'])  # it fits: one error here, not at who loads it
+        base, _, _ = network(saved, weights=weights)
+        exchange.to_peft(about, tensors, folder, saved.known('backbone')['name'], base)
+    kept = {name: saved.about[name] for name in KEPT if name in saved.about}
+    parameters = {name: v for name, v in saved.about.get('parameters', {}).items() if name not in PRIVATE}
+    if 'dataset' in parameters:  # that of own images is a path
+        parameters['dataset'] = saved.known('data')['name']
+    write_json(folder / ABOUT, kept | {'parameters': parameters})
+    (folder / 'README.md').write_text(model_card(saved, layout), encoding='utf-8')
