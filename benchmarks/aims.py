@@ -8,7 +8,6 @@ from typing import Any
 OVER_PLAIN = {'vit': 3.0, 'cnn': 1.7}  # on a CPU; the one of ViTs was set for a processor with AMX
 OF_BEST = 0.95
 OF_FULL_FT = 0.75
-LINEAR_PROBING = 50.0
 STARTUP_SECONDS = 1.0
 LOADER = {64: 5000.0, 224: 1500.0}  # on two cores
 SCALING = 1.8
@@ -69,10 +68,6 @@ def _of_steps(rows: list[dict[str, Any]], about: dict[str, Any]) -> list[Aim]:
     for row in rows:
         subject = f'{row["label"]} on {row["backbone"]}'
         full = row.get('time_of_full_ft')
-        if row['method'] == 'linear_probing':
-            times = 1 / full if full else None
-            aims.append(Aim('steps', subject, 'times the images/s of full FT', times, LINEAR_PROBING))
-            continue
         if about['kind'] == 'cpu':
             no_amx = row['family'] == 'vit' and about['amx'] is False
             remark = 'set for a CPU with AMX; this one has none' if no_amx else ''

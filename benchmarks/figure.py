@@ -43,8 +43,8 @@ def draw(bench: dict[str, Any]) -> Figure:
 
 
 def _panel(axes: Axes, rows: list[dict[str, Any]]) -> None:
-    """Bars and points; linear probing, far off the axis, as text."""
-    drawn = {place: row for place, row in enumerate(rows) if row['method'] != 'linear_probing'}
+    """Bars and points."""
+    drawn = dict(enumerate(rows))
     ours = {place: rate for place, row in drawn.items() if (rate := _rate(row, 'ours'))}
     axes.barh(list(ours), list(ours.values()), height=0.62, color=OURS[1], label=OURS[0])
     for name, (label, colour, marker, size) in POINTS.items():
@@ -53,10 +53,7 @@ def _panel(axes: Axes, rows: list[dict[str, Any]]) -> None:
     for place, row in enumerate(rows):
         times = row.get('speedup_over_plain')
         text = f'{times:.{0 if times >= 10 else 1}f}×' if times else ''
-        if place in drawn:
-            end = max(_rate(row, name) for name in ('ours', *POINTS))
-        else:
-            end, text = 0, f'{_rate(row, "ours"):,.0f} on stored features, {text}'
+        end = max(_rate(row, name) for name in ('ours', *POINTS))
         axes.annotate(text, (end, place), (6, 0), textcoords='offset points', va='center', fontsize=7)
     axes.margins(x=0.12)
     axes.set_yticks(range(len(rows)), [row['label'] for row in rows])

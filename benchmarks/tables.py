@@ -12,7 +12,8 @@ same method as a script would have it: float32, timm's fused attention, peft's L
 loop of forward, backward and optimizer on one batch that lies ready, in the fastest form and number format found for
 that method. Neither of these two loads or augments anything. Weights are random. Candidates take turns; values are
 medians over rounds, ratios medians of the ratios within a round. Memory is each process' peak above its imports (on a
-GPU the allocator's). Linear probing trains on features that are computed once."""
+GPU the allocator's). Linear probing is timed as training through the frozen network; a
+run of the study computes its features once instead."""
 
 
 def table(heads: list[str], rows: list[list[str]], left: int = 1) -> str:
@@ -101,7 +102,7 @@ def _step_table(rows: list[dict[str, Any]]) -> str:
         got = [row.get(name, {}) for name in ('ours', 'plain', 'best')]
         rates = [number(one.get('images_per_second'), ',.0f') for one in got]
         ratios = [number(row.get(name), '.2f') for name in ('speedup_over_plain', 'speed_of_best')]
-        full = number(row.get('time_of_full_ft'), '.2f' if row['method'] != 'linear_probing' else '.4f')
+        full = number(row.get('time_of_full_ft'), '.2f')
         memory = [number(one.get('peak_memory_mb'), ',.0f') for one in got]
         best = f'{got[2].get("computes_in", "–")} ({got[2].get("form", "–")})'
         cells.append([row['label'], best, *rates, *ratios, full, *memory])
