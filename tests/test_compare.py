@@ -261,6 +261,13 @@ def test_groups_over_given_splits_are_refused(tmp_path: Path, capsys):
     assert 'person' in said and 'several splits' in said
 
 
+def test_a_name_that_is_also_a_folder_here_is_ambiguous(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch):
+    draw(tmp_path / 'breastus', {'a': 12, 'b': 12})
+    monkeypatch.chdir(tmp_path)
+    said = refused(capsys, 'breastus', '--results', tmp_path / 'results')
+    assert './breastus' in said and '--data-root .' in said
+
+
 def test_wrong_options_are_refused_and_leave_no_study(tmp_path: Path, capsys):
     images = draw(tmp_path / 'images', {'a': 12, 'b': 12})
     for options, words in (

@@ -54,9 +54,15 @@ class Comparison:
 
     def __init__(self, dataset: str, results: Path, options: dict[str, Any]):
         from medpeft_utils.compare.plan import methods_of, network, seconds_of
+        from medpeft_utils.data import CARDS
 
         path = Path(dataset).expanduser()
-        self.dataset = str(path.resolve()) if path.exists() else dataset
+        if dataset in CARDS and path.exists() and options['data_root'] is None:
+            raise BadInput(
+                f'{dataset!r} is the name of a published dataset and of a folder here: write ./{dataset} for a folder '
+                f'with a folder per class, or add --data-root . for the published download in it'
+            )
+        self.dataset = dataset if dataset in CARDS or not path.exists() else str(path.resolve())
         self.results, self.asked = results, {name: options.pop(name) for name in ('backbone', 'listed', 'budget')}
         self.seeds, self.settings, self.curve = (options.pop(name) for name in ('seeds', 'settings', 'curve'))
         self.budget, self.running = seconds_of(self.asked['budget']), options
@@ -105,7 +111,7 @@ class Comparison:
         from medpeft_utils import backbones, data
         from medpeft_utils.compare import plan
         from medpeft_utils.compare.study import profile_of
-        from medpeft_utils.study.processes import cores, graphics_cards
+        from medpeft_utils.study.processes import graphics_cards, threads_for
         from medpeft_utils.training.classification import stored_size
 
         self.network = plan.network(self.asked['backbone'], self._side(), bool(graphics_cards()))
@@ -115,7 +121,7 @@ class Comparison:
         side = stored_size(size or backbones.image_size_of(self.network.name))
         self.data = data.load(self.dataset, self.data_folder or None, side)
         self.folder = StudyFolder(self.results / profile_of(self.dataset, self.data))
-        threads = self.running['threads'] or max(1, cores() // self.running['jobs'])
+        threads = self.running['threads'] or threads_for(self.running['jobs'])
         speeds = plan.speeds(self.network, self.methods, threads, data.cache_root())
         work = plan.Work(*(len(self.data.rows(s)) for s in data.SPLITS), self.seeds, self.running['jobs'])
         self.plan = self._planned(work, speeds)
