@@ -178,6 +178,8 @@ def test_missing_published_weights_name_the_command_that_fetches_them(monkeypatc
     [
         ({'name': 'vit_base_mimi'}, UnknownName, "did you mean 'vit_base_mini'"),
         ({'name': 'vit_base_mini:13'}, BadInput, "'vit_base_mini:13' has 12 blocks; 13 cannot be kept, 1 to 12 can"),
+        ({'name': 'hiera_tiny_224', 'image_size': 112, 'weights': 'random'}, DoesNotFit, '112 px .*; 224 px fit'),
+        ({'name': 'levit_128s', 'image_size': 112, 'weights': 'random'}, DoesNotFit, '112 px .*; 224 px fit'),
         ({'name': 'resnet50_mini:3'}, DoesNotFit, 'only a transformer with one row of blocks can be cut'),
         ({'name': 'swin_tiny_patch4_window7_224:3'}, DoesNotFit, 'only a transformer with one row of blocks'),
         ({'name': 'vit_base_mini', 'image_size': 50}, DoesNotFit, '50 px'),

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -215,6 +215,8 @@ def _check_input(name: str, image_size: int | None, in_channels: int, weights: s
         raise DoesNotFit(f'backbone {name!r} has weights for 3 channels, not {in_channels}; the loaders give RGB')
     if family == 'cnn' and image_size is not None and image_size < 32:
         raise DoesNotFit(f'backbone {name!r} shrinks an image 32 times; {image_size} px are too few')
+    if image_size is not None:
+        check_image_size(name, image_size)
 
 
 def _check_patches(name: str, model: nn.Module, image_size: int | None) -> None:
@@ -223,12 +225,28 @@ def _check_patches(name: str, model: nn.Module, image_size: int | None) -> None:
     _require_multiple(name, patch[0] if isinstance(patch, tuple | list) else patch, image_size)
 
 
+@cache
 def check_image_size(name: str, image_size: int) -> None:
-    """Raise DoesNotFit where a network's name tells that its patches do not fit `image_size`; nothing is built."""
+    """Raise DoesNotFit where a network cannot take images of `image_size` px: patches, windows or a fixed grid.
+
+    A shipped network's patches tell; any other goes once through images without values (on the meta device).
+    """
+    import torch
+
     small, named = SMALL_BACKBONES.get(split_name(name)[0]), re.search(r'patch(\d+)', name)
     _require_multiple(
         name, small.architecture.get('patch_size', 1) if small else int(named[1]) if named else 1, image_size
     )
+    if small or not image_size:
+        return
+    with torch.device('meta'), torch.inference_mode():
+        model = build(name, 2, image_size).eval()
+        try:
+            model(torch.empty(1, 3, image_size, image_size))
+        except (RuntimeError, AssertionError, ValueError) as error:
+            usual = model.pretrained_cfg['input_size'][-1]
+            reason = str(error).split('\n')[0][:120]
+            raise DoesNotFit(f'backbone {name!r} cannot take {image_size} px ({reason}); {usual} px fit') from error
 
 
 def _require_multiple(name: str, patch: int, image_size: int | None) -> None:
