@@ -12,6 +12,7 @@ import papermill
 import pytest
 from click.testing import CliRunner
 from PIL import Image, ImageEnhance
+from scipy import ndimage
 from tiny_datasets import draw, make_own
 
 from medpeft_utils import data
@@ -35,7 +36,7 @@ def scene(seed: int, side: int = 96) -> np.ndarray:
 
 
 def greys(*pictures) -> np.ndarray:
-    return np.stack([np.asarray(Image.fromarray(np.asarray(one)).resize((32, 32), Image.Resampling.BOX))
+    return np.stack([np.asarray(Image.fromarray(np.asarray(one)).resize((48, 48), Image.Resampling.BOX))
                      for one in pictures])  # fmt: skip
 
 
@@ -62,25 +63,51 @@ def test_a_changed_copy_is_a_near_duplicate(change, tmp_path):
 
 def test_other_pictures_are_none():
     assert len(duplicates.near_pairs(greys(*(scene(seed) for seed in range(300))))) == 0
-    flat = np.full((32, 32), 90, np.uint8)
+    flat = np.full((48, 48), 90, np.uint8)
     assert len(duplicates.near_pairs(np.stack([flat, flat, flat + 5]))) == 0  # nothing is seen in them
-    assert duplicates.near_pairs(np.zeros((0, 32, 32), np.uint8)).shape == (0, 2)
+    assert duplicates.near_pairs(np.zeros((0, 48, 48), np.uint8)).shape == (0, 2)
 
 
-def test_pairs_are_those_of_a_plain_comparison():
-    """Against every pair, one by one, over the bounds of the blocks that are compared at a time."""
-    pictures = [scene(seed) for seed in range(40)]
-    small = np.tile(greys(*pictures), (15, 1, 1))[:590].astype(int) + np.random.default_rng(0).integers(
-        0, 9, (590, 1, 1)
-    )
-    small = np.clip(small, 0, 255).astype(np.uint8)
-    coefficients = duplicates._coefficients(small)
-    codes, fine = duplicates.hashes(coefficients), duplicates.details(coefficients)
-    bits = np.unpackbits(codes.view(np.uint8).reshape(len(codes), 8), axis=1).astype(int)
-    apart = (bits[:, None] != bits[None]).sum(axis=2)
-    expected = np.argwhere(np.triu((apart <= duplicates.BITS) & (fine @ fine.T >= duplicates.CORRELATION), 1))
-    found = duplicates.near_pairs(small)
-    assert len(found) > 1000 and (found == expected).all()
+def test_shifted_pictures_are_near_duplicates_up_to_the_bound():
+    whole = scene(1, 128)
+    for y, x in ((0, 4), (5, -3), (-5, 5)):  # of 96 pixels: up to 2.5 of 48
+        pair = greys(whole[16:112, 16:112], whole[16 + y : 112 + y, 16 + x : 112 + x], scene(2))
+        assert duplicates.near_pairs(pair).tolist() == [[0, 1]], (y, x)
+    assert len(duplicates.near_pairs(greys(whole[16:112, 16:112], whole[16:112, 32:128]))) == 0
+
+
+def eye(seed: int, side: int = 96) -> np.ndarray:
+    """A bright disc with a brighter spot and dark threads of its own on black, as fundus photographs are alike."""
+    y, x = np.mgrid[:side, :side]
+    radius = np.hypot(y - side / 2, x - side / 2) / (side / 2)
+    picture = 150 - 50 * radius**2 + 70 * np.exp(-((y - side / 2) ** 2 + (x - 0.75 * side) ** 2) / 50)
+    generator = np.random.default_rng(seed)
+    for _ in range(14):
+        angle, bend, wide = generator.uniform(-3.2, 3.2), generator.uniform(-2, 2), generator.uniform(0.6, 1.6)
+        along = np.linspace(0, 0.8 * side, 200)
+        rows = (side / 2 + along * np.sin(angle + bend * along / side)).astype(int).clip(0, side - 1)
+        columns = (0.75 * side + along * np.cos(angle + bend * along / side)).astype(int).clip(0, side - 1)
+        threads = np.zeros((side, side), np.float32)
+        threads[rows, columns] = 1
+        picture -= 60 * np.minimum(ndimage.gaussian_filter(threads, wide) * 4, 1)
+    return np.where(radius < 0.95, picture, 0).clip(0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize('count', [12, 80])
+def test_different_eyes_with_one_bright_disc_are_no_twins(count):
+    pictures = [eye(seed) for seed in range(count)]
+    again = np.roll(eye(3), 2, axis=1)
+    plain = np.corrcoef(greys(*pictures).reshape(count, -1).astype(float))
+    assert np.median(plain) > 0.8  # the disc alone makes them alike
+    assert duplicates.near_pairs(greys(*pictures, again)).tolist() == [[3, count]]
+
+
+def test_large_sets_are_searched_by_their_hashes():
+    pictures = [scene(seed) for seed in range(30)]
+    copies = [ImageEnhance.Brightness(Image.fromarray(one)).enhance(0.8) for one in pictures[::3]]
+    together = greys(*pictures, *copies)
+    assert duplicates.near_pairs(together, large=10).tolist() == duplicates.near_pairs(together).tolist()
+    assert len(duplicates.near_pairs(together)) == 10
 
 
 def test_sets_join_pairs():

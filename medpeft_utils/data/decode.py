@@ -5,76 +5,179 @@ where a crop would cut them. Padding would spend a quarter of a 4:3 image's pixe
 the aspect ratio, which is not independent of the class (a tenth of BreastUS's malignant images are narrower than 0.93,
 of its benign ones than 1.12). The price is a stretch by the aspect ratio, alike in training and test; it is 4:3 in all
 of HAM10000.
+
+A pixel means the same in every format. Up to 8 bits are taken as they are. Nothing in a deeper file says how many of
+its bits are used (12 of 16 in many radiographs): its darkest to its brightest value become 0 to 255, over all channels
+of a colour picture alike, pixels without data apart. A file holds one picture; several pages or frames are refused.
 """
 
 from __future__ import annotations
 
-import struct
-import zlib
+import math
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageSequence
 
 from medpeft_utils.core.errors import BadInput
 from medpeft_utils.data import arrays, dicom
 
+VERSION = '2'  # another wherever pixels, or what is a near duplicate, come out otherwise: packs are made again
 DEEP_MODES = ('I', 'F', 'I;16', 'I;16L', 'I;16B', 'I;16N')
 ALPHA_MODES = ('RGBA', 'LA', 'PA', 'La', 'RGBa')
-# What Pillow raises for damaged files, by format
-DAMAGED = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    IndexError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
+ORIENTATION = 0x0112  # EXIF's tag, and how to turn by its values
+TURNS = dict(
+    zip(
+        range(2, 9),
+        (
+            *(Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE_180, Image.Transpose.FLIP_TOP_BOTTOM),
+            *(Image.Transpose.TRANSPOSE, Image.Transpose.ROTATE_270, Image.Transpose.TRANSVERSE),
+            Image.Transpose.ROTATE_90,
+        ),
+        strict=True,
+    )
 )
+NO_DATA_TAG = 42113  # of TIFF: what GDAL writes for pixels without data
+NO_DATA = (-9999.0, -99999.0, float(np.finfo(np.float32).min))  # what others write, who do not say so
+SUBFILE_TAG, PREVIEW_OR_MASK = 254, 0b101
 
 
-def _stretched(image: Image.Image, path: Path) -> Image.Image:
-    """16-bit and floating-point grey to 8-bit: its own darkest to brightest value to 0..255.
+def stretched(values: np.ndarray, path: Path, empty: np.ndarray | None = None) -> np.ndarray:
+    """Values of more than 8 bits to bytes: the darkest to the brightest become 0 to 255, `empty` ones 0.
 
-    Nothing in such a file says how many of its bits are used (12 of 16 in many radiographs), so that a fixed factor
-    would leave most of them black.
+    Args:
+        values: [H, W] or [H, W, 3] numbers.
+        path: to name in messages.
+        empty: [H, W] pixels that hold no data and do not count; those of `NO_DATA` where None.
     """
-    values = np.asarray(image, dtype=np.float64)
+    values = values.astype(np.float64)
     if not np.isfinite(values).all():
         raise BadInput(f'{path}: holds pixels that are no number (NaN or infinite); mend or remove it')
-    low, high = values.min(), values.max()
-    grey = (values - low) * (255.0 / (high - low)) if high > low else np.zeros_like(values)
-    return Image.fromarray(grey.round().astype(np.uint8))
+    if empty is None:
+        empty = np.isin(values, NO_DATA)
+    shown = values[~empty]
+    low, high = (shown.min(), shown.max()) if shown.size else (0.0, 0.0)
+    shares = (values - low) / (high - low) if high > low else np.zeros_like(values)
+    shares[empty] = 0
+    return (shares * 255).round().astype(np.uint8)
+
+
+def _deep_grey(image: Image.Image, path: Path) -> Image.Image:
+    values = np.asarray(image)
+    said = getattr(image, 'tag_v2', {}).get(NO_DATA_TAG)
+    try:
+        number = float(str(said).strip(' \0')) if said is not None else math.nan
+    except ValueError:
+        number = math.nan
+    if math.isnan(number):
+        return Image.fromarray(stretched(values, path))
+    return Image.fromarray(stretched(values, path, values == np.asarray(number).astype(values.dtype)))
+
+
+def _deep_channels(image: Image.Image, path: Path) -> np.ndarray | None:
+    """[H, W, C] values of a file with more than 8 bits in each of several channels; None for all others.
+
+    Pillow has no mode for them and keeps their upper 8 bits, of which 12-bit values fill four.
+    """
+    if not image.tile or len(image.getbands()) == 1:
+        return None
+    codec, _, offset, arguments = image.tile[0]
+    raw = arguments if isinstance(arguments, str) else str((arguments or ('',))[0])
+    width, height = image.size
+    if codec == 'ppm' and isinstance(arguments, tuple) and arguments[-1] > 255:
+        values = np.fromfile(path, dtype='>u2', count=3 * width * height, offset=offset)
+        if len(values) < 3 * width * height:
+            raise EOFError('image file is truncated')
+        return values.reshape(height, width, 3)
+    if ';16' not in raw:
+        return None
+    if image.format == 'PNG':
+        from torchvision.io import ImageReadMode, decode_png, read_file
+
+        # an extra mode 'UNCHANGED' keeps 16 bits; [C, H, W] uint16
+        return decode_png(read_file(str(path)), ImageReadMode.UNCHANGED).permute(1, 2, 0).numpy()
+    channels = len(image.getbands())
+    if image.format != 'TIFF' or raw not in ('RGB;16L', 'RGB;16B', 'RGBA;16L', 'RGBA;16B'):
+        raise BadInput(f'{path}: {image.format} in colour with 16 bits ({raw}) is not read; save it as PNG')
+    # the same bytes, read as one channel of several times the width
+    order = 'I;16' if raw.endswith('L') else 'I;16B'
+    image._mode, image._size = order, (channels * width, height)
+    image.tile = [
+        tile._replace(
+            extents=(channels * tile[1][0], tile[1][1], channels * tile[1][2], tile[1][3]),
+            args=(order, *tile[3][1:]) if tile[0] == 'libtiff' else (order, 0, *tile[3][2:]),
+        )
+        for tile in image.tile
+    ]
+    return np.asarray(image).reshape(height, width, channels)
+
+
+def _from_channels(values: np.ndarray, path: Path) -> Image.Image:
+    """The picture of [H, W, 2 to 4] deep values: grey or colour, and with an even number of channels how opaque."""
+    opaque = values[..., -1].astype(np.float64) if values.shape[2] in (2, 4) else None
+    colour = values[..., : 1 if values.shape[2] == 2 else 3]
+    empty = np.zeros(values.shape[:2], dtype=bool) if opaque is None else opaque == 0
+    picture = Image.fromarray(stretched(colour.squeeze(2) if colour.shape[2] == 1 else colour, path, empty))
+    if opaque is None or opaque.min() == opaque.max() > 0:
+        return picture
+    picture.putalpha(Image.fromarray((opaque / max(opaque.max(), 1) * 255).round().astype(np.uint8)))
+    return picture
+
+
+def _require_one_picture(image: Image.Image, path: Path) -> None:
+    """Raise BadInput for several pages or frames; previews and masks of a TIFF, and an MPO's second view, are none."""
+    count = getattr(image, 'n_frames', 1)
+    if count == 1 or image.format == 'MPO':
+        return
+    if image.format == 'TIFF':
+        kinds = [frame.tag_v2.get(SUBFILE_TAG, 0) for frame in ImageSequence.Iterator(image)]
+        image.seek(0)
+        count = sum(not kind & PREVIEW_OR_MASK for kind in kinds)
+    if count > 1:
+        raise BadInput(f'{path}: holds {count} pages or frames; give one image a file')
+
+
+def _upright(image: Image.Image, picture: Image.Image) -> Image.Image:
+    """The picture as EXIF's orientation says, read alone: other entries may be damaged."""
+    try:
+        turn = TURNS.get(image.getexif().get(ORIENTATION))
+    except Exception:  # an EXIF block that nobody can read tells nothing
+        turn = None
+    return picture if turn is None else picture.transpose(turn)
 
 
 def to_rgb(image: Image.Image, path: Path) -> Image.Image:
     """Any Pillow mode to RGB: transparent parts on black (the background of medical images), grey in all channels."""
     if image.mode in DEEP_MODES:
-        image = _stretched(image, path)
+        image = _deep_grey(image, path)
     if image.mode in ALPHA_MODES or 'transparency' in image.info:
         image = image.convert('RGBA')
         return Image.alpha_composite(Image.new('RGBA', image.size, 'black'), image).convert('RGB')
     return image if image.mode == 'RGB' else image.convert('RGB')
 
 
-def _damage(path: Path, error: Exception) -> BadInput:
-    """What is wrong with a file that does not decode, in words."""
+def damage(path: Path, error: Exception) -> BadInput:
+    """What is wrong with a file that a reader cannot take, in words."""
     if not path.is_file():
         return BadInput(f'{path}: no such image; it was there when the dataset was listed')
     if isinstance(error, PermissionError):
         return BadInput(f'{path}: may not be read ({error.strerror}); mend its permissions or remove it')
+    reason = ' '.join(str(error).split())
+    if isinstance(error, Image.DecompressionBombError | MemoryError):
+        return BadInput(
+            f'{path}: is too large ({reason or "out of memory"}); make it smaller, or cut it into several images'
+        )
     with path.open('rb') as file:
         start = file.read(16)
     if not start:
-        said = 'is empty'
+        fault = 'is empty'
     elif isinstance(error, Image.UnidentifiedImageError):
-        said = f'is not an image (it begins with {start!r})'
-    elif 'truncated' in str(error).lower() or isinstance(error, EOFError):
-        said = f'is cut off ({error})'
+        fault = f'is not an image (it begins with {start!r})'
+    elif 'truncated' in reason.lower() or isinstance(error, EOFError):
+        fault = f'is cut off ({reason or "the end of the file is missing"})'
     else:
-        said = f'cannot be decoded ({type(error).__name__}: {error})'
-    return BadInput(f'{path}: {said}; fetch it again, or remove it (medpeft data check lists every such file)')
+        fault = f'is damaged ({type(error).__name__}: {reason})'
+    return BadInput(f'{path}: {fault}; fetch it again, or remove it (medpeft data check lists every such file)')
 
 
 def read_image(path: Path, size: int, reduced_to: int = 0) -> np.ndarray:
@@ -105,19 +208,24 @@ def _decoded(path: Path, least: int | None = None) -> tuple[str, tuple[int, int]
 
     With `least`, a JPEG file at a fraction of its size that is still so long and wide.
     """
-    if dicom.is_dicom(path) or arrays.is_row(path):
-        picture = dicom.read_dicom(path) if dicom.is_dicom(path) else arrays.read_row(path)
+    if arrays.is_row(path) or dicom.is_dicom(path):
+        picture = arrays.read_row(path) if arrays.is_row(path) else dicom.read_dicom(path)
         return picture.info.get('dicom', picture.mode), picture.size, picture
     try:
         with Image.open(path) as image:
+            _require_one_picture(image, path)
             mode, size = image.mode, image.size
+            values = _deep_channels(image, path)
+            if values is not None:
+                return f'{mode} 16 bit', size, to_rgb(_upright(image, _from_channels(values, path)), path)
             if least:
                 image.draft(None, (least, least))
-            return mode, size, to_rgb(ImageOps.exif_transpose(image), path)
+            image.load()
+            return mode, size, to_rgb(_upright(image, image), path)
     except BadInput:
         raise
-    except DAMAGED as error:
-        raise _damage(path, error) from error
+    except Exception as error:  # readers of damaged files raise what they like
+        raise damage(path, error) from error
 
 
 def examine_image(path: Path, side: int) -> tuple[str, tuple[int, int], np.ndarray]:

@@ -4,7 +4,8 @@ Grey levels of a file with more than 8 bits are not for the eye as they are stor
 rescaling (RescaleSlope and RescaleIntercept, or its table); then the first window that the file names (WindowCenter and
 WindowWidth, or its table); where it names none, values of up to 8 bits as they are, and deeper ones from the darkest to
 the brightest pixel of the image, as for a 16-bit PNG. MONOCHROME1, in which 0 is white, is inverted after that.
-Pixels of the padding value become black.
+Pixels of the padding value, or between it and the padding limit, become black. Elements that are there and empty count
+as not there, as viewers take them. Files without the preamble of 128 bytes are read where they hold a picture.
 """
 
 from __future__ import annotations
@@ -17,29 +18,49 @@ from PIL import Image
 from medpeft_utils.core.errors import BadInput
 
 SUFFIXES = ('.dcm', '.dicom')
+PICTURES = ('.png', '.jpg', '.jpeg', '.jfif', '.bmp', '.tif', '.tiff', '.webp', '.gif', '.pgm', '.ppm', '.pnm')
 GREY = ('MONOCHROME1', 'MONOCHROME2')
 # What maps stored values to others
 MAPPINGS = ('RescaleSlope', 'ModalityLUTSequence', 'WindowCenter', 'VOILUTSequence')
+OPTIONAL = (*MAPPINGS, 'RescaleIntercept', 'WindowWidth', 'PixelPaddingValue', 'PixelPaddingRangeLimit')
 PIXELS = ('PixelData', 'FloatPixelData', 'DoubleFloatPixelData')
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file is to be read as DICOM, by its name."""
-    return path.suffix.lower() in SUFFIXES
+    """Whether a file is to be read as DICOM: by its name, or by its content where its name has no known ending."""
+    if path.suffix.lower() in SUFFIXES:
+        return True
+    return path.suffix.lower() not in PICTURES and holds_dicom(path)
+
+
+def holds_dicom(path: Path) -> bool:
+    """Whether a file has the mark of DICOM after its preamble; PACS export files without a suffix."""
+    try:
+        with path.open('rb') as file:
+            return file.read(132)[128:] == b'DICM'
+    except OSError:
+        return False
 
 
 def _damaged(path: Path, error: Exception) -> BadInput:
-    said = ' '.join(str(error).split())
+    reason = ' '.join(str(error).split())
     return BadInput(
-        f'{path}: its pixels are cut off or damaged ({type(error).__name__}: {said}); fetch it again, or remove it '
+        f'{path}: its pixels are cut off or damaged ({type(error).__name__}: {reason}); fetch it again, or remove it '
         '(medpeft data check lists every such file)'
     )
 
 
 def _require_decoder(path: Path, syntax) -> None:
-    """Raise BadInput where the pixels are compressed in a way that no installed package can undo."""
+    """Raise BadInput where the pixels are stored in a way that no installed package can undo."""
     from pydicom.pixels import get_decoder
 
+    if syntax.is_private:
+        raise BadInput(
+            f'{path}: its pixels are stored in the private transfer syntax {syntax} of a vendor; export it again as '
+            'uncompressed DICOM or PNG'
+        )
+    if not syntax.is_compressed:
+        return
     try:
         decoder = get_decoder(syntax)
     except NotImplementedError as error:
@@ -54,23 +75,65 @@ def _require_decoder(path: Path, syntax) -> None:
         )
 
 
-def _opened(path: Path):
-    """The file's header with its pixels not yet decoded. Raises BadInput where it is not one picture."""
+def _read(path: Path):
+    """The elements of a file, empty ones that describe its grey levels left out. Raises what pydicom raises."""
     import pydicom
     from pydicom.errors import InvalidDicomError
+    from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
     try:
         found = pydicom.dcmread(path)
+    except InvalidDicomError:  # no preamble; anything may look like elements then, so that it must hold a picture
+        found = pydicom.dcmread(path, force=True)
+        if 'Rows' not in found or not any(name in found for name in PIXELS):
+            raise
+    if 'TransferSyntaxUID' not in found.file_meta:
+        implicit, little = found.original_encoding
+        plain = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
+        found.file_meta.TransferSyntaxUID = plain if little else ExplicitVRBigEndian
+    slope, intercept = found.get('RescaleSlope'), found.get('RescaleIntercept')
+    if _is_empty(slope) != _is_empty(intercept):
+        found.RescaleSlope, found.RescaleIntercept = (1, intercept) if _is_empty(slope) else (slope, 0)
+    for name in OPTIONAL:
+        if name in found and (
+            _is_empty(found.get(name)) or (name.endswith('LUTSequence') and not _is_table(found, name))
+        ):
+            delattr(found, name)
+    return found
+
+
+def _is_empty(value) -> bool:
+    return value is None or (hasattr(value, '__len__') and len(value) == 0)
+
+
+def _is_table(found, name: str) -> bool:
+    item = found[name].value[0]
+    return not (_is_empty(item.get('LUTDescriptor')) or _is_empty(item.get('LUTData')))
+
+
+def _frames(found) -> int:
+    value = found.get('NumberOfFrames')
+    return int(value if isinstance(value, str | int | float) else next(iter(value or ()), 1) or 1)
+
+
+def _opened(path: Path):
+    """The file's header with its pixels not yet decoded. Raises BadInput where it is not one picture."""
+    from pydicom.errors import InvalidDicomError
+
+    try:
+        found = _read(path)
         missing = [name for name in ('Rows', 'Columns', 'PhotometricInterpretation') if name not in found]
-        frames = int(found.get('NumberOfFrames') or 1)
+        frames = _frames(found)
     except InvalidDicomError as error:
         with path.open('rb') as file:
             start = file.read(16)
-        said = f'is not a DICOM file (it begins with {start!r})' if start else 'is empty'
-        raise BadInput(f'{path}: {said}; fetch it again, or remove it') from error
-    except (OSError, EOFError, ValueError, KeyError, AttributeError, NotImplementedError) as error:
+        fault = f'is not a DICOM file (it begins with {start!r})' if start else 'is empty'
+        raise BadInput(f'{path}: {fault}; fetch it again, or remove it') from error
+    except Exception as error:  # a damaged header raises what it likes
         if not path.is_file():
             raise BadInput(f'{path}: no such image; it was there when the dataset was listed') from error
+        if isinstance(error, PermissionError):
+            raise BadInput(f'{path}: may not be read ({error.strerror}); mend its permissions or remove it') from error
         raise _damaged(path, error) from error
     if not any(name in found for name in PIXELS):
         kind = f' ({found.Modality})' if found.get('Modality') else ''
@@ -79,11 +142,7 @@ def _opened(path: Path):
         raise BadInput(f'{path}: a DICOM file without {", ".join(missing)}, so that its pixels cannot be laid out')
     if frames > 1:
         raise BadInput(f'{path}: holds {frames} frames; give one image a file')
-    syntax = getattr(getattr(found, 'file_meta', None), 'TransferSyntaxUID', None)
-    if syntax is None:
-        raise BadInput(f'{path}: a DICOM file that does not tell its transfer syntax; write it again with one')
-    if syntax.is_compressed:
-        _require_decoder(path, syntax)
+    _require_decoder(path, found.file_meta.TransferSyntaxUID)
     return found
 
 
@@ -106,26 +165,50 @@ def _window(found, values: np.ndarray) -> np.ndarray | None:
             centre, width = centre - 0.5, max(width - 1, 1e-6)
         return np.clip((values - centre) / width + 0.5, 0, 1)
     if found.get('VOILUTSequence'):
-        from pydicom.pixels import apply_voi
-
-        return apply_voi(values.astype(np.int64), found) / (2.0 ** int(found.VOILUTSequence[0].LUTDescriptor[2]) - 1)
+        return _looked_up(values, found.VOILUTSequence[0]) / (2.0 ** int(found.VOILUTSequence[0].LUTDescriptor[2]) - 1)
     return None
 
 
-def _grey(found, stored: np.ndarray) -> np.ndarray:
-    """[H, W] stored values to 8 bits, before MONOCHROME1 is inverted."""
-    from pydicom.pixels import apply_modality_lut
+def _looked_up(values: np.ndarray, item) -> np.ndarray:
+    """Values by a table of the file (DICOM PS3.3, C.11.1.1.1): what lies outside takes its first or last entry."""
+    length, first, bits = (int(value) for value in item.LUTDescriptor)
+    data = item.LUTData
+    if isinstance(data, bytes):
+        data = np.frombuffer(data, dtype='<u2' if bits > 8 or len(data) >= 2 * (length or 65536) else 'u1')
+    table = np.atleast_1d(np.asarray(data)).astype(np.float64)[: length or 65536]
+    return table[np.clip(values.astype(np.int64) - first, 0, len(table) - 1)]
 
+
+def _modality(found, stored: np.ndarray) -> np.ndarray:
+    """[H, W] what the modality's table or rescaling makes of stored values."""
+    if found.get('ModalityLUTSequence'):
+        return _looked_up(stored, found.ModalityLUTSequence[0])
+    if 'RescaleSlope' in found and 'RescaleIntercept' in found:
+        return stored.astype(np.float64) * _first(found, 'RescaleSlope') + _first(found, 'RescaleIntercept')
+    return stored.astype(np.float64)
+
+
+def _padding(found, stored: np.ndarray) -> np.ndarray:
+    """[H, W] which pixels hold the padding value, or one between it and the limit (DICOM PS3.3, C.7.5.1.1.2)."""
+    value, limit = _first(found, 'PixelPaddingValue'), _first(found, 'PixelPaddingRangeLimit')
+    if value is None:
+        return np.zeros(stored.shape, dtype=bool)
+    low, high = sorted((value, value if limit is None else limit))
+    return (stored >= low) & (stored <= high)
+
+
+def _grey(found, stored: np.ndarray, padding: np.ndarray) -> np.ndarray:
+    """[H, W] stored values to 8 bits, before MONOCHROME1 is inverted."""
     if stored.dtype == np.uint8 and not any(name in found for name in MAPPINGS) and found.get('BitsStored') == 8:
         return stored  # nothing is to be done, which in float would take three times as long as decoding
-    values = np.asarray(apply_modality_lut(stored, found), dtype=np.float64)
+    values = _modality(found, stored)
     shares = _window(found, values)
     bits = int(found.get('BitsStored') or 16)
     plain = not found.get('PixelRepresentation') and (values == stored).all()
     if shares is None and bits <= 8 and plain:
         shares = stored / (2.0**bits - 1)
     elif shares is None:
-        shown = values[stored != found.PixelPaddingValue] if 'PixelPaddingValue' in found else values
+        shown = values[~padding]
         low, high = (shown.min(), shown.max()) if shown.size else (0, 0)
         shares = (values - low) / (high - low) if high > low else np.zeros(values.shape)
     return (np.clip(shares, 0, 1) * 255).round().astype(np.uint8)
@@ -136,12 +219,11 @@ def _decoded(found, path: Path) -> Image.Image:
     stored, photometric = found.pixel_array, found.PhotometricInterpretation
     if photometric not in GREY:
         return _colour(found, stored, path)
-    grey = _grey(found, stored)
+    padding = _padding(found, stored)
+    grey = _grey(found, stored, padding)
     if photometric == 'MONOCHROME1':
         grey = 255 - grey
-    if 'PixelPaddingValue' in found:
-        grey = np.where(stored == found.PixelPaddingValue, 0, grey).astype(np.uint8)
-    return Image.fromarray(grey)
+    return Image.fromarray(np.where(padding, 0, grey).astype(np.uint8))
 
 
 def read_dicom(path: Path) -> Image.Image:
@@ -169,5 +251,7 @@ def _colour(found, stored: np.ndarray, path: Path) -> Image.Image:
         stored = apply_color_lut(stored, found)
     if stored.ndim != 3 or stored.shape[2] != 3:
         raise BadInput(f'{path}: pixels in {found.PhotometricInterpretation}, which is neither grey nor RGB')
-    depth = int(stored.dtype.itemsize * 8)
-    return Image.fromarray((stored >> (depth - 8)).astype(np.uint8) if depth > 8 else stored.astype(np.uint8))
+    if stored.dtype.itemsize == 1:
+        return Image.fromarray(stored.astype(np.uint8))
+    low, high = (stored.min(), stored.max()) if stored.size else (0, 0)  # as deep grey (`decode.stretched`)
+    return Image.fromarray(((stored - float(low)) * (255 / max(float(high) - float(low), 1))).round().astype(np.uint8))

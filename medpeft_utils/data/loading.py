@@ -22,7 +22,7 @@ from medpeft_utils.data import duplicates, manifest, multi_label, own, sources, 
 from medpeft_utils.data.cache import BLOCK, Store, cache_root, decoded, digests, mapped, write_whole
 from medpeft_utils.data.cards import CARDS, DataCard, names
 from medpeft_utils.data.dataset import Dataset
-from medpeft_utils.data.decode import examine_image
+from medpeft_utils.data.decode import VERSION, examine_image
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ def _stamp(card: DataCard, root: Path) -> str:
         return ''
     code = [Path(sys.modules[sources.reader(card)[1].__module__].__file__), Path(manifest.__file__)]
     states = [f'{path.name} {(s := os.stat(path)).st_size} {s.st_mtime_ns}' for path in files]
-    return digest(*(path.read_bytes() for path in (*code, Path(texts.__file__), Path(__file__))), *states)
+    return digest(*(path.read_bytes() for path in (*code, Path(texts.__file__), Path(__file__))), VERSION, *states)
 
 
 def open_source(

@@ -19,6 +19,7 @@ import pandas as pd
 from medpeft_utils.core.errors import BadInput
 from medpeft_utils.data import arrays, multi_label, texts
 from medpeft_utils.data.cards import DataCard
+from medpeft_utils.data.decode import VERSION
 from medpeft_utils.data.splits import SPLITS, require_everywhere
 
 COLUMNS = ('image', 'label', 'group', 'split')
@@ -175,8 +176,11 @@ def checked(frame: pd.DataFrame, root: Path, card: DataCard, where: str) -> pd.D
 
 
 def source_hash(frame: pd.DataFrame, root: Path) -> str:
-    """16 hex digits of the manifest with every file's size and time: another wherever the source has changed."""
-    digest = hashlib.sha256(frame.to_csv(index=False).encode())
+    """16 hex digits of the manifest with every file's size and time: another wherever the source has changed.
+
+    Another too where the way of decoding has (`decode.VERSION`).
+    """
+    digest = hashlib.sha256(VERSION.encode() + frame.to_csv(index=False).encode(errors='surrogateescape'))
     for path in frame['image'].tolist():
         digest.update(b'%d %d\n' % arrays.state_of(f'{root}/{path}'))
     return digest.hexdigest()[:16]
