@@ -67,10 +67,10 @@ def _settings_fault(cls: type, shared: str, parameters: tuple) -> list[str]:
 
 @cache
 def _settings_class(code: str) -> type | None:
-    """The class of settings that a notebook imports from the package, if it does."""
+    """The class of settings that a notebook makes of its parameters, if it does."""
     for name in sorted(imported(code)):
         module, _, attribute = name.rpartition('.')
-        if attribute.endswith('Settings'):
+        if attribute.endswith('Settings') and f'{attribute}.of(' in code:
             return getattr(importlib.import_module(module), attribute, None)
     return None
 
