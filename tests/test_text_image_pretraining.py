@@ -95,7 +95,7 @@ def test_both_stages_train_all_of_their_networks(made):
     assert not any(
         torch.equal(first.vae.state_dict()[name], tensor) for name, tensor in fresh.items() if tensor.ndim > 1
     )
-    assert all(np.isfinite(row['loss']) for row in read_curve(folder / 'vae') if 'loss' in row)
+    assert all(np.isfinite(row['loss']) for row in read_curve(folder / 'vae')) and read_curve(folder / 'vae')
     assert read_curve(folder / 'diffusion')[-1]['score'] == pytest.approx(second.score(), rel=1e-5)
     assert json.loads((folder / 'prepared' / 'prepared.json').read_text())['captions'][0].split()[-1]
 
@@ -104,21 +104,26 @@ def test_a_killed_stage_goes_on_to_the_same_bits(source, tmp_path):
     whole = Autoencoder(SHORT, source, tmp_path / 'whole')
     whole.train()
     killed = Autoencoder(SHORT, source, tmp_path / 'killed')
-    step = killed._one_step
+    step, steps = killed.backward, []
 
-    def die_at_two():
-        if killed.step == 2:
+    def die_at_two(rows):
+        steps.append(rows)
+        if len(steps) == 3:
             raise KeyboardInterrupt
-        return step()
+        return step(rows)
 
-    killed._one_step = die_at_two
+    killed.backward = die_at_two
     with pytest.raises(KeyboardInterrupt):
-        killed.train(save_seconds=0)
+        killed.train(checkpoint_seconds=0)
+    with pytest.raises(BadInput, match='other settings'):
+        Autoencoder(Schedule(steps=4), source, tmp_path / 'killed').train()
     resumed = Autoencoder(SHORT, source, tmp_path / 'killed')
-    assert resumed.step == 2
     resumed.train()
+    again = Autoencoder(SHORT, source, tmp_path / 'killed')  # finished: read and not trained
+    assert again.step == 3
     for name, tensor in whole.vae.state_dict().items():
         assert torch.equal(tensor, resumed.vae.state_dict()[name]), name
+        assert torch.equal(tensor, again.vae.state_dict()[name]), name
     with pytest.raises(BadInput, match='another recipe'):
         Autoencoder(Schedule(steps=4), source, tmp_path / 'killed')
 

@@ -396,6 +396,10 @@ class _State:
             index, key = name.split('/')
             values.setdefault(int(index), {})[key] = value
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {'state': values})
+        for parameter, kept in self.optimizer.state.items():
+            for key, value in kept.items():  # fused AdamW goes through memory in its order: both must be laid out alike
+                if torch.is_tensor(value) and value.shape == parameter.shape:
+                    kept[key] = torch.empty_like(parameter, requires_grad=False).copy_(value)
         self.generator.set_state(tensors['generator'])
         torch.set_rng_state(tensors['global'])
         if torch.cuda.is_available() and (states := below('cuda/')):

@@ -1,4 +1,4 @@
-"""A training in a folder that can be killed at any moment and goes on to the same weights."""
+"""A training in a folder that can be killed at any moment and goes on to the same weights, by the study's own loop."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ import json
 import math
 import os
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from torch import nn
-from tqdm.auto import tqdm
 
 from medpeft_utils.core.errors import BadInput
-from medpeft_utils.training.loop import Diverged
+from medpeft_utils.core.files import read_json, write_json, write_tensors
+from medpeft_utils.training.loop import CHECKPOINT, Evaluation, Task, TrainingConfig, WholeNetwork, fit
 
-CHECKPOINT = 'checkpoint.pt'
-CURVE = 'curve.jsonl'
+FINISHED, CURVE = 'finished.safetensors', 'curve.json'
+SCORED_EVERY = 500  # steps
 
 
 @dataclass(frozen=True)
@@ -56,126 +57,99 @@ class Schedule:
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * share))
 
 
-class Stage:
+@dataclass(frozen=True)
+class _Config(TrainingConfig):
+    """The loop's configuration, with the rates of a schedule."""
+
+    schedule: Schedule = field(kw_only=True)
+
+    def rate(self, step: int, steps: int) -> float:
+        return self.schedule.rate(step)
+
+
+class Stage(Task):
     """One stage of the recipe; a subclass has the networks, the loss of some rows and the held-out score.
 
     Args:
-        schedule: how long, how fast; a checkpoint made by another one is refused.
+        schedule: how long, how fast; what another one made is refused.
         networks: by name; all of their parameters are trained.
         train_rows, held_out_rows: of the images.
-        folder: checkpoint and curve.
+        folder: checkpoint, curve and, once it is finished, the weights.
     """
 
     score_name = 'held-out loss'
 
     def __init__(self, schedule: Schedule, networks: dict[str, nn.Module], train_rows, held_out_rows, folder, device):
-        self.schedule, self.folder, self.device = schedule, Path(folder), torch.device(device)
-        self.networks = nn.ModuleDict(networks).to(self.device)
+        self.networks = nn.ModuleDict(networks).to(torch.device(device))
+        super().__init__(WholeNetwork(self.networks), len(train_rows), torch.device(device))
+        self.schedule, self.folder = schedule, Path(folder)
         self.train_rows, self.held_out_rows = train_rows, held_out_rows
-        self.optimizer = self._optimizer()
         self.generator = torch.Generator().manual_seed(schedule.seed)
         self.step, self.seconds = 0, 0.0
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._resume()
-
-    def loss(self, rows: np.ndarray) -> torch.Tensor:
-        """The loss of some training rows, a scalar; noise from `self.generator`."""
-        raise NotImplementedError
+        self._read_finished()
 
     def score(self) -> float:
         """The score over the held-out rows; the same at every call."""
         raise NotImplementedError
 
-    def _optimizer(self) -> torch.optim.Optimizer:
+    def batch(self, rows: np.ndarray, generator: torch.Generator) -> np.ndarray:
+        """Rows of the images, in ascending order; the loss draws its noise from `self.generator`."""
+        self.generator = generator
+        return np.sort(self.train_rows[rows])
+
+    def evaluate(self) -> Evaluation:
+        """The held-out score. The last state is kept, and not the best: the rate has fallen to zero there."""
+        return Evaluation((time.time(),), {'score': self.score()})
+
+    def optimizer(self, config: TrainingConfig) -> torch.optim.Optimizer:
+        """AdamW; embeddings are not decayed either."""
         embeddings = {id(p) for m in self.networks.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
         decay = [p for p in self.networks.parameters() if p.ndim > 1 and id(p) not in embeddings]
         rest = [p for p in self.networks.parameters() if p.ndim <= 1 or id(p) in embeddings]
-        groups = [{'params': decay, 'weight_decay': self.schedule.weight_decay}, {'params': rest, 'weight_decay': 0.0}]
-        return torch.optim.AdamW(groups, lr=self.schedule.learning_rate, betas=(0.9, 0.99), fused=True)
+        groups = [{'params': decay, 'weight_decay': config.weight_decay}, {'params': rest, 'weight_decay': 0.0}]
+        return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.99), fused=True)
+
+    def train(self, checkpoint_seconds: float = 60) -> float:
+        """Run to the last step from wherever an earlier call stopped; the held-out score. Raises Diverged."""
+        if self.step < self.schedule.steps:
+            s, started = self.schedule, time.monotonic()
+            config = _Config(
+                learning_rate=s.learning_rate,
+                min_steps=s.steps,
+                max_steps=s.steps,
+                batch_size=s.batch,
+                weight_decay=s.weight_decay,
+                evaluations=max(1, s.steps // SCORED_EVERY),
+                clip=1.0,
+                seed=s.seed,
+                schedule=s,
+            )
+            self.networks.train()
+            result = fit(self, config, checkpoint=self.folder / CHECKPOINT, checkpoint_seconds=checkpoint_seconds)
+            self.step, self.seconds = result.steps, max(result.step_seconds * s.steps, time.monotonic() - started)
+            write_json(self.folder / CURVE, [{'loss': row.pop('train_loss')} | row for row in result.curve])
+            state = {name: tensor.cpu().contiguous() for name, tensor in self.networks.state_dict().items()}
+            about = {'schedule': self._described(), 'seconds': str(self.seconds)}
+            write_tensors(self.folder / FINISHED, state, about)
+        return self.score()
 
     def _described(self) -> str:
         return json.dumps(asdict(self.schedule), sort_keys=True)
 
-    def _resume(self) -> None:
-        path = self.folder / CHECKPOINT
-        if not path.exists():
+    def _read_finished(self) -> None:
+        """Take up what an earlier call has trained to the end. Raises BadInput where that was another recipe."""
+        path = self.folder / FINISHED
+        if not os.path.isfile(path):
             return
-        saved = torch.load(path, map_location=self.device, weights_only=True)
-        if saved['schedule'] != self._described():
-            raise BadInput(f'{path}: made by another recipe; give another folder or delete it')
-        self.networks.load_state_dict(saved['networks'])
-        self.optimizer.load_state_dict(saved['optimizer'])
-        self.generator.set_state(saved['generator'].cpu())
-        self.step, self.seconds = saved['step'], saved['seconds']
-
-    def save(self) -> None:
-        """Write the checkpoint, whole or not at all."""
-        content = {
-            'schedule': self._described(),
-            'networks': self.networks.state_dict(),
-            'optimizer': self.optimizer.state_dict(),
-            'generator': self.generator.get_state(),
-            'step': self.step,
-            'seconds': self.seconds,
-        }
-        partial = self.folder / f'{CHECKPOINT}.partial'
-        torch.save(content, partial)
-        os.replace(partial, self.folder / CHECKPOINT)
-
-    def rows(self, step: int) -> np.ndarray:
-        """The training rows of a step: a fresh order every pass, a function of seed and step alone."""
-        count, batch = len(self.train_rows), min(self.schedule.batch, len(self.train_rows))
-        per_pass = count // batch
-        order = np.random.default_rng([self.schedule.seed, step // per_pass]).permutation(count)
-        start = step % per_pass * batch
-        return np.sort(self.train_rows[order[start : start + batch]])
-
-    def _log(self, **values: float) -> None:
-        row = {'step': self.step, 'of': self.schedule.steps, 'seconds': round(self.seconds, 1)} | values
-        with (self.folder / CURVE).open('a') as file:
-            file.write(json.dumps(row) + '\n')
-
-    def _one_step(self) -> float:
-        for group in self.optimizer.param_groups:
-            group['lr'] = self.schedule.rate(self.step)
-        loss = self.loss(self.rows(self.step))
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.networks.parameters(), 1.0)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.step += 1
-        return loss.item()
-
-    def train(self, report_every: int = 50, score_every: int = 500, save_seconds: float = 60) -> float:
-        """Run to the last step from wherever an earlier call stopped; the held-out score. Raises Diverged."""
-        started, saved = time.monotonic() - self.seconds, time.monotonic()
-        losses: list[float] = []
-        self.networks.train()
-        bar = tqdm(
-            total=self.schedule.steps, initial=self.step, desc=type(self).__name__, unit=' steps', mininterval=20
-        )
-        while self.step < self.schedule.steps:
-            losses.append(self._one_step())
-            bar.update()
-            if not math.isfinite(losses[-1]):
-                raise Diverged(f'{self.folder}: loss {losses[-1]} at step {self.step}; lower the learning rate')
-            self.seconds, last = time.monotonic() - started, self.step == self.schedule.steps
-            if len(losses) == report_every or last:
-                self._log(loss=float(np.mean(losses)), learning_rate=self.schedule.rate(self.step))
-                losses = []
-            if self.step % score_every == 0 or last:
-                self._log(score=self.score())
-            if time.monotonic() - saved > save_seconds or last:
-                self.save()
-                saved = time.monotonic()
-        bar.close()
-        return self.score()
+        with safe_open(path, framework='pt') as file:
+            about = file.metadata()
+            if about['schedule'] != self._described():
+                raise BadInput(f'{path}: made by another recipe; give another folder or delete it')
+            self.networks.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+        self.step, self.seconds = self.schedule.steps, float(about['seconds'])
 
 
 def read_curve(folder: Path) -> list[dict]:
-    """The rows of a stage's curve by step; of a repeated step the last one counts."""
-    merged: dict[int, dict] = {}
-    for line in (Path(folder) / CURVE).read_text().splitlines():
-        row = json.loads(line)
-        merged[row['step']] = merged.get(row['step'], {}) | row
-    return [merged[step] for step in sorted(merged)]
+    """The rows of a finished stage's curve."""
+    return read_json(Path(folder) / CURVE) or []
