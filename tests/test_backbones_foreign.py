@@ -10,9 +10,11 @@ import pytest
 import timm
 import torch
 import transformers
+from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
 from medpeft_utils import backbones, methods
+from medpeft_utils.cli import medpeft
 from medpeft_utils.core.errors import BadInput, DoesNotFit
 
 SIZES = {'hidden_size': 32, 'num_hidden_layers': 2, 'num_attention_heads': 4, 'image_size': 32, 'patch_size': 8}
@@ -207,3 +209,39 @@ def test_what_is_missing_is_said_in_a_line(tmp_path: Path, monkeypatch: pytest.M
     weights.unlink()
     with pytest.raises(BadInput, match='was the download stopped'):
         backbones.load(f'local-dir:{tmp_path}/whole', 3)
+
+
+def test_a_repository_in_the_hub_cache_loads_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    repository = tmp_path / 'models--microsoft--rad-dino'
+    saved('rad-dino', repository / 'snapshots' / 'abc')
+    (repository / 'refs').mkdir()
+    (repository / 'refs' / 'main').write_text('abc')
+    monkeypatch.setattr('huggingface_hub.constants.HF_HUB_CACHE', str(tmp_path))
+    monkeypatch.setattr('huggingface_hub.file_download.constants.HF_HUB_CACHE', str(tmp_path))
+    backbone = backbones.load('hf-hub:microsoft/rad-dino', 3)
+    assert (backbone.label, len(backbone.model.blocks)) == ('rad-dino', 2)
+    assert 'NIH ChestX-ray14' in backbones.warning(backbone.name, 'rsna_pneumonia')
+    shown = CliRunner().invoke(medpeft, ['backbones', 'show', 'hf-hub:microsoft/rad-dino'])
+    assert 'MSRLA' in shown.output and 'model.safetensors' in shown.output
+
+
+@pytest.mark.parametrize(
+    ('raised', 'words'),
+    [('GatedRepoError', 'is gated: accept its terms'), ('LocalEntryNotFoundError', 'could not be fetched: offline')],
+)
+def test_what_cannot_be_fetched_is_said_in_a_line(raised: str, words: str, monkeypatch: pytest.MonkeyPatch):
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    def fail(*_: object) -> None:
+        kind = getattr(errors, raised)
+        error = kind.__new__(kind)
+        error.args = ('offline\nand more',)
+        raise error
+
+    monkeypatch.setattr(huggingface_hub, 'list_repo_files', fail)
+    monkeypatch.setattr(huggingface_hub, 'hf_hub_download', fail)
+    for name in ('hf-hub:google/medsiglip-448', 'vit_tiny_patch16_224'):
+        done = CliRunner().invoke(medpeft, ['backbones', 'fetch', name])
+        assert isinstance(done.exception, BadInput)
+        assert words in str(done.exception) and '\n' not in str(done.exception)

@@ -278,6 +278,13 @@ def test_does_not_fit_a_network_without_the_parts(key: str, family: str, name: s
         methods.apply(model, key, family)
 
 
+def test_what_does_not_fit_is_known_before_weights_are_loaded():
+    methods.check_fit('bn_tuning', 'resnet50_mini')
+    methods.check_fit('ssf', 'convnext_atto')
+    with pytest.raises(DoesNotFit, match="'bn_tuning' does not fit backbone 'convnext_atto': it needs BatchNorm"):
+        methods.check_fit('bn_tuning', 'convnext_atto')
+
+
 def test_every_head_of_a_distilled_network_is_its_head():
     with torch.device('meta'):
         model = timm.create_model('deit_tiny_distilled_patch16_224', num_classes=2)

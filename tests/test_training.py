@@ -548,3 +548,24 @@ def test_settings_that_cannot_be_used_are_refused_before_anything_is_loaded(fold
 
 def test_images_are_stored_a_little_larger_than_the_input():
     assert [stored_size(size) for size in (48, 64, 224)] == [64, 64, 256]
+
+
+def test_missing_weights_and_parts_are_said_before_images_are_read(folder, tmp_path, monkeypatch):
+    from medpeft_utils import data
+
+    monkeypatch.setattr(data, 'load', lambda *_, **__: pytest.fail('images were read'))
+    monkeypatch.setenv('MEDPEFT_WEIGHTS', str(tmp_path))
+    with pytest.raises(BadInput, match=r'MEDPEFT_WEIGHTS as vit_tiny_patch16_224\.safetensors'):
+        Classification(settings(folder, backbone='vit_tiny_patch16_224', weights='pretrained'), cache=tmp_path)
+    with pytest.raises(DoesNotFit, match="'bn_tuning' does not fit backbone 'convnext_atto'"):
+        Classification(settings(folder, backbone='convnext_atto', method='bn_tuning'), cache=tmp_path)
+
+
+@pytest.mark.skipif('MEDPEFT_WEIGHTS' not in os.environ, reason='MEDPEFT_WEIGHTS names no folder of published weights')
+@pytest.mark.parametrize('backbone', ['vit_small_patch14_dinov2:2', 'tf_efficientnet_lite0'])
+def test_published_networks_train_on_images_of_ones_own(folder, tmp_path, backbone):
+    few = {'min_steps': 2, 'max_steps': 2, 'evaluations': 1, 'fraction': 0.3}
+    made = run(folder, tmp_path, backbone=backbone, method='ssf', weights='pretrained', image_size=56, **few)
+    made.train(quiet=True)
+    assert 0 <= made.evaluate()['test']['accuracy'] <= 1
+    assert made.backbone.source.startswith('weights file')

@@ -19,6 +19,7 @@ from medpeft_utils.backbones import foreign
 from medpeft_utils.backbones.names import (
     cut_of,
     family_of,
+    is_shipped,
     label_of,
     learning_rate_factor,
     require_known,
@@ -40,6 +41,7 @@ __all__ = [
     'family_of',
     'head_names',
     'image_size_of',
+    'is_shipped',
     'label_of',
     'learning_rate_factor',
     'load',

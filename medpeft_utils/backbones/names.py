@@ -48,6 +48,11 @@ def split_name(name: str) -> tuple[str, int | None]:
     return (base, int(depth)) if base and depth.isdecimal() else (name, None)
 
 
+def is_shipped(name: str) -> bool:
+    """Whether the package ships the network, whole or cut."""
+    return split_name(name)[0] in SMALL_BACKBONES
+
+
 def role_of(name: str) -> str:
     """The paper's name of the encoder that `name` stands for, such as 'ViT-Base'; `name` itself where there is none."""
     base, depth = split_name(name)
@@ -58,12 +63,12 @@ def role_of(name: str) -> str:
 
 def label_of(name: str) -> str:
     """How figures call a backbone: the paper's name, marked as mini where it is a shipped one."""
-    return f'{role_of(name)} (mini)' if split_name(name)[0] in SMALL_BACKBONES else role_of(name)
+    return f'{role_of(name)} (mini)' if is_shipped(name) else role_of(name)
 
 
 def learning_rate_factor(name: str) -> float:
     """By how much a method's default learning rate is multiplied on this backbone; 1 for published ones."""
-    return LEARNING_RATE_FACTOR if split_name(name)[0] in SMALL_BACKBONES else 1.0
+    return LEARNING_RATE_FACTOR if is_shipped(name) else 1.0
 
 
 def require_known(name: str) -> None:

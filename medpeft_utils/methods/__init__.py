@@ -13,7 +13,7 @@ import pkgutil
 from typing import Any
 
 from medpeft_utils.core.errors import DoesNotFit, UnknownName
-from medpeft_utils.methods.adapted import Adapted, apply, load
+from medpeft_utils.methods.adapted import Adapted, apply, check_fit, load
 from medpeft_utils.methods.base import METHODS, Method, SelectiveMethod, option, register
 from medpeft_utils.methods.collection import Adapters
 
@@ -24,6 +24,7 @@ __all__ = [
     'Method',
     'SelectiveMethod',
     'apply',
+    'check_fit',
     'families',
     'label',
     'load',

@@ -7,6 +7,7 @@ import dataclasses
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from medpeft_utils import backbones
 from medpeft_utils.core.errors import BadInput, DoesNotFit
 from medpeft_utils.core.files import write_tensors
 from medpeft_utils.methods.base import BATCH_NORM, METHODS, Method, head_names, modules_of_type, prepare_for_additions
@@ -241,6 +243,21 @@ def seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         yield
+
+
+@cache
+def check_fit(key: str, backbone: str) -> None:
+    """Raise DoesNotFit where a method finds nothing to train in a backbone; no weights are loaded.
+
+    Every method of a family fits the shipped backbones, which are not looked at.
+    """
+    if backbones.is_shipped(backbone):
+        return
+    method, family = METHODS[key], backbones.family_of(backbone)
+    with torch.device('meta'):
+        model = backbones.build(backbone, 2)
+    if family not in method.families or not method.targets(model, family, method.configure({}, family)):
+        raise DoesNotFit(_why_not(model, method, family))
 
 
 def _why_not(model: nn.Module, method: Method, family: str) -> str:

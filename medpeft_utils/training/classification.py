@@ -86,6 +86,7 @@ class Settings(BaseSettings):
             raise BadInput(f'folds={self.folds}: give 0 for the usual split, or a number of folds from 2')
         super().check()
         backbones.check_image_size(self.backbone, self.image_size)
+        methods.check_fit(self.method, self.backbone)
         if self.min_steps > self.max_steps:
             raise BadInput(f'min_steps={self.min_steps} is above max_steps={self.max_steps}')
 
@@ -106,6 +107,7 @@ class Classification(Run):
         from medpeft_utils import data
 
         super().__init__(settings, cache)
+        backbones.weights_path(settings.backbone, settings.weights)  # what is missing is said before images are read
         self.image_size = settings.image_size or backbones.image_size_of(settings.backbone)
         self.data = data.load(
             settings.dataset,
