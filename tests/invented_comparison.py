@@ -17,6 +17,7 @@ from medpeft_utils.training import rows
 
 CLASSES = ['benign', 'malignant', 'no finding']
 COUNTS = {'train': 420, 'validation': 60, 'test': 240}
+LABELS = {'linear_probing': 'Linear Probing', 'lora': 'LoRA', 'ssf': 'SSF', 'full_ft': 'Full FT'}
 BYTES = {'linear_probing': 1200, 'lora': 90_000, 'ssf': 24_000, 'full_ft': 5_400_000}
 
 
@@ -56,7 +57,8 @@ class Invented:
         found = {split: self._probabilities(split, skill, generator) for split in self.truth}
         scores = {split: metrics.evaluate(self.truth[split], found[split]) for split in found}
         kept = {
-            split: rows.write(self.truth[split], self.groups[split], found[split], pd.DataFrame()) for split in found
+            split: rows.write(self.truth[split], self.groups[split], found[split], self._attributes(split))
+            for split in found
         }
         shares = {**COUNTS, 'train': round(COUNTS['train'] * run.parameters['fraction'])}
         return {
@@ -64,14 +66,23 @@ class Invented:
             **{'code_version': run.code, 'metrics': scores, 'rows': kept, 'curve': []},
             'data': {'name': 'images', 'label': 'images', 'split_hash': 'x', 'counts': COUNTS, 'classes': CLASSES}
             | {'used': shares},
-            'backbone': {'name': run.parameters['backbone'], 'label': run.parameters['backbone'], 'family': 'vit'},
-            'method': {'key': method, 'label': method.replace('_', ' '), 'trainable_parameters': BYTES[method] // 4}
+            'backbone': {'name': run.parameters['backbone'], 'label': run.parameters['backbone'], 'family': 'vit'}
+            | {'role': run.parameters['backbone'], 'image_size': 48},
+            'method': {'key': method, 'label': LABELS[method], 'trainable_parameters': BYTES[method] // 4}
             | {'head_parameters': 0},
             'learning_rate': {'value': 1e-3, 'head_value': 1e-2, 'how': 'searched', 'edge': None},
-            'cost': {'adapter_bytes': BYTES[method]},
+            'cost': {
+                'adapter_bytes': BYTES[method],
+                'total_bytes': 6_000_000,
+                'step_flops': 3e8,
+                'search_seconds': 9.0,
+            },
             'time': {'total_seconds': 20.0, 'step_seconds': 0.3 if method == 'full_ft' else 0.2},
             'environment': {'device': 'cpu', 'versions': {'medpeft': '0', 'torch': '2'}},
         }
+
+    def _attributes(self, split: str) -> pd.DataFrame:
+        return pd.DataFrame({'sex': np.where(self.groups[split] % 2, 'F', 'M'), 'age': 40 + self.groups[split] % 50})
 
     def _probabilities(self, split: str, skill: float, generator: np.random.Generator) -> np.ndarray:
         """[N, 3], the largest for the true class with the odds of the skill against the hardness."""

@@ -132,14 +132,14 @@ def test_the_page_tells_choice_intervals_costs_and_limits_in_all_three_forms(tmp
     markdown = (invented.folder.root / 'answer.md').read_text()
     for form in (text, html, markdown.replace('\\', '')):
         for words in (
-            'Take ssf',
+            'Take SSF',
             'Not a clinical evaluation',
             '3 seeds, 1 split, 240 test images',
             'worse by',
             '24.0 kB',
         ):
             assert words in form
-    assert re.search(r'lora: 0\.\d\d \[0\.\d\d, 0\.\d\d\]', text)
+    assert re.search(r'LoRA: 0\.\d\d \[0\.\d\d, 0\.\d\d\]', text)
 
 
 def test_the_html_page_needs_no_network_and_shows_text_as_text(tmp_path: Path):
@@ -157,10 +157,10 @@ def test_a_second_command_adds_to_the_table(tmp_path: Path):
     invented = Invented(tmp_path)
     invented.add({'lora': 2.5, 'full_ft': 0.6})
     invented.add({'ssf': 2.4})
-    assert all(f'  {name}' in show(invented.folder) for name in ('lora', 'full ft', 'ssf'))
+    assert all(f'  {name}' in show(invented.folder) for name in ('LoRA', 'Full FT', 'SSF'))
     invented.add({'lora': 2.0}, backbone='resnet50_mini')
     text = show(invented.folder)
-    assert 'lora on vit_base_mini' in text and 'lora on resnet50_mini' in text and 'ssf on vit_base_mini' in text
+    assert 'LoRA on vit_base_mini' in text and 'LoRA on resnet50_mini' in text and 'SSF on vit_base_mini' in text
 
 
 def test_runs_of_other_settings_are_left_out_and_said(tmp_path: Path):
@@ -170,7 +170,7 @@ def test_runs_of_other_settings_are_left_out_and_said(tmp_path: Path):
     show(invented.folder)
     markdown = (invented.folder.root / 'answer.md').read_text()
     assert '6 runs of other settings lie in the same study' in markdown
-    assert 'full ft' not in markdown
+    assert 'Full FT' not in markdown
 
 
 def test_more_seeds_are_added_to_those_that_are_done(tmp_path: Path):
@@ -204,7 +204,7 @@ def test_a_run_that_failed_is_shown_and_the_others_are_compared(tmp_path: Path):
     text = show(invented.folder)
     assert 'These runs failed; the others are compared.' in text
     assert 'Diverged: the loss is NaN' in text
-    assert 'full ft: 0.' in text  # by the two seeds that are left
+    assert 'Full FT: 0.' in text  # by the two seeds that are left
 
 
 def test_report_on_a_comparison_shows_that_comparison(tmp_path: Path, capsys):
@@ -213,7 +213,7 @@ def test_report_on_a_comparison_shows_that_comparison(tmp_path: Path, capsys):
     with pytest.raises(SystemExit) as end:
         main(['report', invented.folder.root.name, '--results', str(tmp_path)])
     assert end.value.code == 0
-    assert 'Take ssf' in capsys.readouterr().out
+    assert 'Take SSF' in capsys.readouterr().out
 
 
 def test_records_of_older_code_are_not_compared_and_the_page_says_so(tmp_path: Path):

@@ -91,6 +91,20 @@ def test_folders_of_splits_are_honoured(tmp_path):
     assert all(image.startswith('val/') for image in loaded.manifest['image'][loaded.rows('validation')])
 
 
+def test_own_columns_change_nothing_and_those_of_persons_are_attributes(tmp_path):
+    table = pd.DataFrame({'image': [f'{i}.png' for i in range(30)], 'label': ['a', 'b', 'c'] * 10})
+    for i in range(30):
+        draw(tmp_path / f'{i}.png', i)
+    table.to_csv(tmp_path / 'plain.csv', index=False)
+    more = table.assign(sex=['F', 'M'] * 15, age=range(40, 70), scan=[f'id {i}' for i in range(30)])
+    more = more.assign(share='1', sha256='same', near='0', labels='1 0')
+    more.to_csv(tmp_path / 'more.csv', index=False)
+    plain, loaded = (data.load(tmp_path / f'{name}.csv', image_size=16) for name in ('plain', 'more'))
+    assert loaded.split_hash == plain.split_hash
+    assert loaded.train_rows(0.01).tolist() == plain.train_rows(0.01).tolist()
+    assert list(loaded.attributes) == ['sex', 'age']
+
+
 def test_csv_with_groups_splits_and_own_columns(tmp_path):
     rows = []
     for i in range(18):

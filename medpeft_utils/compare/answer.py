@@ -140,17 +140,19 @@ class Answer:
         if self.best:
             return f'Take {self.chosen.label}: it is the best of these methods on this test split.'
         if self.choice is self.chosen:
-            others = _listed(self.of(UNDETECTED))
-            return f'Take {self.chosen.label}: no difference to {others} is detectable, and it is the cheapest of them.'
+            others = _listed(self.of(UNDETECTED), 'or')
+            return (
+                f'Take {self.chosen.label}: no difference from {others} is detectable, and it is the cheapest of them.'
+            )
         return (
             f'Take {self.choice.label}, the cheapest without a detectable difference, if a loss of up to '
             f'{number(self.at_stake)} is of no consequence, else {self.chosen.label}.'
         )
 
 
-def _listed(candidates: Sequence[Candidate]) -> str:
+def _listed(candidates: Sequence[Candidate], word: str = 'and') -> str:
     names = [one.label for one in candidates]
-    return ' and '.join(filter(None, [', '.join(names[:-1]), names[-1]]))
+    return f' {word} '.join(filter(None, [', '.join(names[:-1]), names[-1]]))
 
 
 def decide(candidates: Sequence[Candidate], constant: Sample) -> Answer:

@@ -19,6 +19,7 @@ from medpeft_utils.study.progress import duration
 
 BUDGET = '10m'
 PLANS, ABOUT, LATEST = 'plans.json', 'about.json', 'latest.json'  # beside the study's grid
+BY = click.option('--by', multiple=True, help='Subgroups: a column, or one with cuts: sex, age:60, skin_type:12-34-56.')
 SHOWN = 12  # faults of the data, all at once
 SHARES = (0.125, 0.25, 0.5)  # of the training images, beside all of them, for a learning curve
 
@@ -30,6 +31,7 @@ SHARES = (0.125, 0.25, 0.5)  # of the training images, beside all of them, for a
 @click.option('--seeds', default=3, show_default=True, type=click.IntRange(1, 100), help='Runs of each method.')
 @click.option('--budget', default=BUDGET, show_default=True, help='Time for all of it, such as 30m or 2h.')
 @click.option('--curve', is_flag=True, help='Also: would more data help? Two methods over four shares of the images.')
+@BY
 @settings_option
 @run_options
 @RESULTS
@@ -45,7 +47,7 @@ def compare(dataset: str, results: Path, **options: Any) -> None:
     ended = comparison.run(comparison.wanted())
     if comparison.curve and not ended:
         ended = comparison.run([comparison.wanted()[0], *comparison.shares()])
-    click.echo(show(comparison.folder))
+    click.echo(show(comparison.folder, comparison.by))
     sys.exit(ended)
 
 
@@ -65,6 +67,7 @@ class Comparison:
         self.dataset = dataset if dataset in CARDS or not path.exists() else str(path.resolve())
         self.results, self.asked = results, {name: options.pop(name) for name in ('backbone', 'listed', 'budget')}
         self.seeds, self.settings, self.curve = (options.pop(name) for name in ('seeds', 'settings', 'curve'))
+        self.by = options.pop('by')
         self.budget, self.running = seconds_of(self.asked['budget']), options
         if self.asked['backbone']:  # before the images are opened
             methods_of(self.asked['listed'], network(self.asked['backbone'], 0, False).name)
@@ -217,9 +220,10 @@ class Comparison:
         return 0
 
 
-def show(folder: StudyFolder) -> str:
+def show(folder: StudyFolder, by: Sequence[str] = ()) -> str:
     """Write the page of a comparison from its records, as HTML and Markdown; what the terminal shows of it."""
     from medpeft_utils.compare.evidence import gather
+    from medpeft_utils.compare.further import further
     from medpeft_utils.compare.sections import page_of
     from medpeft_utils.compare.study import GRID, PAGE
     from medpeft_utils.study.grid import load_grid
@@ -227,7 +231,9 @@ def show(folder: StudyFolder) -> str:
 
     runs = identified(load_grid(folder.root / GRID).runs, known(folder))
     keys = set(read_json(folder.root / LATEST) or [])
-    page = page_of(gather(runs, [run for run in runs if run.key in keys], folder), read_json(folder.root / ABOUT))
+    found = gather(runs, [run for run in runs if run.key in keys], folder)
+    page = page_of(found, read_json(folder.root / ABOUT))
+    page.sections[-1:-1] = further(found, by)  # before what it does not say
     html, markdown = folder.root / f'{PAGE}.html', folder.root / f'{PAGE}.md'
     write_bytes(html, page.html().encode())
     write_bytes(markdown, page.markdown().encode())
@@ -246,6 +252,6 @@ def report(profile: str, results: Path, figures: Path, by: tuple[str, ...]) -> N
 
     folder = StudyFolder(results / profile)
     if (folder.root / GRID).is_file():
-        click.echo(show(folder))
+        click.echo(show(folder, by))
     else:
         commands.report.callback(profile, results, figures, by)

@@ -13,7 +13,8 @@ ROW, MARGIN = 0.34, 0.95  # inches: of a method, and of axes and titles
 DETECTED, COLOURS = '#b3432b', ('#0072b2', '#d55e00', '#009e73', '#cc79a7')  # the last from Okabe and Ito 2008
 
 
-def _svg(figure) -> str:
+def svg(figure) -> str:
+    """A matplotlib figure as an SVG element, the same bytes every time."""
     import matplotlib
 
     content = io.StringIO()
@@ -49,7 +50,7 @@ def scores(answer: Answer, score: str) -> str:
         for axes in (left, right):
             axes.tick_params(axis='x', labelsize=8)
         figure.tight_layout()
-        return _svg(figure)
+        return svg(figure)
 
 
 def curves(growths: Sequence[Growth], score: str) -> str:
@@ -71,4 +72,4 @@ def curves(growths: Sequence[Growth], score: str) -> str:
         axes.set(xlabel='training images', ylabel=f'{score}, test split')
         axes.legend(frameon=False, fontsize=8)
         figure.tight_layout()
-        return _svg(figure)
+        return svg(figure)

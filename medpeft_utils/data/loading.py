@@ -133,7 +133,8 @@ def open_source(
         frame = own.read_folder(root)
     else:
         raise UnknownName('dataset', str(dataset), CARDS, 'medpeft data list; or a folder per class, or a CSV file')
-    return Source(own.card_of(name, path, None if with_texts_there else frame['label']), root, path, lambda: frame)
+    labels = None if with_texts_there else frame['label']
+    return Source(own.card_of(name, path, labels, own.subgroups_of(frame)), root, path, lambda: frame)
 
 
 def _made_splits(frame: pd.DataFrame, card: DataCard, seed: int, folds: int) -> np.ndarray:

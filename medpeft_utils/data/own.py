@@ -19,7 +19,12 @@ LAYOUT = 'give one folder for each class with its images, or a CSV with columns 
 PAIRS_LAYOUT = 'give a CSV with columns image,text[,group][,split]'
 
 
-def card_of(name: str, path: Path, labels: pd.Series | None) -> DataCard:
+# Columns to which the manifest gives a meaning: one's own of such a name is kept as 'own share', and changes nothing.
+RESERVED = ('sha256', 'near', 'share', 'labels')
+MOST_SUBGROUPS, MOST_NUMBERS = 20, 150  # different values of a column that says something of a person: sex, site; age
+
+
+def card_of(name: str, path: Path, labels: pd.Series | None, subgroups: tuple[str, ...] = ()) -> DataCard:
     """The card of a dataset that nobody has published.
 
     Its classes are the labels there are, in alphabetical order; where `labels` is None it is of images with texts.
@@ -34,7 +39,19 @@ def card_of(name: str, path: Path, labels: pd.Series | None) -> DataCard:
         source=f'own data: {path}',
         how_to_obtain='it is there already',
         licence='as the owner says',
+        subgroups=subgroups,
     )
+
+
+def subgroups_of(frame: pd.DataFrame) -> tuple[str, ...]:
+    """The columns by which scores can be reported apart: own ones of few values, or of numbers such as an age."""
+    found = []
+    for name in frame.columns.difference([*COLUMNS, 'text', *(f'own {word}' for word in RESERVED)], sort=False):
+        values = frame[name][frame[name].astype(str) != '']
+        numbers = pd.to_numeric(values, errors='coerce').notna().all()
+        if 1 < values.nunique() <= (MOST_NUMBERS if numbers else MOST_SUBGROUPS) and not name.startswith(FINDING):
+            found.append(name)
+    return tuple(found)
 
 
 def _class_folders(folder: Path) -> list[Path]:
@@ -107,5 +124,6 @@ def read_csv(path: Path, root: Path, with_texts: bool | None = None) -> tuple[pd
             columns='stratum', errors='ignore'
         )
     table['image'] = [_as_on_disk(root, image) for image in table['image'].str.replace('\\', '/', regex=False)]
+    table = table.rename(columns={name: f'own {name}' for name in RESERVED})
     own = [column for column in table if column not in COLUMNS]
     return table[[column for column in COLUMNS if column in table] + own], with_texts
