@@ -105,6 +105,16 @@ def test_two_records_of_a_cell_are_refused(tmp_path: Path):
         report.render('table4', study(tmp_path, rows))
 
 
+def test_the_kid_of_tuned_and_untuned_images_is_paired_over_the_patients(tmp_path: Path):
+    """Each resample moves both by the same amount: nothing is left of it in their difference."""
+    found = study(tmp_path, [record('Bias', 400, [20.0]), record('LoRA', 400, [30.0])], pictures=False)
+    rows = ti.over_untuned(ti.runs(found), 'kid').set_index('method')
+    assert rows.loc['Bias', ['gain', 'gain_low', 'gain_high']].tolist() == pytest.approx([3.8] * 3)  # (400 - 20) / 100
+    assert rows.loc[ti.ALL, 'gain_low'] == pytest.approx(3.75)
+    drawn = report.render('prompt_following', found).data.set_index('method')
+    assert drawn.loc['LoRA', 'kid_gain'] == pytest.approx(3.7) and drawn.loc[text_image_prompts.REAL, 'kid'] == 0.001
+
+
 def test_fids_of_different_encoders_are_told(tmp_path: Path):
     rows = [record('Bias', 400, [1.0]), record('LoRA', 400, [2.0])]
     rows[1]['metrics'] = {**rows[1]['metrics'], 'real': {**rows[1]['metrics']['real'], 'encoder': {'hash': 'other'}}}

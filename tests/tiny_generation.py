@@ -55,6 +55,7 @@ def sample(fid: float, seed: int = 0) -> dict:
             'kid_high': fid / 100 + 0.02,
         },
         **{'similarity': 0.3, 'nearest': 4.0, 'nearest_real': 4.2, 'nearest_ratio': 4 / 4.2, 'copies': 0.01},
+        'kid_resamples': [fid / 100 + shift for shift in (-0.01, 0.0, 0.02)],
         'adherence': {'auroc': 0.9, 'accuracy': 0.8, 'by_label': {'spot': label}},
     }
 

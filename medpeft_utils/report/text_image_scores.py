@@ -25,10 +25,10 @@ BASE, FLOOR = 'Untuned pipeline', 'Real images of other patients'
 ALL = 'Mean of the methods'
 CELL = ['data', 'pairs', 'method']
 NUMBERS = (
-    *('fid', 'kid', 'kid_low', 'kid_high', 'similarity', 'nearest_ratio', 'nearest', 'copies', 'images'),
-    *('fid_inception', 'kid_inception'),
+    *('kid', 'kid_low', 'kid_high', 'fid', 'similarity', 'nearest_ratio', 'nearest', 'copies', 'images'),
+    *('kid_inception', 'fid_inception'),
 )
-AGREEMENT = 'auroc', 'auroc_low', 'auroc_high', 'accuracy'
+ADHERENCE = 'auroc', 'auroc_low', 'auroc_high', 'accuracy'
 _RUN = [
     *('run', *CELL, 'seed', 'backbone_label', 'dataset_label', 'synthetic', 'trainable', 'total', 'samples', 'base'),
     *('real', 'controls', 'checks', 'encoder', 'sampling', 'pictures', 'steps'),
@@ -90,10 +90,10 @@ def number(value: float | None) -> float:
 
 
 def flat(sample: dict) -> dict[str, float]:
-    """What the evaluator said of one set of images, as numbers: `NUMBERS`, and `AGREEMENT` of the findings."""
-    agreement = sample.get('adherence') or {}
+    """What the evaluator said of one set of images, as numbers: `NUMBERS`, and `ADHERENCE` of the findings."""
+    adherence = sample.get('adherence') or {}
     found = {name: number(sample.get(name)) for name in NUMBERS}
-    return found | {name: number(agreement.get(name)) for name in AGREEMENT}
+    return found | {name: number(adherence.get(name)) for name in ADHERENCE}
 
 
 def values(table: pd.DataFrame, which: str = 'samples') -> pd.DataFrame:
@@ -110,7 +110,7 @@ def values(table: pd.DataFrame, which: str = 'samples') -> pd.DataFrame:
         found = getattr(one, which) if which in ('samples', 'base') else one.controls.get(which, [])
         about = {name: getattr(one, name) for name in (*CELL, 'run', 'seed', 'encoder')}
         rows += [about | {'sampling_seed': sample.get('seed', 0)} | flat(sample) for sample in found]
-    columns = [*CELL, 'run', 'seed', 'encoder', 'sampling_seed', *NUMBERS, *AGREEMENT]
+    columns = [*CELL, 'run', 'seed', 'encoder', 'sampling_seed', *NUMBERS, *ADHERENCE]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -132,7 +132,7 @@ def summary(found: pd.DataFrame) -> pd.DataFrame:
     """Average FID and average rank (1: lowest FID) of each method over the data sizes that every method has.
 
     Args:
-        found: `values` of one set, from runs judged by one encoder.
+        found: `values` of one set, from runs scored by one encoder.
     Returns:
         Indexed by method: average_fid, average_rank, sizes; empty where no size has every method.
     """
@@ -172,34 +172,41 @@ def gains(found: pd.DataFrame, better: str, worse: str, name: str = 'fid') -> di
     }
 
 
-def _resamples(samples: Sequence[dict]) -> np.ndarray:
-    """[draws] AUROC of the findings in resamples of the prompts, mean over sampling seeds; [0] where none are kept."""
-    kept = [(sample.get('adherence') or {}).get('resamples') or [] for sample in samples]
+def _resamples(samples: Sequence[dict], name: str) -> np.ndarray:
+    """[draws] AUROC of the findings, or KID, in resamples: mean over sampling seeds, [0] if none is kept."""
+    where = {'auroc': lambda sample: (sample.get('adherence') or {}).get('resamples'), 'kid': _kid_resamples}[name]
+    kept = [where(sample) or [] for sample in samples]
     if not kept or not all(kept):
         return np.array([])
     return np.array(kept, dtype=float).mean(axis=0)  # None becomes NaN
 
 
-def following(table: pd.DataFrame) -> pd.DataFrame:
-    """By how much better the images of each cell show the findings of their prompts than the untuned pipeline's do.
+def _kid_resamples(sample: dict) -> list | None:
+    return sample.get('kid_resamples')
 
-    The same prompts and starting noise on both sides: the interval is that of the difference over resamples of the
-    prompts, each the mean over training and sampling seeds.
+
+def over_untuned(table: pd.DataFrame, name: str = 'auroc') -> pd.DataFrame:
+    """By how much better the images of each cell are than the untuned pipeline's: prompt adherence, or distance.
+
+    The same prompts and starting noise on both sides: the interval is that of the difference over resamples of
+    patients, each the mean over training and sampling seeds.
 
     Args:
         table: `runs`.
+        name: 'auroc' of the findings that prompts ask for, or 'kid'.
     Returns:
-        Columns data, pairs, method, gain (AUROC), gain_low, gain_high (95 %); beside the methods of a set and data size
-        a row ALL of their mean. NaN where a record keeps no resamples.
+        Columns data, pairs, method, gain (above zero where tuning helps: a higher AUROC, a lower KID), gain_low,
+        gain_high (95 %); beside the methods of a set and data size a row ALL of their mean. NaN where a record keeps no
+        resamples.
     """
-    rows = []
+    rows, sign = [], {'auroc': 1, 'kid': -1}[name]
     for (data, pairs), cells in table.groupby(['data', 'pairs'], sort=False):
         gains, draws = {}, {}
         for method, runs_ in cells.groupby('method', sort=False):
-            auroc = [values(runs_, which)['auroc'].mean() for which in ('samples', 'base')]
-            apart = [_resamples(one.samples) - _resamples(one.base) for one in runs_.itertuples()]
-            gains[method] = auroc[0] - auroc[1]
-            draws[method] = np.mean(apart, axis=0) if len({len(a) for a in apart}) == 1 else np.array([])
+            tuned, untuned = (values(runs_, which)[name].mean() for which in ('samples', 'base'))
+            apart = [_resamples(one.samples, name) - _resamples(one.base, name) for one in runs_.itertuples()]
+            gains[method] = sign * (tuned - untuned)
+            draws[method] = sign * np.mean(apart, axis=0) if len({len(a) for a in apart}) == 1 else np.array([])
         if len({len(found) for found in draws.values()}) == 1:
             gains[ALL], draws[ALL] = np.mean(list(gains.values())), np.mean(list(draws.values()), axis=0)
         for method, gain in gains.items():
@@ -216,7 +223,7 @@ def against_base(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def describe(records: pd.DataFrame, table: pd.DataFrame) -> list[str]:
-    """What stands beside every table of this half: data, pipeline, runs and seeds, and what the FID is taken on."""
+    """What stands beside every table of this half: data, pipeline, runs and seeds, what distances are taken on."""
     if scores.is_published(records):
         return [f"The paper's own numbers ({paper.CITATION}): FID of 1,000 test images of MIMIC-CXR, mean of 4 seeds."]
     own = records[records['experiment'] == EXPERIMENT]
@@ -234,22 +241,27 @@ def describe(records: pd.DataFrame, table: pd.DataFrame) -> list[str]:
 
 
 def _encoders(table: pd.DataFrame) -> list[str]:
-    """What FID is taken on; and a warning where runs of one set were judged by different encoders."""
+    """What KID and FID are taken on; and a warning where runs of one set were scored by different encoders."""
     notes = []
     for data, group in sets(table):
         real = group['real'].iloc[0]
         quality = number((real.get('adherence') or {}).get('auroc'))
         about = real.get('encoder') or {}
         told = f', AUROC {quality:.3f} on real test images' if not math.isnan(quality) else ''
+        if 'held_out_auroc' in about:
+            told += (
+                f' ({about["training_auroc"]:.3f} on its own {about["training_images"]:,}, '
+                f'{about["held_out_auroc"]:.3f} on those of patients held out)'
+            )
         notes.append(
-            f'FID on {data}: on {about.get("features", "?")} features of an encoder trained on the '
+            f'KID and FID on {data}: on {about.get("features", "?")} features of an encoder trained on the '
             f"{about.get('kind', 'labels')} of its training split{told}; another scale than Inception's, on which the "
             'paper reports: compare orders, not numbers.'
         )
         if group['encoder'].nunique() > 1:
             notes.append(
-                f'{data}: {group["encoder"].nunique()} different encoders judged these runs, so that their FIDs do not '
-                'compare; run them again with the whole set loaded.'
+                f'{data}: {group["encoder"].nunique()} different encoders scored these runs, so that distances do '
+                'not compare; run them again with the whole set loaded.'
             )
     return notes
 

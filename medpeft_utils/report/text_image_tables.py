@@ -138,7 +138,7 @@ def _synthetic(table: pd.DataFrame) -> str:
 
 
 COLUMNS_METRICS = [
-    *('Data', 'Training pairs', 'Method', 'FID', 'KID [95 %, over patients]', 'Similarity', 'Findings: AUROC [95 %]'),
+    *('Data', 'Training pairs', 'Method', 'KID [95 %, over patients]', 'FID', 'Similarity', 'Findings: AUROC [95 %]'),
     *('Findings: accuracy', 'Nearest: ratio', 'Copies'),
 ]
 
@@ -152,29 +152,29 @@ def _fixed(value: float, digits: int = 3) -> str:
 
 
 def _metric_cells(found: pd.DataFrame, inception: bool) -> list[str]:
-    mean = found[[*ti.NUMBERS, *ti.AGREEMENT]].mean()
+    mean = found[[*ti.NUMBERS, *ti.ADHERENCE]].mean()
     kid = _fixed(mean['kid'])
     if kid != MISSING:
         kid += f' [{mean["kid_low"]:.3f}, {mean["kid_high"]:.3f}]'
     area = _fixed(mean['auroc'])
     if not math.isnan(mean['auroc_low']):
         area += f' [{mean["auroc_low"]:.2f}, {mean["auroc_high"]:.2f}]'
-    cells = [ti.spread(found['fid']), kid, _fixed(mean['similarity']), area, _share(mean['accuracy'])]
+    cells = [kid, ti.spread(found['fid']), _fixed(mean['similarity']), area, _share(mean['accuracy'])]
     cells += [_fixed(mean['nearest_ratio'], 2), _share(mean['copies'])]
     return [*cells, ti.spread(found['fid_inception'])] if inception else cells
 
 
 def _real_cells(real: dict, inception: bool) -> list[str]:
-    floor, agreement = real.get('floor') or {}, real.get('adherence') or {}
-    values = [ti.number(floor.get('fid')), ti.number(floor.get('kid')), ti.number(real.get('similarity'))]
-    cells = [_fixed(values[0], 2), *map(_fixed, values[1:])]
-    cells += [_fixed(ti.number(agreement.get('auroc'))), _share(ti.number(agreement.get('accuracy'))), '1.00', '1.0 %']
+    floor, adherence = real.get('floor') or {}, real.get('adherence') or {}
+    distances = [ti.number(floor.get('kid')), ti.number(floor.get('fid'))]
+    cells = [_fixed(distances[0]), _fixed(distances[1], 2), _fixed(ti.number(real.get('similarity')))]
+    cells += [_fixed(ti.number(adherence.get('auroc'))), _share(ti.number(adherence.get('accuracy'))), '1.00', '1.0 %']
     return [*cells, _fixed(ti.number(floor.get('fid_inception')), 2)] if inception else cells
 
 
 @renderer('generation_metrics', TITLE_METRICS, 'Do the images follow their prompts, differ, and are they no copies?')
 def generation_metrics(records: pd.DataFrame, f1: str = 'weighted') -> Table | Nothing:
-    """FID, KID, diversity, agreement with the prompt and nearness to training images, by set, size and method."""
+    """FID, KID, diversity, adherence with the prompt and nearness to training images, by set, size and method."""
     table, rows = ti.runs(records), []
     if table.empty:
         return Nothing(name='generation_metrics', title=TITLE_METRICS, notes=[NO_RUN], suffixes=('findings',))
@@ -226,8 +226,8 @@ def _findings(table: pd.DataFrame) -> pd.DataFrame:
     for one in table.itertuples():
         told = [(s.get('adherence') or {}, one.method) for s in one.samples]
         told += [(one.real.get('adherence') or {}, 'Real test images')]
-        for agreement, method in told:
-            for finding, numbers in (agreement.get('by_label') or {}).items():
+        for adherence, method in told:
+            for finding, numbers in (adherence.get('by_label') or {}).items():
                 rows.append({'data': one.data, 'pairs': one.pairs, 'method': method, 'finding': finding, **numbers})
     columns = ['data', 'pairs', 'method', 'finding']
     frame = pd.DataFrame(rows, columns=[*columns, 'auroc', 'accuracy', 'positives', 'images'])
