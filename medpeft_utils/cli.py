@@ -27,6 +27,8 @@ COMMANDS = {
     ),
     'report': ('medpeft_utils.compare.commands:report', 'Render the figures and tables of a study.'),
     'cost': ('medpeft_utils.report.commands:cost', 'Show what each method of a study costs.'),
+    'verify': ('medpeft_utils.study.verify:verify', 'Run some of the kept records again: do their numbers hold here?'),
+    'artefact': ('medpeft_utils.study.artefact:artefact', 'Pack a study as one archive, for a DOI.'),
     'params': ('medpeft_utils.cli:params', 'Count the trainable parameters of every method.'),
     'bench': ('benchmarks.commands:bench', 'Measure how fast this machine trains, starts and loads.'),
     'book': ('medpeft_utils.learn.commands:book', 'Run the learning notebooks and build their pages.'),

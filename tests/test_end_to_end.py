@@ -18,12 +18,12 @@ from medpeft_utils.study import records
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def medpeft(*arguments: object, cache: Path | None = None) -> str:
-    """Standard output of a command that must succeed; `cache` in place of the session's."""
+def medpeft(*arguments: object, cache: Path | None = None, code: int = 0) -> str:
+    """Standard output of a command that must end with `code`; `cache` in place of the session's."""
     command = [sys.executable, '-m', 'medpeft_utils.cli', *map(str, arguments)]
     environment = os.environ | ({'MEDPEFT_CACHE': str(cache)} if cache else {})
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500, env=environment)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == code, done.stdout + done.stderr
     return done.stdout
 
 
@@ -73,6 +73,18 @@ def without_times(part: object) -> object:
     if isinstance(part, dict):
         return {name: without_times(value) for name, value in part.items() if 'seconds' not in name}
     return [without_times(entry) for entry in part] if isinstance(part, list) else part
+
+
+def test_one_cell_of_each_family_gives_the_kept_numbers_to_the_last_bit(smoke, tmp_path):
+    """The golden test: the smoke grid's records, run again by `medpeft verify`; and one that was changed fails."""
+    kept = records.collect(smoke / 'results' / 'smoke', tmp_path / 'records.jsonl')
+    printed = medpeft('verify', kept, '--sample', 3, '--results', tmp_path / 'again')
+    assert '3 hold, 0 fail' in printed and printed.count('equal to the last bit') == 3
+    lines = [json.loads(line) for line in kept.read_text().splitlines()]
+    lines[0]['metrics']['test']['f1_macro'] = min(1.0, lines[0]['metrics']['test']['f1_macro'] + 0.001)
+    kept.write_text('\n'.join(map(json.dumps, lines)))
+    printed = medpeft('verify', kept, '--sample', 0, code=1)
+    assert '1 contradict themselves' in printed and 'FAILS' in printed and '0 hold, 1 fail' in printed
 
 
 @pytest.mark.parametrize('name', ['figure1', 'figure3', 'table1', 'table2', 'table3', 'table5', 'table6'])
