@@ -60,6 +60,7 @@ class Lesson:
             max_steps=steps,
             evaluations=max(1, min(6, steps // 10)),
             learning_rate=learning_rate,
+            head='tied',  # one rate: whoever turns it turns all there is
         )
         self.run = Classification(settings)
         self.seconds = 0.0
