@@ -22,7 +22,18 @@ TOLERANCE = {'svdiff': 1e-6}
 
 
 def test_every_foreign_implementation_has_a_file():
-    wanted = {'ssf', 'adaptformer', 'tsa', 'med_peft', 'svdiff', 'difffit', 'apla', 'diffusers_lora'}
+    wanted = {
+        'ssf',
+        'adaptformer',
+        'tsa',
+        'med_peft',
+        'svdiff',
+        'difffit',
+        'apla',
+        'vpt_deep',
+        'convpass',
+        'diffusers_lora',
+    }
     assert {path.stem for path in FILES} == wanted | {f'peft_{key}' for key in ('lora', 'dora', 'rslora')}
     assert sum(path.stat().st_size for path in FILES) < 1 << 20
 

@@ -2,10 +2,10 @@
 
     python tests/reference/make.py FOLDER
 
-FOLDER holds clones: dongzelian/SSF, ShoufaChen/AdaptFormer, VICO-UoE/URL, RL4M/MED-PEFT, mkshing/svdiff-pytorch,
-mkshing/DiffFit-pytorch, MoeinSorkhei/APLA, each in a folder `owner+name`. peft and diffusers are those installed. Each
-file has the weights of the network (`base.`), those that are trained (`trained.`), the output and the gradients
-(`gradient.`), all by this package's names, and in its metadata where the code is from.
+FOLDER holds clones, each in a folder `owner+name`: dongzelian/SSF, ShoufaChen/AdaptFormer, VICO-UoE/URL, RL4M/MED-PEFT,
+mkshing/svdiff-pytorch, mkshing/DiffFit-pytorch, MoeinSorkhei/APLA, JieShibo/PETL-ViT. peft and diffusers are those
+installed. Each file has the weights of the network (`base.`), those that are trained (`trained.`), the output and the
+gradients (`gradient.`), all by this package's names, and in its metadata where the code is from.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ sys.path.insert(0, str(HERE.parent))
 from tiny_references import TEXT, WIDTH, build, gradients, inputs  # noqa: E402 (beside the tests)
 
 Names = dict[str, torch.Tensor]
+ADAPTER_IMPORT = 'from .adapter import Adapter'
 
 
 def git(clone: Path, *arguments: str) -> str:
@@ -133,7 +134,7 @@ def ssf(folder: Path) -> None:
 def adaptformer(folder: Path) -> None:
     clone, source = from_clone(folder, 'ShoufaChen/AdaptFormer')
     adapter = module(clone, 'models/adapter.py', 'adaptformer_adapter')
-    imported = (('from .adapter import Adapter', ''),)
+    imported = ((ADAPTER_IMPORT, ''),)
     code = module(clone, 'models/custom_modules.py', 'adaptformer_modules', imported, Adapter=adapter.Adapter)
     tuning = SimpleNamespace(ffn_adapt=True, ffn_option='parallel', ffn_num=3, ffn_adapter_init_option='lora')
     vars(tuning).update(ffn_adapter_scalar='0.1', ffn_adapter_layernorm_option='none', d_model=WIDTH)
@@ -279,6 +280,59 @@ def apla(folder: Path) -> None:
     run('apla', source, ours, theirs, base, names)
 
 
+def vpt(folder: Path) -> None:
+    """The prompts of the code of AdaptFormer, which compares with VPT: before the class token, which is the same."""
+    clone, source = from_clone(folder, 'ShoufaChen/AdaptFormer')
+    blocks = module(clone, 'models/custom_modules.py', 'vpt_modules', ((ADAPTER_IMPORT, ''),), Adapter=None)
+    imported = (('from .custom_modules  import Block', ''),)
+    code = module(clone, 'models/vit_image.py', 'vpt_vit', imported, Block=blocks.Block)
+    tuning = SimpleNamespace(ffn_adapt=False, vpt_on=True, vpt_num=3)
+    size = {'img_size': 16, 'patch_size': 8, 'embed_dim': WIDTH, 'depth': 2, 'num_heads': 2, 'mlp_ratio': 2}
+    theirs = code.VisionTransformer(**size, num_classes=3, tuning_config=tuning).double().eval()
+    base = build('vit')
+    state = {}
+    for name, tensor in base.state_dict().items():
+        if '.attn.qkv.' in name:
+            parts = zip('qkv', tensor.chunk(3), strict=True)
+            state |= {name.replace('qkv', f'{part}_proj'): rows for part, rows in parts}
+        else:
+            state[name.replace('.mlp.', '.')] = tensor
+    theirs.load_state_dict(state, strict=False)
+    names = {f'embeddings.{i}': f'blocks.{i}.prompts.tokens' for i in range(2)}
+    moved(theirs, list(names))
+    output, found = gradients(theirs, inputs('vit'))
+    trained = dict(theirs.named_parameters())
+    about = source | {'network': 'vit', 'method': 'vpt_deep', 'family': 'vit', 'config': {'tokens': 3}}
+    ours = {mine: trained[its][0] for its, mine in names.items()}
+    write('vpt_deep', about, base.state_dict(), ours, output, {mine: found[its][0] for its, mine in names.items()})
+
+
+def convpass(folder: Path) -> None:
+    """Their module has the width and the grid of ViT-Base in it; those, and nothing else, are replaced."""
+    clone, source = from_clone(folder, 'JieShibo/PETL-ViT')
+    sizes = (('768', str(WIDTH)), ('14 * 14', '2 * 2'), ('14, 14', '2, 2'), ('torch.eye(8', 'torch.eye(dim'))
+    code = module(clone, 'convpass/vtab/convpass.py', 'convpass_code', sizes)
+    base, theirs = build('vit'), build('vit')
+    code.set_Convpass(theirs, 'convpass', dim=4, s=0.7)
+    for block in theirs.blocks:
+        block.drop_path = nn.Identity()  # as timm called it then
+        block.forward = forward_of(code, block)
+    names = {}
+    for i in range(2):
+        for branch in ('attn', 'mlp'):
+            for layer in ('down', 'conv', 'up'):
+                for leaf in ('weight', 'bias'):
+                    its = f'blocks.{i}.adapter_{branch}.adapter_{layer}.{leaf}'
+                    names[its] = f'blocks.{i}.{branch}.bypass.{layer}.{leaf}'
+    ours = {'network': 'vit', 'method': 'convpass', 'family': 'vit', 'config': {'width': 4, 'scale': 0.7}}
+    run('convpass', source, ours, theirs.double().eval(), base, names)
+
+
+def forward_of(code: Any, block: nn.Module) -> Any:
+    """Their forward of a block, which today is given more arguments than it takes."""
+    return lambda x, **_: code.forward_block(block, x)
+
+
 class First(nn.Module):
     """Of a module that gives several outputs, the first."""
 
@@ -314,5 +368,5 @@ def peft_and_diffusers(folder: Path) -> None:
 
 if __name__ == '__main__':
     standing_in()
-    for make in (ssf, adaptformer, tsa, med_peft, svdiff, difffit, apla, peft_and_diffusers):
+    for make in (ssf, adaptformer, tsa, med_peft, svdiff, difffit, apla, vpt, convpass, peft_and_diffusers):
         make(Path(sys.argv[1]))
