@@ -26,6 +26,9 @@ OF_INTEREST = ('malignant', 'mel', 'melanoma', 'glaucoma', 'pneumonia', 'lung op
 NOT_CLINICAL = 'No clinical evaluation: retrospective images, no prospective patient, no reader.'
 
 
+_TEMPERATURES: dict[tuple[str, str], float] = {}
+
+
 @dataclass(frozen=True)
 class Run:
     """A run that holds its rows: where it belongs, and labels, groups and log-odds of both splits."""
@@ -48,6 +51,15 @@ class Run:
         return scores.test_rows(self.record, split)
 
     @property
+    def temperature(self) -> float:
+        """Fitted on validation, once for equal rows."""
+        key = self.record['rows']['validation']['labels'], self.record['rows']['validation']['scores']
+        if key not in _TEMPERATURES:
+            labels, _, _, odds = self.rows('validation')
+            _TEMPERATURES[key] = clinical.temperature(labels, odds)
+        return _TEMPERATURES[key]
+
+    @property
     def test(self) -> TestSplit:
         labels, groups, *_ = self.rows('test')
         return scores.split_of(labels, groups, len(self.classes))
@@ -57,8 +69,7 @@ class Run:
         labels, _, _, odds = self.rows(split)
         several, warmth = labels.ndim > 1, 1.0
         if scaled:
-            on, _, _, theirs = self.rows('validation')
-            warmth = clinical.temperature(on, theirs)
+            warmth = self.temperature
         p = clinical.class_probabilities(odds, several, warmth)
         return (labels if several else np.eye(p.shape[1], dtype=int)[labels]), p
 
@@ -321,7 +332,7 @@ def differences(methods: dict[str, list[Run]], measure: Callable[[Run], np.ndarr
 def forest(figures: list[tuple[str, dict[str, dict[str, Interval]]]], words: str, notes: str, marks: dict[str, str]):
     """A panel a data set, a row a method: differences from full FT with their bars; `marks` are kind to marker."""
     methods = list(dict.fromkeys(method for _, found in figures for kind in found.values() for method in kind))
-    figure, axes = sheet(1, len(figures), notes, max(2.1, 7 / len(figures)), 0.21 * len(methods) + 0.95, sharey=True)
+    figure, axes = sheet(1, len(figures), notes, max(2.1, 7 / len(figures)), 0.21 * len(methods) + 1.25, sharey=True)
     for axis, (title, found) in zip(axes[0], figures, strict=True):
         axis.axvspan(-100 * CONSEQUENCE, 100 * CONSEQUENCE, color=style.PALE, alpha=0.35, linewidth=0, zorder=0)
         axis.axvline(0, color=style.INK, linewidth=0.8, zorder=1)

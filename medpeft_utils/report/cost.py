@@ -107,7 +107,8 @@ def cost_front(records: pd.DataFrame, f1: str = 'weighted') -> Output:
     here = here[here['data'].isin(blocks.index.get_level_values('data'))]
     medians = runs[runs['encoder'] == encoder].groupby('method')[list(FRONT)].median()
     methods = [method for method in blocks if method in medians.index]
-    better = [[a != b and scores.mean_gain(here, a, b).low > 0 for b in methods] for a in methods]
+    samples = scores.block_samples(here)
+    better = [[a != b and scores.mean_difference(samples, a, b).low > 0 for b in methods] for a in methods]
     means, data = blocks[methods].mean(), []
     with style.drawing():
         notes = provenance.describe(records, here, f1)

@@ -62,7 +62,7 @@ def runs(records: pd.DataFrame) -> pd.DataFrame:
 _COLUMNS = [
     *('run', *TASK, 'method', 'rank', 'seed', 'auroc', 'validation', 'draws', 'key', 'model_label', 'dataset_label'),
     *('synthetic', 'train_images', 'test_images', 'patients', 'trainable', 'total', 'undefined', 'findings'),
-    *('steps', 'passes', 'edge'),
+    *('steps', 'passes', 'edge', 'selection'),
 ]
 
 
@@ -97,6 +97,7 @@ def _run(row, suffix: str) -> dict:
         'steps': about['steps'],
         'passes': about['passes'],
         'edge': about['edge'],
+        'selection': about['selection'],
     }
 
 

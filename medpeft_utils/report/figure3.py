@@ -55,9 +55,9 @@ def _measured(chosen: pd.DataFrame, methods: Sequence[str]) -> tuple[pd.DataFram
         return pd.DataFrame(), []
     here = chosen[chosen['data'].isin(blocks.index.get_level_values('data'))]
     counted = here.groupby('method')[['trainable_parameters', 'head_parameters', 'total_parameters']].mean()
-    rows = []
+    rows, samples = [], scores.block_samples(here)
     for method in blocks.columns:
-        apart = scores.mean_gain(here, method, scores.FULL) if scores.FULL in blocks and method != scores.FULL else None
+        apart = scores.mean_difference(samples, method) if scores.FULL in blocks and method != scores.FULL else None
         mean, count = blocks[method].mean(), counted.loc[method]
         parameters = count['head_parameters' if method == 'Linear Probing' else 'trainable_parameters']
         ends = {'low': math.nan, 'high': math.nan}
@@ -67,7 +67,7 @@ def _measured(chosen: pd.DataFrame, methods: Sequence[str]) -> tuple[pd.DataFram
         rows.append({'method': method, 'f1': mean, 'parameters': parameters, 'share': share, **ends})
     table = pd.DataFrame(rows).assign(datasets=len(blocks), encoder=chosen['encoder'].iloc[0])
     names = list(table['method'])
-    better = [[a != b and scores.mean_gain(here, a, b).low > 0 for b in names] for a in names]
+    better = [[a != b and scores.mean_difference(samples, a, b).low > 0 for b in names] for a in names]
     return table, pareto(list(table['parameters']), better)
 
 

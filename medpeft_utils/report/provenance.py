@@ -72,7 +72,10 @@ def trained(chosen: pd.DataFrame) -> list[str]:
         return []
     shown = chosen[chosen['method'] != 'Linear Probing']
     steps, passes = from_to(shown['steps'].dropna().astype(int), 'step'), from_to(shown['passes'].round(1), '')
-    return [f'Trained for {steps}, {passes} passes over the training images.'] if steps and passes else []
+    by = sorted({one.replace('f1_macro', 'macro F1').replace('_', ' ') for one in shown['selection'] if one})
+    chosen_by = f'; chosen on validation by {" or ".join(by)}' if by else ''
+    told = f'Trained for {steps}, {passes} passes over the training images{chosen_by}.'
+    return [told] if steps and passes else []
 
 
 def cautions(chosen: pd.DataFrame) -> list[str]:

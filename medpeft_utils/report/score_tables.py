@@ -98,9 +98,9 @@ def not_worse(rows: pd.DataFrame) -> set[str]:
     best = means.idxmax()
     if rows['printed'].any():
         return set(means.index[ranks.as_printed(means) == ranks.as_printed(means).max()])
-    kept = {best}
+    kept, samples = {best}, {method: scores.sample(own) for method, own in rows.groupby('method', sort=False)}
     for method in means.index.drop(best):
-        found = scores.gain(rows, best, method).interval()
+        found = (samples[best] - samples[method]).interval()
         if found.known and found.low <= 0:
             kept.add(method)
     return kept
@@ -120,7 +120,7 @@ def _over_sets(rows: pd.DataFrame, method: str) -> str:
         return ''
     parts = [one.interval() for one in scores.gains_by(rows, method, by=('data',)).values()]
     if len(parts) < 3 or not all(part.known for part in parts):
-        return scores.mean_gain(rows, method).text() if parts else MISSING
+        return scores.mean_difference(scores.block_samples(rows), method).text() if parts else MISSING
     pooled = random_effects(parts)
     return f'{pooled.mean.text()}; {_ends(pooled.prediction)}'
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
@@ -48,9 +49,19 @@ def test_rows(record: Mapping | None, split: str = 'test'):
     """Labels, groups, arg_max and scores of a record's rows (`training.rows.read`); None where it holds none."""
     if not record or split not in (record.get('rows') or {}):
         return None
+    kept = record['rows'][split]
+    return _read(*(kept[name] for name in _FIELDS))
+
+
+_FIELDS = 'n', 'classes', 'multi_label', 'labels', 'groups', 'arg_max', 'scores'
+
+
+@lru_cache(maxsize=400)
+def _read(*fields):
+    """The rows of these packed fields; equal ones are unpacked once, for all figures and tables."""
     from medpeft_utils.training import rows
 
-    return rows.read(record, split)
+    return rows.read({'rows': {'test': dict(zip(_FIELDS, fields, strict=True))}}, 'test')
 
 
 def split_of(labels: np.ndarray, groups: np.ndarray, classes: int) -> TestSplit:
@@ -129,7 +140,7 @@ def _about(record: Mapping | None, f1: str) -> dict:
     """What a record holds beside its score; defaults where there is no whole record."""
     if not isinstance(record, Mapping):
         found = {'split': '', 'draws': None, 'groups': 0, 'ratio': 0.25, 'head': '', 'steps': math.nan}
-        return found | {'passes': math.nan, 'one_class': '', 'edge': ''}
+        return found | {'passes': math.nan, 'selection': '', 'one_class': '', 'edge': ''}
     draws, groups = _drawn(record, f1)
     counts = record['data']['counts']
     found = {'split': record['data'].get('split_hash', ''), 'draws': draws, 'groups': groups}
@@ -144,6 +155,7 @@ def training_of(record: Mapping) -> dict:
         'head': training.get('head') or record['parameters'].get('head') or '',
         'steps': float(training.get('steps') or last.get('step') or math.nan),
         'passes': float(training.get('epochs') or last.get('epoch') or math.nan),
+        'selection': training.get('selection') or '',
         'edge': _edge((record.get('learning_rate') or {}).get('edge')),
     }
 
@@ -226,17 +238,27 @@ def gains_by(scores: pd.DataFrame, method: str, baseline: str = FULL, by: Sequen
     return found
 
 
-def mean_gain(rows: pd.DataFrame, method: str, baseline: str = FULL) -> Interval:
+def block_samples(rows: pd.DataFrame) -> list[dict[str, Sample]]:
+    """{method: its sample} for each data set, of the rows of one encoder."""
+    return [
+        {method: sample(own) for method, own in block.groupby('method', sort=False)}
+        for _, block in rows.groupby('data', sort=False)
+    ]
+
+
+def mean_difference(blocks: Sequence[Mapping[str, Sample]], method: str, baseline: str = FULL) -> Interval:
     """A method minus another, averaged over these very data sets (no claim on further ones)."""
-    parts = [one.interval() for one in gains_by(rows, method, baseline, by=('data',)).values()]
+    parts = [(block[method] - block[baseline]).interval() for block in blocks if {method, baseline} <= set(block)]
+    parts = [part for part in parts if not math.isnan(part.value)]
     if not parts or not all(part.known for part in parts):
         return Interval(float(np.mean([part.value for part in parts])) if parts else math.nan)
     if len(parts) == 1:
         return parts[0]
     value, error = (float(np.mean([p.value for p in parts])), math.hypot(*(p.error for p in parts)) / len(parts))
-    widths = [(p.high - p.low) / 2 / max(p.error, 1e-12) for p in parts]
-    half = max(widths) * error
-    return Interval(value, value - half, value + half, error, parts[0].over, sum(p.groups for p in parts))
+    half = max((p.high - p.low) / 2 / max(p.error, 1e-12) for p in parts) * error
+    seeds, splits = min(p.seeds for p in parts), min(p.splits for p in parts)
+    groups = sum(p.groups for p in parts)
+    return Interval(value, value - half, value + half, error, parts[0].over, groups, seeds, splits)
 
 
 def summarise(scores: pd.DataFrame, by: Sequence[str] = CELL) -> pd.DataFrame:

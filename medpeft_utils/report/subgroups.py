@@ -24,6 +24,9 @@ FEWEST = 10  # positives, and negatives, in every subgroup, or it is not judged
 PERMUTATIONS = 500
 
 
+_LAST: list = []  # records, what was asked of them, and the answer
+
+
 @dataclass(frozen=True)
 class By:
     """An attribute and how it is divided: 'sex' by values, 'age:60' below and from 60, 'skin:12-34-56' by ranges."""
@@ -127,6 +130,9 @@ def _wanted(records: pd.DataFrame) -> list[By]:
 
 def measured(records: pd.DataFrame, f1: str = 'weighted') -> tuple[list[dict], list[str]]:
     """A row for each encoder, data set, attribute and method, and what could not be judged, in sentences."""
+    given = (f1, tuple(records.attrs.get('by') or BY))
+    if _LAST and _LAST[0] is records and _LAST[1] == given:  # the table and the figure ask for the same
+        return _LAST[2]
     rows, missing = [], []
     for by in _wanted(records):
         for (encoder, data), methods in cells(runs_with_rows(records, f1)):
@@ -144,7 +150,8 @@ def measured(records: pd.DataFrame, f1: str = 'weighted') -> tuple[list[dict], l
                 missing.append(f'{data} by {by.column}: too few (under {FEWEST} positives or negatives in a subgroup).')
                 continue
             rows += _of_cell((encoder, data, by), methods, ready, sorted(names), sorted(classes))
-    return rows, list(dict.fromkeys(missing))
+    _LAST[:] = [records, given, (rows, list(dict.fromkeys(missing)))]
+    return _LAST[2]
 
 
 def _of_cell(
