@@ -110,11 +110,13 @@ def test_csv_with_groups_splits_and_own_columns(tmp_path):
     for i in range(18):
         draw(tmp_path / 'images' / f'{i}.png', i)
         split = ('train', 'Valid', 'test')[i // 2 % 3]
-        rows.append((f'images/{i}.png', 'NA' if i % 2 else 'yes', f'patient {i // 2}', split, i))
+        rows.append((f'images/{i}.png', 'no' if i % 2 else 'yes', f'patient {i // 2}', split, i))
     table = pd.DataFrame(rows, columns=['Image', 'label', 'group', 'split', 'skin type'])
     table.to_csv(tmp_path / 'own.csv', index=False, sep=';', encoding='utf-8-sig')
     loaded = data.load(tmp_path / 'own.csv', image_size=16)
-    assert loaded.classes == ['NA', 'yes']  # a label is text: NA is no missing value
+    assert loaded.classes == ['no', 'yes'] and loaded.attributes['skin type'].tolist() == [
+        *map(str, sorted(range(18), key=str))
+    ]
     assert (loaded.counts() == 3).all(axis=None)
     assert len(set(loaded.groups)) == 9 and 'skin type' in loaded.manifest
     elsewhere = tmp_path / 'tables' / 'own.csv'

@@ -78,6 +78,11 @@ class DataCard:
     reduced_to: int = 0
 
     @property
+    def own(self) -> bool:
+        """Whether it is somebody's own data, which nobody has published or looked at."""
+        return self.source.startswith('own data')
+
+    @property
     def content(self) -> str:
         """The column of a manifest that holds what an image comes with: 'label' or 'text'."""
         return 'text' if self.texts else 'label'

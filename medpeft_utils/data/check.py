@@ -14,7 +14,7 @@ from medpeft_utils.core.errors import BadInput
 from medpeft_utils.data import arrays, duplicates, manifest, multi_label
 from medpeft_utils.data.cache import file_digest, mapped
 from medpeft_utils.data.cards import DataCard
-from medpeft_utils.data.decode import examine_image
+from medpeft_utils.data.decode import damage, examine_image
 from medpeft_utils.data.loading import Source, near_sets, open_source, with_splits
 from medpeft_utils.data.splits import SPLITS
 
@@ -81,12 +81,16 @@ class _Seen:
     grey: np.ndarray | None = None
     fault: str = ''
 
+    @property
+    def flat(self) -> bool:
+        return self.grey is not None and self.grey.min() == self.grey.max()
+
 
 def _opened(path: Path) -> _Seen:
     try:
         return _Seen(file_digest(path), *examine_image(path, duplicates.SIDE))
-    except BadInput as error:
-        return _Seen(fault=str(error))
+    except Exception as error:  # one odd file is a line, not the end
+        return _Seen(fault=str(error if isinstance(error, BadInput) else damage(path, error)))
 
 
 def _look_at_images(report: Report, source: Source, frame: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray]:
@@ -99,6 +103,11 @@ def _look_at_images(report: Report, source: Source, frame: pd.DataFrame) -> tupl
     odd = sum(max(one.size) > ELONGATED * min(one.size) for one in opened)
     if odd:
         report.remarks.append(f'{odd} image(s) are more than {ELONGATED:g} times as long as wide; resized to a square')
+    flat = [path for path, one in zip(frame['image'].tolist(), seen, strict=True) if not one.fault and one.flat]
+    if flat:
+        report.remarks.append(
+            f'{len(flat)} image(s) are of one grey value all over ({flat[0]!r}): empty, or wholly transparent'
+        )
     small = sum(min(one.size) < SMALL for one in opened)
     if small:
         report.remarks.append(f'{small} image(s) have a side of less than {SMALL} pixels')
@@ -194,6 +203,15 @@ def _look_at_counts(report: Report, source: Source, frame: pd.DataFrame) -> None
         for name, count in source.card.counts.items()
         if report.classes[name] != count
     }
+    without = int((frame['group'] == '').sum())
+    if report.groups and without:
+        report.remarks.append(
+            f'{without} image(s) have no group, though others have one: each counts as a group of its own, and images '
+            'of one person may be in several splits'
+        )
+    if source.card.own:  # of a published set what a reader leaves out is known
+        report.remarks += [f'{words}: {count:,}' for words, count in report.notes.items()]
+        report.notes = {}
     if differing:
         said = ', '.join(f'{name}: {counts}' for name, counts in differing.items())
         report.remarks.append(f'not as many images as published ({said})')

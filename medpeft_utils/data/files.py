@@ -2,51 +2,134 @@
 
 from __future__ import annotations
 
+import csv
 import difflib
+import io
 import os
+import re
+import unicodedata
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
 
 from medpeft_utils.core.errors import BadInput
+from medpeft_utils.data.dicom import PICTURES, SUFFIXES, holds_dicom
 
-IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp', '.gif', '.pgm', '.ppm', '.dcm', '.dicom')
+IMAGE_SUFFIXES = (*PICTURES, *SUFFIXES)
+TABLES = ('.csv', '.tsv')
+MASK_FOLDERS = ('mask', 'masks', 'segmentation', 'segmentations')
+MASK = re.compile(r'(?P<of>.+?)[ _-](?:mask|masks|seg|segmentation)(?:[ _-]?\d+)?$', re.IGNORECASE)
+# What programs write into a cell that holds nothing; 'none' by hand can be a class
+NOTHING = ('nan', 'NaN', 'NAN', 'NA', '<NA>', 'N/A', 'n/a', '#N/A', 'None', 'null', 'NULL', 'NaT')
 
 
-def images_below(folder: Path) -> list[str]:
+def clean(value: str) -> str:
+    """Text as it is meant: accents as one character, invisible characters out, blanks folded."""
+    if value.isascii():
+        return ' '.join(value.split())
+    visible = ''.join(letter for letter in unicodedata.normalize('NFC', value) if unicodedata.category(letter) != 'Cf')
+    return ' '.join(visible.split())
+
+
+def plain_numbers(values: list[str]) -> list[str]:
+    """Whole numbers without '.0', as programs write them where other cells are empty, if all values are numbers."""
+    if not all(re.fullmatch(r'[+-]?\d+(\.\d*)?', value) for value in values if value):
+        return values
+    return [re.sub(r'\.0*$', '', value) for value in values]
+
+
+def is_mask(path: str, images: set[str]) -> bool:
+    """Whether an image is the mask of another by its name: 'a_mask.png' beside 'a.png', or in a folder of masks."""
+    folder, _, name = path.rpartition('/')
+    if any(part.lower() in MASK_FOLDERS for part in folder.split('/')):
+        return True
+    said = MASK.fullmatch(os.path.splitext(name)[0])
+    return bool(said) and f'{folder}/{said["of"]}'.lstrip('/') in images
+
+
+def _is_image(folder: str, name: str) -> bool:
+    if name.lower().endswith(IMAGE_SUFFIXES):
+        return True
+    suffix = os.path.splitext(name)[1]
+    return (not suffix or suffix[1:].isdecimal()) and holds_dicom(Path(folder, name))  # as PACS export them
+
+
+def images_below(folder: Path, left_out: Counter | None = None) -> list[str]:
     """Paths of all image files below a folder, from the folder on, with forward slashes, in alphabetical order.
 
-    By their names: what is in a file shows when it is decoded. Hidden ones ('._1.png') are left out.
+    By their names: what is in a file shows when it is decoded. Hidden ones ('._1.png') are left out. Links are
+    followed, but not in a circle. A name that is no UTF-8 is given with its bytes spelled out.
+
+    Args:
+        folder: to look in.
+        left_out: where the endings of files that are none of images are counted.
     """
     found = []
     for parent, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith('.') and name != '__MACOSX']
+        real = os.path.realpath(parent)
+        folders[:] = [
+            name
+            for name in folders
+            if not name.startswith('.')
+            and name != '__MACOSX'
+            and not f'{real}/'.startswith(f'{os.path.realpath(os.path.join(parent, name))}/')
+        ]
         below = os.path.relpath(parent, folder).replace(os.sep, '/')
         prefix = '' if below == '.' else f'{below}/'
-        found += [prefix + name for name in files if name.lower().endswith(IMAGE_SUFFIXES) and name[0] != '.']
+        for name in (name for name in files if name[0] != '.'):
+            if _is_image(parent, name):
+                found.append((prefix + name).encode(errors='backslashreplace').decode())
+            elif left_out is not None:
+                left_out[os.path.splitext(name)[1].lower() or 'no suffix'] += 1
     return sorted(found)
+
+
+def _rows(path: Path) -> list[list[str]]:
+    """The cells of a table. Raises BadInput where it is not text, or quotes do not match."""
+    try:
+        with path.open(encoding='utf-8-sig', newline='') as file:
+            content = file.read()
+        first = content.partition('\n')[0]
+        separator = max(',;\t', key=first.count)
+        return [row for row in csv.reader(io.StringIO(content, newline=''), delimiter=separator, strict=True) if row]
+    except UnicodeDecodeError as error:
+        raise BadInput(f'{path}: not text in UTF-8 ({error.reason}); save it as "CSV UTF-8"') from error
+    except OSError as error:
+        raise BadInput(f'{path}: cannot be read ({error.strerror or error}); mend its permissions') from error
+    except csv.Error as error:
+        raise BadInput(f'{path}: not a CSV table ({error}); the first line must name its columns') from error
 
 
 def read_table(path: Path) -> pd.DataFrame:
     """A CSV file as text: no value is taken for a number or for missing, blanks around it are cut.
 
     Comma, semicolon or tab, whichever the first line has most of. Column names in lower case.
-    Raises BadInput where it is not there, empty, or not a CSV in UTF-8.
+    Raises BadInput where it is not there, empty, not a CSV in UTF-8, or its rows do not fit its columns.
     """
     if not os.path.isfile(path):
         raise BadInput(f'{path}: no such file')
-    try:
-        with path.open(encoding='utf-8-sig') as file:
-            header = file.readline()
-        separator = max(',;\t', key=header.count)
-        table = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding='utf-8-sig')
-    except UnicodeDecodeError as error:
-        raise BadInput(f'{path}: not text in UTF-8 ({error.reason}); save it as "CSV UTF-8"') from error
-    except (pd.errors.EmptyDataError, pd.errors.ParserError) as error:
-        raise BadInput(f'{path}: not a CSV table ({error}); the first line must name its columns') from error
-    table.columns = [str(column).strip().lower() for column in table.columns]
-    return table.apply(lambda column: column.str.strip())
+    rows = _rows(path)
+    if not rows:
+        raise BadInput(f'{path}: not a CSV table (it is empty); the first line must name its columns')
+    names = [clean(name).lower() for name in rows[0]]
+    while names and not names[-1]:  # commas at the end of the header
+        names.pop()
+    names = [name or f'unnamed: {number}' for number, name in enumerate(names)]
+    for name, count in Counter(names).items():
+        if count > 1:
+            said = ' and '.join(repr(cell.strip()) for cell in rows[0] if clean(cell).lower() == name)
+            raise BadInput(f'{path}: columns {said} have one name; rename or take out all but one')
+    cells = []
+    for number, row in enumerate(rows[1:], start=2):
+        if any(cell.strip() for cell in row[len(names) :]):
+            raise BadInput(
+                f'{path}: row {number} has {len(row)} cells and the header {len(names)}, so that columns are shifted; '
+                'put cells that hold the separator into quotes'
+            )
+        cells.append([cell.strip() for cell in row[: len(names)]] + [''] * (len(names) - len(row)))
+    return pd.DataFrame(cells, columns=names, dtype=str)
 
 
 def require_columns(table: pd.DataFrame, columns: Iterable[str], path: Path) -> None:

@@ -23,6 +23,7 @@ from medpeft_utils.data.cache import BLOCK, Store, cache_root, decoded, digests,
 from medpeft_utils.data.cards import CARDS, DataCard, names
 from medpeft_utils.data.dataset import Dataset
 from medpeft_utils.data.decode import VERSION, examine_image
+from medpeft_utils.data.files import TABLES
 
 log = logging.getLogger(__name__)
 
@@ -123,18 +124,18 @@ def open_source(
             return multi_label.with_label(frame, card.classes) if card.multi_label else frame
 
         return Source(card, root, root, listed, _stamp(card, root))
-    path = Path(os.path.expanduser(dataset))
-    with_texts_there = False
-    if path.suffix.lower() == '.csv':
+    path, has_texts = Path(os.path.expanduser(dataset)), False
+    own.refuse_file(path)
+    if path.suffix.lower() in TABLES:
         root, name = folder or path.parent, path.stem
-        frame, with_texts_there = own.read_csv(path, root, with_texts)
+        frame, has_texts = own.read_csv(path, root, with_texts)
     elif os.path.isdir(path) or os.sep in str(dataset):  # of a name that is too long, False and no error
         root, name = path, path.resolve().name
         frame = own.read_folder(root)
     else:
-        raise UnknownName('dataset', str(dataset), CARDS, 'medpeft data list; or a folder per class, or a CSV file')
-    labels = None if with_texts_there else frame['label']
-    return Source(own.card_of(name, path, labels, own.subgroups_of(frame)), root, path, lambda: frame)
+        listing = 'medpeft data list; no folder or file of that name is here either'
+        raise UnknownName('dataset', str(dataset), CARDS, listing)
+    return Source(own.card_of(name, path, frame, has_texts), root, path, lambda: frame)
 
 
 def _made_splits(frame: pd.DataFrame, card: DataCard, seed: int, folds: int) -> np.ndarray:

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import os
 import posixpath
+import re
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -20,6 +23,7 @@ from medpeft_utils.core.errors import BadInput
 from medpeft_utils.data import arrays, multi_label, texts
 from medpeft_utils.data.cards import DataCard
 from medpeft_utils.data.decode import VERSION
+from medpeft_utils.data.files import is_mask
 from medpeft_utils.data.splits import SPLITS, require_everywhere
 
 COLUMNS = ('image', 'label', 'group', 'split')
@@ -35,9 +39,14 @@ def normalised(frame: pd.DataFrame, root: Path, content: str = 'label') -> pd.Da
     for column in {'label', 'group', 'split'} - {content}:
         if column not in frame:
             frame[column] = ''
-    prefix = f'{root.resolve().as_posix()}/'
-    paths = (posixpath.normpath(path.replace('\\', '/')) if path else '' for path in frame['image'].tolist())
-    frame['image'] = [path.removeprefix(prefix) for path in paths]
+    prefixes = {f'{place.as_posix()}/' for place in (root.resolve(), Path(os.path.abspath(root)))}
+    paths = []
+    for path in frame['image'].tolist():
+        if '\\' in path and not arrays.is_there(f'{root}/{path}') and '\\udc' not in path:
+            path = path.replace('\\', '/')  # folders as Windows parts them
+        path = posixpath.normpath(path) if path else ''
+        paths.append(next((path.removeprefix(prefix) for prefix in prefixes if path.startswith(prefix)), path))
+    frame['image'] = paths
     frame['split'] = [ALIASES.get(split.lower(), split.lower()) for split in frame['split'].tolist()]
     own = [column for column in frame if column not in COLUMNS]
     return frame[[*COLUMNS, *own]].sort_values('image', kind='stable', ignore_index=True)
@@ -70,6 +79,27 @@ def _label_faults(frame: pd.DataFrame, card: DataCard) -> list[str]:
     return faults
 
 
+def _likeness_faults(labels: pd.Series) -> list[str]:
+    """Labels that are likely meant to be one class, or several: nobody has published them, so they are doubted."""
+    faults, classes = [], sorted(set(labels) - {''})
+    by_letters: dict[str, list[str]] = {}
+    for name in classes:
+        by_letters.setdefault(re.sub(r'[\s_.-]+', '', unicodedata.normalize('NFKC', name)).casefold(), []).append(name)
+    for alike in by_letters.values():
+        if len(alike) > 1:
+            counts = ' and '.join(f'{name!r} ({(labels == name).sum()} images)' for name in alike)
+            faults.append(f"classes {counts} differ in case, blanks, '_', '-' or '.' alone; spell them in one way")
+    for name in classes:
+        parts = [part.strip() for part in re.split(r'[|;,/+&]', name)]
+        if len(parts) > 1 and any(part in classes for part in parts):
+            faults.append(
+                f'label {name!r} holds several ({", ".join(parts)}), which are classes of their own too; give each '
+                'image one class'
+            )
+            break
+    return faults
+
+
 def _text_faults(frame: pd.DataFrame) -> list[str]:
     """Rows that are half a pair, or nothing."""
     faults, image, text = [], frame['image'], frame['text']
@@ -81,6 +111,18 @@ def _text_faults(frame: pd.DataFrame) -> list[str]:
     if len(silent):
         faults.append(f'an image without text: {_such(silent)}; fill the text in or leave the row out')
     return faults
+
+
+def _hint(root: Path, path: str) -> str:
+    """What file may be meant by a path that is none: a link to nowhere, or a name without its ending."""
+    whole = root / path
+    if whole.is_symlink():
+        return f' (it is a link to {os.readlink(whole)}, which is not there)'
+    try:
+        close = sorted(entry.name for entry in whole.parent.iterdir() if entry.stem == whole.name)
+    except OSError:
+        return ''
+    return f' (is it {close[0]!r}? endings are part of the path)' if close else ''
 
 
 def _row_faults(frame: pd.DataFrame, root: Path, content: str) -> list[str]:
@@ -99,9 +141,13 @@ def _row_faults(frame: pd.DataFrame, root: Path, content: str) -> list[str]:
     outside = [path for path in image.tolist() if is_outside(path)]
     if outside:
         faults.append(f'{_such(outside)} lies outside {root}; paths start from that folder and stay in it')
-    missing = [path for path in set(image.tolist()) - {'', *outside} if not arrays.is_there(f'{root}/{path}')]
+    missing = sorted(path for path in set(image.tolist()) - {'', *outside} if not arrays.is_there(f'{root}/{path}'))
+    unnamed = [path for path in missing if '\\udc' in path]
+    if unnamed:
+        faults.append(f'the name of {_such(unnamed)} is no UTF-8; rename the file')
+    missing = [path for path in missing if '\\udc' not in path]
     if missing:
-        faults.append(f'no file {_such(sorted(missing))} below {root}; paths start from that folder')
+        faults.append(f'no file {_such(missing)} below {root}; paths start from that folder{_hint(root, missing[0])}')
     return faults
 
 
@@ -158,6 +204,12 @@ def faults(frame: pd.DataFrame, root: Path, card: DataCard, where: str) -> list[
     if frame.empty:
         return ['holds no image']
     found = [] if card.texts else _label_faults(frame, card)
+    if card.own and not card.texts:
+        found += _likeness_faults(frame['label'])
+        stems = {os.path.splitext(path)[0] for path in frame['image'].tolist()}
+        masks = [path for path in frame['image'].tolist() if is_mask(path, stems)]
+        if masks:
+            found.append(f'{_such(masks)} is a mask by its name, not an image to classify; leave it out, or rename it')
     found += _row_faults(frame, root, card.content)
     if (
         not card.multi_label and not card.texts

@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import os
 import unicodedata
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
 
 from medpeft_utils.core.errors import BadInput
 from medpeft_utils.data.cards import DataCard
-from medpeft_utils.data.files import IMAGE_SUFFIXES, images_below, read_table, require_columns
+from medpeft_utils.data.files import (
+    IMAGE_SUFFIXES,
+    MASK_FOLDERS,
+    NOTHING,
+    TABLES,
+    clean,
+    images_below,
+    is_mask,
+    plain_numbers,
+    read_table,
+    require_columns,
+)
 from medpeft_utils.data.manifest import ALIASES, COLUMNS
 from medpeft_utils.data.splits import SPLITS
 from medpeft_utils.data.texts import FINDING
@@ -24,22 +36,23 @@ RESERVED = ('sha256', 'near', 'share', 'labels')
 MOST_SUBGROUPS, MOST_NUMBERS = 20, 150  # different values of a column that says something of a person: sex, site; age
 
 
-def card_of(name: str, path: Path, labels: pd.Series | None, subgroups: tuple[str, ...] = ()) -> DataCard:
+def card_of(name: str, path: Path, frame: pd.DataFrame, with_texts: bool = False) -> DataCard:
     """The card of a dataset that nobody has published.
 
-    Its classes are the labels there are, in alphabetical order; where `labels` is None it is of images with texts.
+    Its classes are the labels there are, in alphabetical order, unless it is of images with texts; further columns are
+    its subgroups.
     """
     return DataCard(
         name=name,
         label=name,
-        task='text to image' if labels is None else 'as labelled',
+        task='text to image' if with_texts else 'as labelled',
         modality='as given',
-        classes=() if labels is None else tuple(sorted(set(labels) - {''})),
-        texts='as given' if labels is None else '',
+        classes=() if with_texts else tuple(sorted(set(frame['label']) - {''})),
+        texts='as given' if with_texts else '',
         source=f'own data: {path}',
         how_to_obtain='it is there already',
         licence='as the owner says',
-        subgroups=subgroups,
+        subgroups=subgroups_of(frame),
     )
 
 
@@ -55,18 +68,32 @@ def subgroups_of(frame: pd.DataFrame) -> tuple[str, ...]:
 
 
 def _class_folders(folder: Path) -> list[Path]:
-    hidden = ('.', '__')
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(hidden))
+    folders = (path for path in folder.iterdir() if path.is_dir())
+    return sorted(path for path in folders if path.name[0] != '.' and path.name not in ('__MACOSX', '__pycache__'))
 
 
-def _rows_of(root: Path, folder: Path, split: str) -> list[tuple[str, str, str]]:
-    rows = []
+def _rows_of(root: Path, folder: Path, split: str, notes: Counter) -> list[tuple[str, str, str]]:
+    """A row an image of every class folder; what is left out is counted in `notes`."""
+    rows, endings = [], Counter()
     for class_folder in _class_folders(folder):
-        images = images_below(class_folder)
-        if not images:
-            raise BadInput(f'{class_folder}: the class folder holds no image; add some or remove the folder')
+        images = images_below(class_folder, endings)
+        if class_folder.name.lower() in MASK_FOLDERS:
+            notes[f'images of the folder {class_folder.name!r} left out as masks'] += len(images)
+            continue
+        stems = {os.path.splitext(name)[0] for name in images}
+        pictures = [name for name in images if not is_mask(name, stems)]
+        notes['images left out as masks of others, by their names'] += len(images) - len(pictures)
+        if not pictures:
+            there = ', '.join(f'{count} {ending}' for ending, count in endings.most_common(3))
+            raise BadInput(
+                f'{class_folder}: the class folder holds no image{f" ({there})" if there else ""}; images are read '
+                f'with the endings {", ".join(IMAGE_SUFFIXES)}; add some, or remove the folder'
+            )
         prefix = class_folder.relative_to(root).as_posix()
-        rows += [(f'{prefix}/{name}', class_folder.name, split) for name in images]
+        label = class_folder.name.encode(errors='backslashreplace').decode()
+        rows += [(f'{prefix}/{name}'.encode(errors='backslashreplace').decode(), label, split) for name in pictures]
+    for ending, count in endings.items():
+        notes[f'files left out whose ending is none of an image ({ending})'] += count
     return rows
 
 
@@ -77,28 +104,53 @@ def read_folder(root: Path) -> pd.DataFrame:
     """
     if not os.path.isdir(root):
         raise BadInput(f'{root}: no such folder; {LAYOUT}')
-    folders = _class_folders(root)
+    folders, notes = _class_folders(root), Counter()
     names = [ALIASES.get(path.name.lower(), path.name.lower()) for path in folders]
-    if folders and set(names) <= set(SPLITS):
-        rows = [row for path, name in zip(folders, names, strict=True) for row in _rows_of(root, path, name)]
+    others = [path.name for path, name in zip(folders, names, strict=True) if name not in SPLITS]
+    if others and 'train' in names and set(names) & {'validation', 'test'}:
+        raise BadInput(
+            f'{root}: beside the splits ({", ".join(sorted(set(names) & set(SPLITS)))}) lies {others[0]!r}'
+            f'{f" and {len(others) - 1} more" if len(others) > 1 else ""}; move it away, or give a folder per class'
+        )
+    if folders and not others:
+        rows = [row for path, name in zip(folders, names, strict=True) for row in _rows_of(root, path, name, notes)]
     else:
-        rows = _rows_of(root, root, '')
+        rows = _rows_of(root, root, '', notes)
     if not rows:
-        kinds = ', '.join(IMAGE_SUFFIXES)
-        loose = len(images_below(root))
-        said = f'{loose} images lie beside each other, in no class folder' if loose else f'holds no image ({kinds})'
-        raise BadInput(f'{root}: {said}; {LAYOUT}')
-    return pd.DataFrame(rows, columns=['image', 'label', 'split'])
+        endings = Counter()
+        loose = len(images_below(root, endings))
+        fault = f'{loose} images lie beside each other, in no class folder' if loose else 'holds no image'
+        there = ', '.join(f'{count} {ending}' for ending, count in endings.most_common(3))
+        fault += f' (there are {there}; read are {", ".join(IMAGE_SUFFIXES)})' if there and not loose else ''
+        raise BadInput(f'{root}: {fault}; {LAYOUT}')
+    frame = pd.DataFrame(rows, columns=['image', 'label', 'split'])
+    frame.attrs['notes'] = {words: count for words, count in notes.items() if count}
+    return frame
+
+
+def refuse_file(path: Path) -> None:
+    """Raise BadInput where a path is a file of a kind that no dataset is read from."""
+    if os.path.isfile(path) and path.suffix.lower() not in TABLES:
+        way = 'unpack it' if path.suffix.lower() in ('.zip', '.gz', '.tar', '.tgz', '.7z', '.rar') else 'save it as CSV'
+        raise BadInput(f'{path}: a {path.suffix or "file without suffix"} is not read as a dataset; {way}; {LAYOUT}')
 
 
 def _as_on_disk(root: Path, image: str) -> str:
-    """The path as its file is spelled: an accent can be one character or two, and archives differ in it."""
-    if image and not os.path.exists(root / image):
+    """The path as its file is spelled, from the root on.
+
+    An accent can be one character or two, and archives differ in it; a backslash parts folders where no file is named
+    with it; an absolute path may lead through a link.
+    """
+    for spelled in (image, image.replace('\\', '/')):
         for form in ('NFC', 'NFD'):
-            spelled = unicodedata.normalize(form, image)
-            if os.path.exists(root / spelled):
-                return spelled
-    return image
+            found = unicodedata.normalize(form, spelled) if not os.path.lexists(root / spelled) else spelled
+            if image and os.path.lexists(root / found):
+                if os.path.isabs(found):
+                    parent = os.path.realpath(os.path.dirname(found))
+                    below = os.path.relpath(os.path.join(parent, os.path.basename(found)), os.path.realpath(root))
+                    return found if below.startswith('..') else below
+                return found
+    return image.replace('\\', '/')
 
 
 def read_csv(path: Path, root: Path, with_texts: bool | None = None) -> tuple[pd.DataFrame, bool]:
@@ -123,7 +175,20 @@ def read_csv(path: Path, root: Path, with_texts: bool | None = None) -> tuple[pd
         table = table.rename(columns=lambda name: name.replace('finding: ', FINDING)).drop(
             columns='stratum', errors='ignore'
         )
-    table['image'] = [_as_on_disk(root, image) for image in table['image'].str.replace('\\', '/', regex=False)]
+    notes = {}
+    for column in ('label', 'text', 'group', 'split'):
+        if column in table:
+            cells = [clean(value) for value in table[column].tolist()]
+            empty = [value in NOTHING for value in cells]
+            if any(empty):
+                notes[f"cells of {column} taken as empty ('nan', 'NA', 'None': what programs write for nothing)"] = sum(
+                    empty
+                )
+            cells = ['' if nothing else value for value, nothing in zip(cells, empty, strict=True)]
+            table[column] = plain_numbers(cells) if column in ('label', 'group') else cells
+    table['image'] = [_as_on_disk(root, image) for image in table['image'].tolist()]
     table = table.rename(columns={name: f'own {name}' for name in RESERVED})
-    own = [column for column in table if column not in COLUMNS]
-    return table[[column for column in COLUMNS if column in table] + own], with_texts
+    further = [column for column in table if column not in COLUMNS]
+    table = table[[column for column in COLUMNS if column in table] + further]
+    table.attrs['notes'] = notes
+    return table, with_texts
