@@ -222,7 +222,7 @@ def test_a_repository_in_the_hub_cache_loads_by_its_name(tmp_path: Path, monkeyp
     assert (backbone.label, len(backbone.model.blocks)) == ('rad-dino', 2)
     assert 'NIH ChestX-ray14' in backbones.warning(backbone.name, 'rsna_pneumonia')
     shown = CliRunner().invoke(medpeft, ['backbones', 'show', 'hf-hub:microsoft/rad-dino'])
-    assert 'MSRLA' in shown.output and 'model.safetensors' in shown.output
+    assert 'training_images.csv' in shown.output and 'model.safetensors' in shown.output
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from medpeft_utils.backbones.names import label_of, split_name
 
 FOLDER = 'put them as NAME.safetensors into a folder and name it in MEDPEFT_WEIGHTS, or give weights=FILE'
 HUB = f'`medpeft backbones fetch NAME`; without the hub, {FOLDER}'
-IMAGENET = {r'tiny_?imagenet': 'Tiny ImageNet is a part of ImageNet, its validation images were training images there'}
+IMAGENET = {r'tiny_?imagenet': 'Tiny ImageNet is a part of ImageNet; its images may have been training images there'}
 RADIOGRAPHS = {
     r'nih_chestxray14|chestmnist': 'these are images of NIH ChestX-ray14',
     r'rsna': "the RSNA challenge's images come from NIH ChestX-ray14",
@@ -93,7 +93,7 @@ CARDS = (
     PublishedCard(
         r'vit_base_patch16_224\.cxr_mae',
         'CXR-MAE, a ViT-B/16 (Xiao et al. 2023, arXiv:2210.12843)',
-        'about 0.5 million radiographs of NIH ChestX-ray14, CheXpert and MIMIC-CXR (their training splits), no labels',
+        'about 0.5 million radiographs of NIH ChestX-ray14, CheXpert and MIMIC-CXR, no labels; the list is not published',
         'not stated with the weights',
         FOLDER,
         seen=RADIOGRAPHS,
@@ -101,8 +101,9 @@ CARDS = (
     PublishedCard(
         r'(hf-hub:microsoft/|local-dir:.*)rad-?dino',
         'RAD-DINO, a DINOv2 ViT-B/14 (Pérez-García et al. 2024, arXiv:2401.10815)',
-        'MIMIC-CXR, CheXpert, NIH ChestX-ray14, PadChest and BRAX, without labels and without regard to test splits',
-        'MSRLA (research only)',
+        'MIMIC-CXR, CheXpert, NIH ChestX-ray14, PadChest and BRAX, no labels; training_images.csv in the repository '
+        'lists every image',
+        'MIT, at first MSRLA; for research',
         seen=RADIOGRAPHS,
     ),
     PublishedCard(
