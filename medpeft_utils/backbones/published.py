@@ -93,7 +93,7 @@ CARDS = (
     PublishedCard(
         r'vit_base_patch16_224\.cxr_mae',
         'CXR-MAE, a ViT-B/16 (Xiao et al. 2023, arXiv:2210.12843)',
-        'about 0.5 million radiographs of NIH ChestX-ray14, CheXpert and MIMIC-CXR, no labels; the list is not published',
+        'about 0.5 million radiographs of NIH ChestX-ray14, CheXpert and MIMIC-CXR, no labels; no list is published',
         'not stated with the weights',
         FOLDER,
         seen=RADIOGRAPHS,
