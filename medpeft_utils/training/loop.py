@@ -241,15 +241,12 @@ def fit(
     """
     steps, size = config.steps(task.items), min(config.batch_size, task.items)
     evaluated_at = config.evaluated_at(steps)
-    if task.device.type == 'cuda':
-        torch.cuda.reset_peak_memory_stats(task.device)
     with seeded(config.seed):
         state = _State(task, config)
         state.resume(checkpoint)
         if config.evaluate_first and state.step == 0:
-            state.evaluate(steps, size, report)
+            state.evaluate(size, report)
         task.adapted.train()
-        parameters = [p for group in state.optimizer.param_groups for p in group['params']]
         started, written = time.perf_counter(), time.monotonic()
         bar = range(state.step, steps)
         for step in tqdm(bar, desc='training', unit=' steps', disable=quiet, mininterval=1, initial=state.step):
@@ -258,7 +255,7 @@ def fit(
             batch = task.batch(rows_of(task.items, size, step, config.seed), state.generator)
             state.loss += task.backward(batch)
             if config.clip:
-                nn.utils.clip_grad_norm_(parameters, config.clip)
+                nn.utils.clip_grad_norm_(state.parameters, config.clip)
             state.optimizer.step()
             if not task.replays:
                 state.optimizer.zero_grad(set_to_none=True)
@@ -266,8 +263,7 @@ def fit(
             if state.step in evaluated_at:
                 state.read_loss(steps)  # waits for the device
                 state.spent.append((state.seconds + time.perf_counter() - started) / state.since)
-                state.evaluate(steps, size, report)
-                task.adapted.train()
+                state.evaluate(size, report)
                 state.seconds, started = 0.0, time.perf_counter()
             if checkpoint and time.monotonic() - written >= checkpoint_seconds:
                 state.seconds += time.perf_counter() - started
@@ -308,7 +304,10 @@ class _State:
 
     def __init__(self, task: Task, config: TrainingConfig):
         self.task, self.config = task, config
+        if task.device.type == 'cuda':
+            torch.cuda.reset_peak_memory_stats(task.device)
         self.optimizer = task.optimizer(config)
+        self.parameters = [p for group in self.optimizer.param_groups for p in group['params']]
         self.generator = torch.Generator().manual_seed(config.seed)
         self.loss = torch.zeros((), device=task.device)  # summed since the last evaluation
         self.step, self.since, self.seconds, self.mean_loss = 0, 0, 0.0, None
@@ -326,7 +325,7 @@ class _State:
             rate = f'lower learning_rate (now {self.config.learning_rate:g})'
             raise Diverged(f'loss is {self.mean_loss} {where}; {rate}')
 
-    def evaluate(self, steps: int, batch_size: int, report: Callable[[dict], None] | None) -> None:
+    def evaluate(self, batch_size: int, report: Callable[[dict], None] | None) -> None:
         """Score the validation split, add a row to the curve, and keep the state where it is the best yet."""
         found = self.task.evaluate()
         row = {'step': self.step, 'epoch': round(self.step * batch_size / self.task.items, 3)}
@@ -338,6 +337,7 @@ class _State:
         self.loss, self.since = torch.zeros_like(self.loss), 0
         if report:
             report(self.curve[-1])
+        self.task.adapted.train()
 
     @torch.no_grad()
     def put(self, saved: dict[str, torch.Tensor]) -> None:

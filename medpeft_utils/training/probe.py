@@ -18,6 +18,7 @@ from medpeft_utils.training.batches import View
 from medpeft_utils.training.objective import Objective
 
 STRENGTHS = tuple(float(10**power) for power in np.arange(-4, 2.5, 0.5))  # C, as in scikit-learn: larger is freer
+CONVERGED = {'maxiter': 2000, 'maxfun': 4000, 'gtol': 1e-6, 'ftol': 1e-13}
 PATIENCE = 4  # values of C without a better score that end the search
 
 
@@ -78,9 +79,8 @@ def converge(
 ) -> dict[str, Any]:
     """A linear classifier at its optimum, the strength of its L2 penalty chosen on validation.
 
-    It minimises the task's own loss (softmax, or a logistic loss for every finding) plus |w|^2 / (2 C N) over
-    standardised features, by L-BFGS from the optimum of the stronger penalty before. scikit-learn's
-    LogisticRegression has the same minimum; it does not take the two kinds of labels alike.
+    It minimises the task's own loss (softmax, or a logistic loss a finding) plus |w|^2 / (2 C N) over standardised
+    features, by L-BFGS from the optimum of the penalty before; the minimum is that of scikit-learn.
 
     Args:
         train, validation: features [N, D] and labels [N], or [N, K] of 0 and 1.
@@ -113,10 +113,8 @@ def converge(
     flat, curve, best, score = np.zeros(classes * (x.shape[1] + 1)), [], {}, None
     for number, strength in enumerate(strengths):
         penalty = 1 / (2 * strength * len(x) * averaged)
-        options = {'maxiter': 2000, 'maxfun': 4000, 'gtol': 1e-6, 'ftol': 1e-13}
-        found = minimize(value, flat, (penalty,), jac=True, method='L-BFGS-B', options=options)
-        flat = found.x
-        w = torch.from_numpy(flat).to(device).view(classes, -1)
+        found = minimize(value, flat, (penalty,), jac=True, method='L-BFGS-B', options=CONVERGED)
+        flat, w = found.x, torch.from_numpy(found.x).to(device).view(classes, -1)
         probabilities = objective.probabilities(held_out @ w[:, :-1].T + w[:, -1]).float().cpu().numpy()
         scores = objective.evaluate(np.asarray(validation[1]), probabilities)
         curve.append({'step': number + 1, 'epoch': int(found.nit), 'C': strength, 'train_loss': float(found.fun)})
@@ -128,8 +126,8 @@ def converge(
             best |= {'C': strength, 'best': number, 'iterations': int(found.nit)}
         elif number - best['best'] >= PATIENCE:
             break
-    ends = {0: 'low', len(strengths) - 1: 'high'}
-    return best | {'edge': ends.get(best['best']), 'curve': curve, 'seconds': time.perf_counter() - started}
+    edge = {0: 'low', len(strengths) - 1: 'high'}.get(best['best'])
+    return best | {'edge': edge, 'curve': curve, 'seconds': time.perf_counter() - started}
 
 
 @torch.no_grad()

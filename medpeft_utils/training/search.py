@@ -67,20 +67,25 @@ def search(
 
     last = trials // 4
     study.optimize(objective, n_trials=trials - last, catch=(Diverged,))
-    if last and (edges := _edges(best(), ranges)):
-        beyond = dict(best())
-        for name, side in edges.items():
-            low, high = ranges[name]
-            ranges[name] = (low / SPAN, high) if side == 'low' else (low, high * SPAN)
-            beyond[name] = (low if side == 'low' else high) * math.sqrt(SPAN) ** (-1 if side == 'low' else 1)
-        study.enqueue_trial(beyond)
     if last:
+        if edges := _edges(best(), ranges):
+            study.enqueue_trial(_widen(ranges, edges, best()))
         study.optimize(objective, n_trials=last, catch=(Diverged,))
     rows = [
         {**trial.params, 'score': trial.value, 'pruned': trial.state == optuna.trial.TrialState.PRUNED}
         for trial in study.trials
     ]
     return {'values': best(), 'trials': rows, 'edge': _edges(best(), ranges)}
+
+
+def _widen(ranges: dict, edges: dict[str, str], best: dict[str, float]) -> dict[str, float]:
+    """Widen ranges, in place, where the best lies at an edge; the best, moved to the middle of what was added."""
+    moved = dict(best)
+    for name, side in edges.items():
+        low, high = ranges[name]
+        ranges[name] = (low / SPAN, high) if side == 'low' else (low, high * SPAN)
+        moved[name] = low / math.sqrt(SPAN) if side == 'low' else high * math.sqrt(SPAN)
+    return moved
 
 
 def _edges(rates: dict[str, float], ranges: dict[str, tuple[float, float]]) -> dict[str, str]:

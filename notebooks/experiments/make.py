@@ -113,7 +113,8 @@ def parameters_cell(name: str) -> str:
     settings, help_texts, lines = SETTINGS.get(name, Settings), OWN_HELP[name], []
     known = {field.name: field for field in fields(settings) if field.name not in LEFT_OUT.get(name, ())}
     for title, texts in HELP.items():
-        lines.append(f'# {title}')
+        if name not in SETTINGS:  # with so many there is no line to spare
+            lines.append(f'# {title}')
         for parameter, text in texts.items():
             if (field := known.pop(parameter, None)) is None:
                 continue
