@@ -17,7 +17,6 @@ from medpeft_utils.core.files import check_writable, parse_json, write_bytes
 from medpeft_utils.core.schema import short
 from medpeft_utils.core.values import LARGEST_SEED
 
-BATCH = 16
 MOST_GUIDANCE, MOST_STEPS, MOST_IMAGES, MOST_SIDE = 100, 1000, 10_000, 4096
 
 
@@ -50,12 +49,17 @@ def generate(
 
     What was trained on patients' images may reproduce them: keep its images as the data are to be kept.
     """
+    from medpeft_utils.text_image.sampling import sample
+
     check_values(adapter, prompts, negative, guidance, steps, seed, count, image_size)
     prompts = [prompt for prompt in prompts for _ in range(count)]
     trained_on, name, size = record_beside(adapter)
     made_ready(out)
     pipe, unet = tuned(adapter, backbone or name)
-    images = drawn(pipe, unet, prompts, negative, guidance, steps, seed, image_size or size or None)
+    logging.basicConfig(format='%(levelname)s: %(message)s')
+    pipe.cut(list(dict.fromkeys([*prompts, negative])))  # warns where the tokenizer cuts a prompt
+    how = {'image_size': image_size or size or None, 'quiet': False, 'negative': negative}
+    images = sample(pipe, unet, prompts, seed, guidance, steps, **how)
     for path in written(images, prompts, out):
         click.echo(path)
     if trained_on == 'patients':
@@ -154,30 +158,6 @@ def tuned(adapter: Path, backbone: str):
         raise DoesNotFit(f'{error}; {backbone} was taken: name the pipeline it was trained on by --backbone') from error
     merges = loaded.method.mergeable and loaded.method.kind == 'additive'
     return pipe, (loaded.merge() if merges else loaded.model).to(pipe.device)
-
-
-def drawn(pipe, unet, prompts: list[str], negative: str, guidance: float, steps: int, seed: int, size: int | None):
-    """[N, S, S, 3] uint8 images; warns where the tokenizer cuts a prompt.
-
-    Without a negative prompt the numbers are those of `sampling.sample`, with one it stands in place of the empty text.
-    """
-    import numpy as np
-    import torch
-
-    from medpeft_utils.text_image import sampling
-
-    logging.basicConfig(format='%(levelname)s: %(message)s')
-    pipe.cut(list(dict.fromkeys([*prompts, negative])))
-    if not negative:
-        return sampling.sample(pipe, unet, prompts, seed, guidance, steps, image_size=size, quiet=False)
-    noise = sampling.starting_noise(len(prompts), sampling.latent_shape(pipe, size), seed).to(pipe.device)
-    away, images = pipe.encode_texts([negative]), []
-    with torch.no_grad():
-        for start in range(0, len(prompts), BATCH):
-            part = slice(start, start + BATCH)
-            texts = pipe.encode_texts(prompts[part])
-            images.append(pipe.decode(sampling.denoise(pipe, unet, noise[part], texts, away, guidance, steps)))
-    return np.concatenate(images)
 
 
 def written(images, prompts: list[str], out: Path) -> list[Path]:

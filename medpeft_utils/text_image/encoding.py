@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.lib.format import open_memmap
 
+from medpeft_utils.core.hashing import digest
 from medpeft_utils.core.shared import once
 
 if TYPE_CHECKING:
@@ -45,15 +45,10 @@ class Encoded:
         return found
 
 
-def _digest(*parts: str | bytes) -> str:
-    encoded = (part if isinstance(part, bytes) else part.encode() for part in parts)
-    return hashlib.sha256(b'\0'.join(encoded)).hexdigest()[:16]
-
-
 def images_key(images: np.ndarray) -> str:
     """Names the images: the packed file with the hash of its source, else a hash of the pixels."""
     file = getattr(images, 'filename', None)
-    return '/'.join(Path(file).parts[-2:]) if file else hashlib.sha256(np.ascontiguousarray(images).data).hexdigest()
+    return '/'.join(Path(file).parts[-2:]) if file else digest(np.ascontiguousarray(images).tobytes(), length=64)
 
 
 def _written(folder: Path, name: str, shape: tuple[int, ...], parts) -> dict:
@@ -89,17 +84,17 @@ def encode(pipe: Pipeline, images: np.ndarray, texts: Sequence[str], rows: np.nd
     different = ['', *dict.fromkeys(text for text in chosen if text)]
     number, parts = {text: i for i, text in enumerate(different)}, range(0, len(rows), BATCH)
     side = images.shape[1] // pipe.shrinking
-    key = _digest(pipe.encoder_hash, pipe.device.type)
+    key = digest(pipe.encoder_hash, pipe.device.type)
     of_rows = np.asarray(rows, dtype=np.int64).tobytes()
     latents = _shared(
         Path(folder),
-        f'latents-{_digest(key, images_key(images), of_rows)}',
+        f'latents-{digest(key, images_key(images), of_rows)}',
         (len(rows), pipe.unet.config.in_channels, side, side),
         lambda: (pipe.encode_images(images[rows[start : start + BATCH]]) for start in parts),
     )
     embeddings = _shared(
         Path(folder),
-        f'texts-{_digest(key, *different)}',
+        f'texts-{digest(key, *different)}',
         (len(different), pipe.length, pipe.text_encoder.config.hidden_size),
         lambda: (pipe.encode_texts(different[i : i + BATCH]) for i in range(0, len(different), BATCH)),
     )

@@ -5,7 +5,6 @@ The numbers themselves come from `text_image.evaluation`; here is what is sample
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 from torch import nn
 
 from medpeft_utils.core.code import Code
+from medpeft_utils.core.hashing import digest
 from medpeft_utils.core.shared import once
 from medpeft_utils.methods.adapted import seeded
 from medpeft_utils.text_image.adaptation import TextToImage
@@ -47,8 +47,7 @@ def _key(run: TextToImage, rows: np.ndarray, seeds: int) -> str:
     how += [str(run.precision)]
     untuned = asdict(s) | {'method': None}  # no method's code has a part in it
     code = Code.now().version(untuned, [__name__, 'medpeft_utils.text_image.evaluation'])
-    parts = [repr([*how, code]).encode(), rows.tobytes(), run.rows('train').tobytes()]
-    return hashlib.sha256(b'\0'.join(parts)).hexdigest()[:16]
+    return digest(repr([*how, code]), rows.tobytes(), run.rows('train').tobytes())
 
 
 def base_samples(run: TextToImage, evaluator, rows: np.ndarray, seeds: int, folder: Path) -> list[dict]:

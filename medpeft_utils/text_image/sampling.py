@@ -54,6 +54,7 @@ def sample(
     image_size: int | None = None,
     precision: Precision = PLAIN,
     quiet: bool = True,
+    negative: str = '',
 ) -> np.ndarray:
     """An image for every prompt, [N, S, S, 3] uint8, by the pipeline's own scheduler.
 
@@ -70,6 +71,7 @@ def sample(
         image_size: side in pixels; the pipeline's own where None.
         precision: number format of the U-Net; text encoder, VAE and scheduler stay in theirs.
         quiet: no progress bar.
+        negative: what guidance leads away from, in place of the empty prompt.
     Raises BadInput where there is no prompt or no step, DoesNotFit where the VAE's shrinking does not divide the size.
     """
     if not prompts or steps < 1 or batch_size < 1:
@@ -78,7 +80,7 @@ def sample(
     unet.eval()
     images, starts = [], range(0, len(prompts), batch_size)
     with torch.no_grad(), seeded(seed):
-        empty = pipe.encode_texts([''])
+        empty = pipe.encode_texts([negative])
         for start in tqdm(starts, desc='sampling', unit=' batches', disable=quiet, mininterval=1):
             part = list(prompts[start : start + batch_size])
             noise = starting_noise(len(part), shape, seed, first + start).to(pipe.device)
@@ -100,6 +102,9 @@ def denoise(
     precision: Precision = PLAIN,
 ) -> torch.Tensor:
     """Unit normal noise [B, C, h, w] to scaled latents of the same shape.
+
+    As diffusers' StableDiffusionPipeline does it, to the bit (a test compares them). It is not called itself: it takes
+    no U-Net that peft has wrapped, would put guidance and scheduler under autocast too, and guides by no less than 1.
 
     Args:
         texts: [B, T, D] of the prompts.
