@@ -81,11 +81,11 @@ def check_values(
         raise BadInput(
             f'no file {short(str(adapter))}; a run of text_to_image with save_adapter writes adapter.safetensors'
         )
-    for words in (*prompts, negative):
+    for text in (*prompts, negative):
         try:
-            words.encode()
+            text.encode()
         except UnicodeEncodeError:
-            raise BadInput(f'prompt {short(words)}: is not text in UTF-8') from None
+            raise BadInput(f'prompt {short(text)}: is not text in UTF-8') from None
     if any(not prompt.strip() for prompt in prompts):
         raise BadInput("an empty prompt; say what to draw, such as --prompt 'No acute cardiopulmonary process.'")
     for name, value, least, most in (
@@ -170,8 +170,8 @@ def written(images, prompts: list[str], out: Path) -> list[Path]:
         about, content = PngInfo(), io.BytesIO()
         about.add_itxt('prompt', prompt)
         Image.fromarray(image).save(content, format='PNG', pnginfo=about)
-        words = re.sub(r'[^a-z0-9]+', '_', prompt.lower()).strip('_')[:40] or 'prompt'
-        paths.append(out / f'{first + number:04d}_{words}.png')
+        name = re.sub(r'[^a-z0-9]+', '_', prompt.lower()).strip('_')[:40] or 'prompt'
+        paths.append(out / f'{first + number:04d}_{name}.png')
         write_bytes(paths[-1], content.getvalue(), durable=False)
     return paths
 

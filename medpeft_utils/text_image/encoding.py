@@ -39,10 +39,10 @@ class Encoded:
 
     def positions(self, rows: np.ndarray) -> np.ndarray:
         """Where some of the rows are. Raises KeyError for a row that was not encoded."""
-        found = np.searchsorted(self.rows, rows)
-        if len(rows) and (found.max() >= len(self.rows) or not np.array_equal(self.rows[found], rows)):
+        places = np.searchsorted(self.rows, rows)
+        if len(rows) and (places.max() >= len(self.rows) or not np.array_equal(self.rows[places], rows)):
             raise KeyError(f'{len(np.setdiff1d(rows, self.rows))} rows were not encoded')
-        return found
+        return places
 
 
 def images_key(images: np.ndarray) -> str:

@@ -34,11 +34,11 @@ def samples(run: TextToImage, evaluator, rows: np.ndarray, unet: nn.Module, seed
         seeds: how many sampling seeds, from 0 on.
     """
     prompts, train = [run.data.texts[row] for row in rows], run.rows('train')
-    found = []
+    by_seed = []
     for seed in range(seeds):
         images = run.generate(prompts, seed=seed, unet=unet)
-        found.append({'seed': seed} | evaluator.evaluate(images, rows, train))
-    return found
+        by_seed.append({'seed': seed} | evaluator.evaluate(images, rows, train))
+    return by_seed
 
 
 def _key(run: TextToImage, rows: np.ndarray, seeds: int) -> str:
@@ -110,7 +110,7 @@ def summary(metrics: dict) -> pd.DataFrame:
     if 'controls' in metrics:
         given['untrained LoRA'] = metrics['controls']['untrained']
     given['real'] = [metrics['real'] | {name: metrics['real']['floor'][name] for name in ('kid', 'fid')}]
-    columns = {name: pd.DataFrame(map(_main, found)).mean() for name, found in given.items()}
+    columns = {name: pd.DataFrame(map(_main, by_seed)).mean() for name, by_seed in given.items()}
     return pd.DataFrame(columns).round(3)
 
 

@@ -66,12 +66,12 @@ def kept_bytes(model: nn.Module, batch: int, side: int, width: int) -> int:
         side: of the latents.
         width: of the text embeddings.
     """
-    own = {t.untyped_storage()._cdata for t in (*model.parameters(), *model.buffers())}
+    weights = {t.untyped_storage()._cdata for t in (*model.parameters(), *model.buffers())}
     kept: dict[int, torch.UntypedStorage] = {}
 
     def note(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        if storage._cdata not in own:
+        if storage._cdata not in weights:
             kept[storage._cdata] = storage  # held, so that no other storage gets its number
         return tensor
 

@@ -157,13 +157,13 @@ class Pipeline:
         digest.update(json.dumps([self.length, self.scaling, self.scheduler.config.prediction_type]).encode())
         betas = getattr(self.scheduler, 'betas', None)
         digest.update(betas.numpy().tobytes() if betas is not None else b'')
-        found = []
+        hashes = []
         for part in ((self.text_encoder, self.vae), (self.unet,)):
             for name, tensor in (item for module in part for item in sorted(module.state_dict().items())):
                 digest.update(name.encode())
                 digest.update(tensor.detach().cpu().contiguous().numpy().data)
-            found.append(digest.hexdigest()[:16])
-        return found[1], found[0]
+            hashes.append(digest.hexdigest()[:16])
+        return hashes[1], hashes[0]
 
     @property
     def label(self) -> str:
@@ -215,13 +215,13 @@ class Pipeline:
         """What the tokenizer cuts of these texts, with a warning where that is anything."""
         counts = [len(ids) for ids in self.tokenizer(list(texts), truncation=False, verbose=False)['input_ids']]
         lost = [count - self.length for count in counts if count > self.length]
-        found = Cut(len(lost), sum(lost), max(counts, default=0))
+        cut = Cut(len(lost), sum(lost), max(counts, default=0))
         if lost:
             log.warning(
                 '%s takes %d tokens: %d of %d prompts are cut and lose %d of %d tokens (the longest has %d)',
-                *(self.label, self.length, found.prompts, len(texts), found.tokens, sum(counts), found.longest),
+                *(self.label, self.length, cut.prompts, len(texts), cut.tokens, sum(counts), cut.longest),
             )
-        return found
+        return cut
 
     def encode_texts(self, texts: list[str]) -> torch.Tensor:
         """[N, T, D] float32 embeddings on the pipeline's device."""

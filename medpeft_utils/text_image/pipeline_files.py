@@ -168,9 +168,9 @@ def check(folder: Path) -> None:
         _check_class(folder, name, kind, parts[name])
         if file and not os.path.isfile(folder / name / file):
             raise BadInput(f'{folder / name}: {_no_weights(folder / name, file)}')
-    found = config_of(folder, 'unet').get('_class_name')
-    if found != 'UNet2DConditionModel':
-        raise DoesNotFit(f'{folder / "unet"}: is a {short(found)}; the methods train a UNet2DConditionModel')
+    kind = config_of(folder, 'unet').get('_class_name')
+    if kind != 'UNet2DConditionModel':
+        raise DoesNotFit(f'{folder / "unet"}: is a {short(kind)}; the methods train a UNet2DConditionModel')
     for path in sorted(folder.glob('*/*.json')):
         if path.parent.name in COMPONENTS:
             read_json(path)
@@ -180,15 +180,15 @@ def check(folder: Path) -> None:
 
 def _check_class(folder: Path, name: str, kind: str | None, named: list) -> None:
     """Raise where the index names another class than the one that reads a component, or code of others."""
-    library, found = (*named, None, None)[:2]
-    if len(named) != 2 or library not in LIBRARIES or not isinstance(found, str):
+    library, class_name = (*named, None, None)[:2]
+    if len(named) != 2 or library not in LIBRARIES or not isinstance(class_name, str):
         raise BadInput(
             f'{folder / INDEX}: its {name} is {short(named)}, which is code of its own and is never run; give a '
             'pipeline of the classes of diffusers and transformers'
         )
-    if kind and found.removesuffix('Fast') != kind:
+    if kind and class_name.removesuffix('Fast') != kind:
         raise DoesNotFit(
-            f'{folder / INDEX}: its {name} is a {short(found)}; {kind} is read, as of Stable Diffusion v1.5'
+            f'{folder / INDEX}: its {name} is a {short(class_name)}; {kind} is read, as of Stable Diffusion v1.5'
         )
 
 
@@ -243,8 +243,10 @@ def _faults_of(place: Path) -> Iterator[None]:
     except (BadInput, DoesNotFit):
         raise
     except Exception as error:
-        words = ' '.join(str(error).split())
-        raise BadInput(f'{place}: cannot be read ({type(error).__name__}: {short(words, 200)}); {ONCE_MORE}') from error
+        message = ' '.join(str(error).split())
+        raise BadInput(
+            f'{place}: cannot be read ({type(error).__name__}: {short(message, 200)}); {ONCE_MORE}'
+        ) from error
 
 
 def _network(kind: type, folder: Path, file: str) -> torch.nn.Module:
@@ -259,15 +261,15 @@ def _network(kind: type, folder: Path, file: str) -> torch.nn.Module:
                 raise BadInput(f'{folder / file}: tensor {name!r} is of {dtype}, not of real numbers; {ONCE_MORE}')
     with _faults_of(folder / file), _without_bars():
         how = {'use_safetensors': True, 'local_files_only': True, 'torch_dtype': torch.float32}
-        network, told = kind.from_pretrained(folder, output_loading_info=True, **how)
-    if missing := sorted(told['missing_keys']):
+        network, loading = kind.from_pretrained(folder, output_loading_info=True, **how)
+    if missing := sorted(loading['missing_keys']):
         raise BadInput(f'{folder / file}: has no tensor {missing[0]!r}{_more(missing)}; {ONCE_MORE}')
-    if unknown := sorted(name for name in told['unexpected_keys'] if not name.endswith('position_ids')):
+    if unknown := sorted(name for name in loading['unexpected_keys'] if not name.endswith('position_ids')):
         raise BadInput(
             f'{folder / file}: has a tensor {unknown[0]!r}{_more(unknown)} that is none of a {kind.__name__}'
         )
-    if told.get('mismatched_keys'):
-        raise BadInput(f'{folder / file}: tensors of another shape ({short(next(iter(told["mismatched_keys"])))})')
+    if loading.get('mismatched_keys'):
+        raise BadInput(f'{folder / file}: tensors of another shape ({short(next(iter(loading["mismatched_keys"])))})')
     for name, tensor in network.state_dict().items():
         if not torch.isfinite(tensor).all():
             raise BadInput(f'{folder / file}: tensor {name!r} holds NaN or infinity; {ONCE_MORE}')
@@ -283,13 +285,13 @@ def _fit_each_other(parts: dict[str, Any], folder: Path) -> None:
     import torch
 
     text, vae, unet = (parts[name].config for name in ('text_encoder', 'vae', 'unet'))
-    for words, one, other in (
+    for what, one, other in (
         ("latents of the VAE and the U-Net's input", vae.latent_channels, unet.in_channels),
         ("the U-Net's input and its output", unet.in_channels, unet.out_channels),
         ('texts of the text encoder and of the U-Net', text.hidden_size, unet.cross_attention_dim),
     ):
         if one != other:
-            raise DoesNotFit(f'{folder}: {words} do not fit: {one} and {other} wide')
+            raise DoesNotFit(f'{folder}: {what} do not fit: {one} and {other} wide')
     if len(parts['tokenizer']) > text.vocab_size:
         raise DoesNotFit(
             f'{folder}: a tokenizer of {len(parts["tokenizer"]):,} tokens for {text.vocab_size:,} of the text'

@@ -135,8 +135,8 @@ def kid(
     values = mmd(real, generated, (drawn(real_groups, among=among), drawn(groups, among=among)))
     values += value - np.nanmean(values)
     low, high = np.nanquantile(values, [0.025, 0.975])
-    found = {'kid': float(value), 'kid_low': float(low), 'kid_high': float(high)}
-    return found | {'kid_resamples': [float(f'{one:.4g}') if np.isfinite(one) else None for one in values]}
+    numbers = {'kid': float(value), 'kid_low': float(low), 'kid_high': float(high)}
+    return numbers | {'kid_resamples': [float(f'{one:.4g}') if np.isfinite(one) else None for one in values]}
 
 
 def floor(real: np.ndarray, others: np.ndarray, images: int, seed: int = 0) -> dict[str, float]:
@@ -153,28 +153,28 @@ def floor(real: np.ndarray, others: np.ndarray, images: int, seed: int = 0) -> d
     """
     count, draw = min(images, len(others)), np.random.default_rng(seed)
     draws = FLOOR_DRAWS if count < len(others) else 1
-    found: dict[str, list[float]] = {'kid': [], 'fid': []}
+    numbers: dict[str, list[float]] = {'kid': [], 'fid': []}
     for _ in range(draws):
         some = others[draw.permutation(len(others))[:count]]
         if count >= 2:
-            found['fid'].append(fid(real, some))
+            numbers['fid'].append(fid(real, some))
         if min(count, len(real)) >= FEWEST:
-            found['kid'].append(mmd(real, some, (np.ones((1, len(real))), np.ones((1, count))))[0])
-    values = {name: float(np.mean(each)) if each else None for name, each in found.items()}
-    values |= {f'{name}_sd': float(np.std(each, ddof=1)) if len(each) > 1 else None for name, each in found.items()}
+            numbers['kid'].append(mmd(real, some, (np.ones((1, len(real))), np.ones((1, count))))[0])
+    values = {name: float(np.mean(each)) if each else None for name, each in numbers.items()}
+    values |= {f'{name}_sd': float(np.std(each, ddof=1)) if len(each) > 1 else None for name, each in numbers.items()}
     return values | {'images': count, 'real_images': len(real), 'draws': draws}
 
 
 def nearest(features: np.ndarray, train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Euclidean distance [N] of each image to its nearest training image, and that one's place [N] in `train`."""
     train = torch.from_numpy(np.array(train, dtype=np.float32))
-    found = []
+    nearest_parts = []
     for start in range(0, len(features), BLOCK):
         part = torch.from_numpy(np.array(features[start : start + BLOCK], dtype=np.float32))
         # Exact: by products of matrices a copy would come out some thousandths away from itself.
         distances = torch.cdist(part, train, compute_mode='donot_use_mm_for_euclid_dist')
-        found.append(distances.min(dim=1))
-    return tuple(torch.cat([getattr(part, name) for part in found]).numpy() for name in ('values', 'indices'))
+        nearest_parts.append(distances.min(dim=1))
+    return tuple(torch.cat([getattr(part, name) for part in nearest_parts]).numpy() for name in ('values', 'indices'))
 
 
 def memorising(generated: np.ndarray, real: np.ndarray, train: np.ndarray) -> dict[str, float]:
@@ -189,16 +189,16 @@ def memorising(generated: np.ndarray, real: np.ndarray, train: np.ndarray) -> di
         nearest (median distance), nearest_5 (its 5 % quantile), nearest_real, nearest_real_5, nearest_ratio (of the
         medians; below 1: nearer than real images), copies.
     """
-    own, other = nearest(generated, train)[0], nearest(real, train)[0]
-    found = {
-        'nearest': np.median(own),
-        'nearest_5': np.quantile(own, 0.05),
-        'nearest_real': np.median(other),
-        'nearest_real_5': np.quantile(other, 0.05),
-        'nearest_ratio': np.median(own) / max(np.median(other), 1e-12),
-        'copies': (own < np.quantile(other, COPY_QUANTILE)).mean(),
+    of_generated, of_real = nearest(generated, train)[0], nearest(real, train)[0]
+    numbers = {
+        'nearest': np.median(of_generated),
+        'nearest_5': np.quantile(of_generated, 0.05),
+        'nearest_real': np.median(of_real),
+        'nearest_real_5': np.quantile(of_real, 0.05),
+        'nearest_ratio': np.median(of_generated) / max(np.median(of_real), 1e-12),
+        'copies': (of_generated < np.quantile(of_real, COPY_QUANTILE)).mean(),
     }
-    return {name: float(value) for name, value in found.items()}
+    return {name: float(value) for name, value in numbers.items()}
 
 
 def measure_for(size: int) -> str:

@@ -210,9 +210,9 @@ def train(
     model.eval()
     features = torch.from_numpy(encode(model, pairs.images, rows[0])).to(device)
     about = {'training_images': len(rows[0]), 'held_out_images': len(rows[1])}
-    for name, own in zip(('training_auroc', 'held_out_auroc'), rows, strict=True):
-        seen = probabilities(model, encode(model, pairs.images, own))
-        about[name] = round(float(pooled(labels.values[own], seen, np.ones((1, len(own))))[0]), 4)
+    for name, split_rows in zip(('training_auroc', 'held_out_auroc'), rows, strict=True):
+        seen = probabilities(model, encode(model, pairs.images, split_rows))
+        about[name] = round(float(pooled(labels.values[split_rows], seen, np.ones((1, len(split_rows))))[0]), 4)
     model.mean.copy_(features.mean(dim=0))
     model.std.copy_(features.std(dim=0).clamp(min=1e-3))
     return model, about | {'steps': result.steps, 'best_step': result.curve[result.best]['step'], 'curve': result.curve}

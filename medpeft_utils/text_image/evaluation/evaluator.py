@@ -114,18 +114,18 @@ class Evaluator:
         """
         self._check(images, rows)
         features, groups = encode(self.encoder, images), (self.pairs.groups[self.rows], self.pairs.groups[rows])
-        found = {'images': len(images), 'real_images': len(self.rows)}
-        found |= distances.kid(self.real_features, features, *groups)
-        found |= {'fid': distances.fid(self.real_features, features)}
-        found |= {'similarity': distances.similarity(images, seed=seed)}
-        found |= distances.memorising(features, self.real_features, self.features(train_rows, 'train'))
-        found |= {'adherence': self._adherence(features, rows)}
+        numbers = {'images': len(images), 'real_images': len(self.rows)}
+        numbers |= distances.kid(self.real_features, features, *groups)
+        numbers |= {'fid': distances.fid(self.real_features, features)}
+        numbers |= {'similarity': distances.similarity(images, seed=seed)}
+        numbers |= distances.memorising(features, self.real_features, self.features(train_rows, 'train'))
+        numbers |= {'adherence': self._adherence(features, rows)}
         if self.inception is not None:
             features = encode(self.inception, images)
-            found['fid_inception'] = distances.fid(self.real_inception, features)
+            numbers['fid_inception'] = distances.fid(self.real_inception, features)
             kid = distances.kid(self.real_inception, features, *groups)
-            found |= {name.replace('kid', 'kid_inception', 1): kid[name] for name in ('kid', 'kid_low', 'kid_high')}
-        return found
+            numbers |= {name.replace('kid', 'kid_inception', 1): kid[name] for name in ('kid', 'kid_low', 'kid_high')}
+        return numbers
 
     def real(self, train_rows: np.ndarray, images: int) -> dict:
         """What real test images score, to hold the generated ones against.
@@ -139,22 +139,22 @@ class Evaluator:
             their kind, and `encoder.train`'s scores).
         """
         near = distances.nearest(self.real_features, self.features(train_rows, 'train'))[0]
-        found = {'images': len(self.rows), 'floor': self._floor(images), 'nearest': float(np.median(near))}
-        found |= {'similarity': distances.similarity(self.pairs.images[self.rows])}
-        found |= {'similarity_measure': distances.measure_for(self.pairs.image_size)}
-        found |= {'adherence': self._adherence(self.real_features, self.rows)}
-        del found['adherence']['resamples']  # of other images than the generated ones: nothing pairs with them
+        numbers = {'images': len(self.rows), 'floor': self._floor(images), 'nearest': float(np.median(near))}
+        numbers |= {'similarity': distances.similarity(self.pairs.images[self.rows])}
+        numbers |= {'similarity_measure': distances.measure_for(self.pairs.image_size)}
+        numbers |= {'adherence': self._adherence(self.real_features, self.rows)}
+        del numbers['adherence']['resamples']  # of other images than the generated ones: nothing pairs with them
         about = {'hash': self.hash, 'features': self.encoder.num_features, 'labels': list(self.labels.names)}
-        return found | {'encoder': about | {'kind': self.labels.kind} | self.about}
+        return numbers | {'encoder': about | {'kind': self.labels.kind} | self.about}
 
     def _floor(self, images: int) -> dict:
         others = encode(self.encoder, self.pairs.images, self.other_rows)
-        found = distances.floor(self.real_features, others, images)
+        numbers = distances.floor(self.real_features, others, images)
         if self.inception is not None:
             others = encode(self.inception, self.pairs.images, self.other_rows)
             inception = distances.floor(self.real_inception, others, images)
-            found |= {f'{name}_inception': inception[name] for name in ('kid', 'fid')}
-        return found
+            numbers |= {f'{name}_inception': inception[name] for name in ('kid', 'fid')}
+        return numbers
 
     def _adherence(self, features: np.ndarray, rows: np.ndarray) -> dict:
         seen = probabilities(self.encoder, features)
@@ -185,5 +185,5 @@ def evaluator(
         schedule: how the encoder is trained.
         device: where networks run.
     """
-    found = trained_once(pairs, Path(folder), schedule, device)
-    return Evaluator(pairs, *found, Path(folder), load_inception(inception).to(device) if inception else None)
+    trained = trained_once(pairs, Path(folder), schedule, device)
+    return Evaluator(pairs, *trained, Path(folder), load_inception(inception).to(device) if inception else None)
