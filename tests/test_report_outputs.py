@@ -300,6 +300,19 @@ def test_the_gain_that_grows_with_the_model():
     assert verdict('gains_grow_with_the_model', small) == 'not run'
 
 
+def test_an_encoder_run_for_growth_alone_does_not_move_the_claims_on_methods():
+    whole = claim_study({'LoRA': 0.1, 'SSF': 0.05, 'BitFit': 0.02, 'Linear Probing': -0.1}, 'ViT-Small DINOv2')
+    cut = claim_study({'LoRA': -0.3}, 'ViT-Small DINOv2, 6 blocks')
+    cut['total_parameters'] //= 2
+    part = claim_study({'LoRA': -0.3}, 'ViT-Small DINOv2', 'HAM10000').assign(fraction=0.1)
+    records = pd.concat([whole, cut, part.assign(run=part['run'] + 'part')], ignore_index=True)
+    answers = paper_claims.CLAIMS.answers(records)
+    parts = [part for part in answers['three_methods_beat_full_ft'].parts if 'LoRA' in part.what]
+    assert [part.found.value for part in parts] == [pytest.approx(0.101)]
+    (grown,) = answers['gains_grow_with_the_model'].parts
+    assert 'minus on ViT-Small DINOv2, 6 blocks' in grown.what and grown.found.value == pytest.approx(0.4)
+
+
 def low_data_study(zero: float) -> pd.DataFrame:
     """Records of Figure 1 in which the gain falls by a tenth for every doubling and is zero near the size `zero`."""
     rows = []

@@ -118,6 +118,7 @@ def _over_sets(rows: pd.DataFrame, method: str) -> str:
     """A method minus full fine-tuning over the data sets of an encoder."""
     if method == scores.FULL:
         return ''
+    rows = rows[rows['fraction'] == 1] if (rows['fraction'] == 1).any() else rows  # a part of a set is no further set
     parts = [one.interval() for one in scores.gains_by(rows, method, by=('data',)).values()]
     if len(parts) < 3 or not all(part.known for part in parts):
         return scores.mean_difference(scores.block_samples(rows), method).text() if parts else MISSING
@@ -211,7 +212,8 @@ def score_table(layout: Layout, records: pd.DataFrame, f1: str) -> Output:
     published = scores.is_published(records)
     own = layout.of(scores.table_scores(records, f1))
     if own.empty:
-        return Nothing(name=layout.name, title=layout.title, notes=provenance.describe(records, own, f1))
+        notes, more = provenance.describe(records, own, f1), [f'f1_{average}' for average in scores.AVERAGES]
+        return Nothing(name=layout.name, title=layout.title, notes=notes, suffixes=more)
     theirs = layout.of(scores.table_scores(paper.records())) if not published else own
     data = scores.in_order(own['data'], paper.DATASETS)
     rows = _blocks(layout, own, theirs if not published else own.iloc[:0], data, published)
