@@ -13,7 +13,7 @@ from PIL import Image
 from medpeft_utils import backbones
 from medpeft_utils.cli import main
 from medpeft_utils.compare import plan
-from medpeft_utils.compare.commands import show
+from medpeft_utils.compare.commands import answered, show
 from medpeft_utils.compare.plan import Speed, Work
 from medpeft_utils.core.errors import BadInput, DoesNotFit, UnknownName
 
@@ -127,9 +127,8 @@ def test_steps_and_answers_are_timed_for_each_method(tmp_path: Path):
 def test_the_page_tells_choice_intervals_costs_and_limits_in_all_three_forms(tmp_path: Path):
     invented = Invented(tmp_path)
     invented.add(SKILLS)
-    text = show(invented.folder)
-    html = (invented.folder.root / 'answer.html').read_text()
-    markdown = (invented.folder.root / 'answer.md').read_text()
+    page = answered(invented.folder)[1]
+    text, html, markdown = page.text(), page.html(), page.markdown()
     for form in (text, html, markdown.replace('\\', '')):
         for words in (
             'Take SSF',
@@ -145,8 +144,7 @@ def test_the_page_tells_choice_intervals_costs_and_limits_in_all_three_forms(tmp
 def test_the_html_page_needs_no_network_and_shows_text_as_text(tmp_path: Path):
     invented = Invented(tmp_path)
     invented.add(SKILLS)
-    show(invented.folder)
-    html = (invented.folder.root / 'answer.html').read_text()
+    html = answered(invented.folder)[1].html()
     assert html.count('<svg') == 1
     assert not re.search(r'(?:src|href)="(?!#)', html.replace('xlink:href="#', ''))
     assert '<script' not in html
@@ -157,9 +155,9 @@ def test_a_second_command_adds_to_the_table(tmp_path: Path):
     invented = Invented(tmp_path)
     invented.add({'lora': 2.5, 'full_ft': 0.6})
     invented.add({'ssf': 2.4})
-    assert all(f'  {name}' in show(invented.folder) for name in ('LoRA', 'Full FT', 'SSF'))
+    assert all(f'  {name}' in answered(invented.folder)[1].text() for name in ('LoRA', 'Full FT', 'SSF'))
     invented.add({'lora': 2.0}, backbone='resnet50_mini')
-    text = show(invented.folder)
+    text = answered(invented.folder)[1].text()
     assert 'LoRA on vit_base_mini' in text and 'LoRA on resnet50_mini' in text and 'SSF on vit_base_mini' in text
 
 
@@ -167,8 +165,7 @@ def test_runs_of_other_settings_are_left_out_and_said(tmp_path: Path):
     invented = Invented(tmp_path)
     invented.add({'lora': 2.5, 'full_ft': 0.6}, max_steps=100)
     invented.add({'ssf': 2.4, 'lora': 2.5}, max_steps=200)
-    show(invented.folder)
-    markdown = (invented.folder.root / 'answer.md').read_text()
+    markdown = answered(invented.folder)[1].markdown()
     assert '6 runs of other settings lie in the same study' in markdown
     assert 'Full FT' not in markdown
 
@@ -178,17 +175,18 @@ def test_more_seeds_are_added_to_those_that_are_done(tmp_path: Path):
     first = invented.add(SKILLS, seeds=3)
     assert len(invented.add(SKILLS, seeds=5)) == 5 * len(SKILLS)
     assert len({run.hash for run in invented.add(SKILLS, seeds=5)} & {run.hash for run in first}) == len(first)
-    assert '5 seeds' in show(invented.folder)
+    assert '5 seeds' in answered(invented.folder)[1].text()
 
 
 def test_learning_curves_are_on_the_page(tmp_path: Path):
     invented = Invented(tmp_path)
     invented.add(SKILLS)
     invented.add({'lora': 2.5, 'ssf': 2.4}, fractions=(1.0, 0.5, 0.25))
-    text = show(invented.folder)
+    page = answered(invented.folder)[1]
+    text = page.text()
     assert 'Would more data help?' in text
     assert 'from 210 to 420 training images the score rose by' in text
-    assert (invented.folder.root / 'answer.html').read_text().count('<svg') == 2
+    assert page.html().count('<svg') == 2
 
 
 def test_a_run_that_failed_is_shown_and_the_others_are_compared(tmp_path: Path):
@@ -201,10 +199,23 @@ def test_a_run_that_failed_is_shown_and_the_others_are_compared(tmp_path: Path):
     keep = ('run', 'experiment', 'parameters', 'code_version')
     failure = {'status': 'failed', 'error': {'type': 'Diverged', 'message': 'the loss is NaN'}}
     records.write({name: record[name] for name in keep} | failure, invented.folder.run(broken.hash))
-    text = show(invented.folder)
+    text = answered(invented.folder)[1].text()
     assert 'These runs failed; the others are compared.' in text
     assert 'Diverged: the loss is NaN' in text
     assert 'Full FT: 0.' in text  # by the two seeds that are left
+
+
+def test_the_page_holds_clinical_metrics_subgroups_costs_and_checklists(tmp_path: Path):
+    invented = Invented(tmp_path)
+    invented.add(SKILLS)
+    show(invented.folder, by=['sex', 'scanner'])
+    markdown = (invented.folder.root / 'answer.md').read_text()
+    for words in ('## Clinical metrics', '## Subgroups', '| sex |', '## Costs', '## The papers', 'Sensitivity at'):
+        assert words in markdown
+    assert '| age |' not in markdown
+    assert "no 'scanner'" in markdown
+    assert (invented.folder.root / 'tables' / 'clinical.csv').is_file()
+    assert (invented.folder.root / 'answer.html').read_text().count('<svg') >= 4
 
 
 def test_report_on_a_comparison_shows_that_comparison(tmp_path: Path, capsys):
@@ -221,7 +232,7 @@ def test_records_of_older_code_are_not_compared_and_the_page_says_so(tmp_path: P
     for run in invented.add(SKILLS):
         older = invented.folder.run(run.hash.replace(run.hash[:4], 'old_'))
         invented.folder.run(run.hash).rename(older)
-    text = show(invented.folder)
+    text = answered(invented.folder)[1].text()
     assert 'No run has finished' in text
     assert '12 finished runs were made by older code' in text
 

@@ -7,7 +7,7 @@ import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,6 +16,10 @@ from medpeft_utils.core.files import check_writable, read_json, write_bytes, wri
 from medpeft_utils.study.commands import FIGURES, RESULTS, execute, run_options, settings_option
 from medpeft_utils.study.paths import StudyFolder
 from medpeft_utils.study.progress import duration
+
+if TYPE_CHECKING:
+    from medpeft_utils.compare.evidence import Evidence
+    from medpeft_utils.compare.page import Page
 
 BUDGET = '10m'
 PLANS, ABOUT, LATEST = 'plans.json', 'about.json', 'latest.json'  # beside the study's grid
@@ -220,24 +224,32 @@ class Comparison:
         return 0
 
 
-def show(folder: StudyFolder, by: Sequence[str] = ()) -> str:
-    """Write the page of a comparison from its records, as HTML and Markdown; what the terminal shows of it."""
+def answered(folder: StudyFolder) -> tuple[Evidence, Page]:
+    """What the records of a comparison show, and its page as far as the answer goes."""
     from medpeft_utils.compare.evidence import gather
-    from medpeft_utils.compare.further import further
     from medpeft_utils.compare.sections import page_of
-    from medpeft_utils.compare.study import GRID, PAGE
+    from medpeft_utils.compare.study import GRID
     from medpeft_utils.study.grid import load_grid
     from medpeft_utils.study.splits import identified, known
 
     runs = identified(load_grid(folder.root / GRID).runs, known(folder))
     keys = set(read_json(folder.root / LATEST) or [])
     found = gather(runs, [run for run in runs if run.key in keys], folder)
-    page = page_of(found, read_json(folder.root / ABOUT))
-    page.sections[-1:-1] = further(found, by)  # before what it does not say
+    return found, page_of(found, read_json(folder.root / ABOUT))
+
+
+def show(folder: StudyFolder, by: Sequence[str] = ()) -> str:
+    """Write the page of a comparison from its records, as HTML and Markdown; what the terminal shows of it."""
+    from medpeft_utils.compare.further import further
+    from medpeft_utils.compare.study import PAGE
+
+    found, page = answered(folder)
+    page.sections[-1:-1] = further(found, folder.root / 'tables', by)  # before what it does not say
     html, markdown = folder.root / f'{PAGE}.html', folder.root / f'{PAGE}.md'
     write_bytes(html, page.html().encode())
     write_bytes(markdown, page.markdown().encode())
-    return f'\n{page.text()}\n\nThe page: {html} (and {markdown.name}); notebooks, adapters: {folder.runs}'
+    beside = f'{markdown.name}, tables/; notebooks and adapters: {folder.runs}'
+    return f'\n{page.text()}\n\nThe page: {html} (beside it {beside})'
 
 
 @click.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pandas as pd
 
@@ -22,13 +23,15 @@ SECTIONS = {
     "The papers' checklists": ('checklists',),
 }
 AGE = 'age:60'
+SAME = ('Encoder', 'Data', 'Backbone')  # columns that are left out where every row says the same
 
 
-def further(found: Evidence, by: Sequence[str] = ()) -> list[Section]:
-    """The sections that the records of a comparison allow.
+def further(found: Evidence, folder: Path, by: Sequence[str] = ()) -> list[Section]:
+    """The sections that the records of a comparison allow; each figure and table is also saved by itself.
 
     Args:
         found: the comparison.
+        folder: where figures and tables go, as CSV, Markdown, LaTeX, SVG and PDF.
         by: attributes that make subgroups, such as 'sex' or 'age:60'; those that the records hold where empty.
     """
     if found.answer is None:
@@ -36,7 +39,10 @@ def further(found: Evidence, by: Sequence[str] = ()) -> list[Section]:
     table = _table(found, by)
     sections = []
     for title, names in SECTIONS.items():
-        blocks = [block for name in names for block in _blocks(renderers.render(name, table, 'macro'))]
+        outputs = [renderers.render(name, table, 'macro') for name in names]
+        for output in outputs:
+            output.save(folder)
+        blocks = [block for output in outputs for block in _blocks(output)]
         if blocks:
             sections.append(Section(title, blocks))
     return sections
@@ -57,8 +63,10 @@ def _blocks(output: Output) -> list[Block]:
     """A figure or table of the report on this page; what does not exist is a line that says why."""
     notes = [Words(note) for note in output.notes]
     if isinstance(output, Tabled):
-        rows = output.frame.astype(str).to_numpy().tolist()
-        return [Words(output.title, strong=True), *map(Words, output.top), Table(list(output.columns), rows), *notes]
+        frame = output.frame.astype(str)
+        frame = frame.drop(columns=[name for name in SAME if name in frame and frame[name].nunique() == 1])
+        table = Table(list(frame.columns), frame.to_numpy().tolist())
+        return [Words(f'{output.title}.'), *map(Words, filter(None, output.top)), table, *notes]
     if isinstance(output, Figure):
         return [Drawing(svg(output.figure), output.title), *notes]
     return notes
