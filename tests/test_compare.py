@@ -10,11 +10,12 @@ import pytest
 from invented_comparison import Invented
 from PIL import Image
 
-from medpeft_utils import backbones
+from medpeft_utils import backbones, data
 from medpeft_utils.cli import main
 from medpeft_utils.compare import plan
 from medpeft_utils.compare.commands import answered, show
 from medpeft_utils.compare.plan import Speed, Work
+from medpeft_utils.compare.study import profile_of
 from medpeft_utils.core.errors import BadInput, DoesNotFit, UnknownName
 
 SKILLS = {'linear_probing': 0.0, 'full_ft': 0.6, 'lora': 2.5, 'ssf': 2.4}
@@ -124,6 +125,25 @@ def test_steps_and_answers_are_timed_for_each_method(tmp_path: Path):
 # ---- the study and its page
 
 
+def test_a_study_is_known_by_where_the_data_lie_and_what_they_are(tmp_path: Path):
+    one = draw(tmp_path / 'a' / 'images', {'x': 9, 'y': 9})
+    other = draw(tmp_path / 'b' / 'images', {'x': 9, 'y': 9})
+
+    def name(folder: Path) -> str:
+        return profile_of(str(folder), data.load(folder, image_size=16))
+
+    first = name(one)
+    assert first.startswith('compare-images-') and first != name(other)
+    for path in one.rglob('*.png'):
+        path.touch()
+    assert name(one) == first  # another time of change alone is no other data
+    draw(one / 'more', {'x': 1}, seed=5)
+    (one / 'more' / 'x' / '0.png').rename(one / 'x' / 'new.png')
+    (one / 'more' / 'x').rmdir()
+    (one / 'more').rmdir()
+    assert name(one) != first
+
+
 def test_the_page_tells_choice_intervals_costs_and_limits_in_all_three_forms(tmp_path: Path):
     invented = Invented(tmp_path)
     invented.add(SKILLS)
@@ -145,7 +165,7 @@ def test_the_html_page_needs_no_network_and_shows_text_as_text(tmp_path: Path):
     invented = Invented(tmp_path)
     invented.add(SKILLS)
     html = answered(invented.folder)[1].html()
-    assert html.count('<svg') == 1
+    assert html.count('<svg') == 2
     assert not re.search(r'(?:src|href)="(?!#)', html.replace('xlink:href="#', ''))
     assert '<script' not in html
     assert '<b>' not in html and '&lt;b&gt;' in html  # of a remark
@@ -186,7 +206,7 @@ def test_learning_curves_are_on_the_page(tmp_path: Path):
     text = page.text()
     assert 'Would more data help?' in text
     assert 'from 210 to 420 training images the score rose by' in text
-    assert page.html().count('<svg') == 2
+    assert page.html().count('<svg') == 3
 
 
 def test_a_run_that_failed_is_shown_and_the_others_are_compared(tmp_path: Path):

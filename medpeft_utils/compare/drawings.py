@@ -34,23 +34,27 @@ def _bars(axes, found: Sequence[Interval], colours: Sequence[str], names: Sequen
     axes.grid(visible=False, axis='y')
 
 
-def scores(answer: Answer, score: str) -> str:
+def scores(answer: Answer, score: str) -> list[str]:
     """Two panels: each method's score on the test split, and its difference from the chosen one."""
     every = [answer.chosen, *(relation.other for relation in answer.relations)]
     colours = [style.INK, *(style.GREY if r.verdict == UNDETECTED else DETECTED for r in answer.relations)]
-    differences = [Interval(-r.lead.value, -r.lead.high, -r.lead.low) for r in answer.relations]
-    with style.drawing():
-        figure = style.new_figure(7.6, ROW * len(every) + MARGIN)
-        left, right = figure.subplots(1, 2)
-        _bars(left, [one.score for one in every], colours, [one.label for one in every])
-        left.set(xlabel=f'{score}, test split', title='Score with its 95 % interval')
-        right.axvline(0, color=style.INK, linewidth=0.8)
-        _bars(right, [Interval(0.0), *differences], colours, [''] * len(every))
-        right.set(xlabel=f'difference in {score}', title=f'Minus {answer.chosen.label} (intervals hold together)')
-        for axes in (left, right):
+    differences = [Interval(0.0), *(Interval(-r.lead.value, -r.lead.high, -r.lead.low) for r in answer.relations)]
+    panels = []
+    for found, words, title in (
+        ([one.score for one in every], score, 'Score with its 95 % interval'),
+        (differences, f'difference in {score}', f'Minus {answer.chosen.label} (intervals hold together)'),
+    ):
+        with style.drawing():
+            figure = style.new_figure(4.4, ROW * len(every) + MARGIN)
+            axes = figure.subplots()
+            if found is differences:
+                axes.axvline(0, color=style.INK, linewidth=0.8)
+            _bars(axes, found, colours, [one.label for one in every])
+            axes.set(xlabel=f'{words}, test split', title=title)
             axes.tick_params(axis='x', labelsize=8)
-        figure.tight_layout()
-        return svg(figure)
+            figure.tight_layout()
+            panels.append(svg(figure))
+    return panels
 
 
 def curves(growths: Sequence[Growth], score: str) -> str:

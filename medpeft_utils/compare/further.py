@@ -68,5 +68,5 @@ def _blocks(output: Output) -> list[Block]:
         table = Table(list(frame.columns), frame.to_numpy().tolist())
         return [Words(f'{output.title}.'), *map(Words, filter(None, output.top)), table, *notes]
     if isinstance(output, Figure):
-        return [Drawing(svg(output.figure), output.title), *notes]
+        return [Drawing([svg(output.figure)], output.title), *notes]
     return notes

@@ -35,9 +35,9 @@ class Table:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure as SVG, with what it shows in words for those who do not see it."""
+    """The panels of a figure as SVG, with what it shows in words for those who do not see it."""
 
-    svg: str
+    panels: Sequence[str]
     caption: str
 
 
@@ -139,7 +139,8 @@ def _html(block: Block) -> str:
         )
         return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
     caption = html.escape(block.caption)
-    return f'<figure role="img" aria-label="{caption}">{block.svg}<figcaption>{caption}</figcaption></figure>'
+    panels = ''.join(block.panels)
+    return f'<figure role="img" aria-label="{caption}"><div>{panels}</div><figcaption>{caption}</figcaption></figure>'
 
 
 _FRAME = """<!DOCTYPE html>
@@ -147,6 +148,7 @@ _FRAME = """<!DOCTYPE html>
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
 <title>{title}</title>
 <style>{style}</style>
@@ -159,7 +161,8 @@ _FRAME = """<!DOCTYPE html>
 </html>
 """
 _STYLE = """
-:root { --ink: #1d1f24; --muted: #60646c; --paper: #ffffff; --card: #f5f6f8; --line: #d9dce1; --mark: #0a6b5a; }
+:root { color-scheme: light dark;
+  --ink: #1d1f24; --muted: #60646c; --paper: #ffffff; --card: #f5f6f8; --line: #d9dce1; --mark: #0a6b5a; }
 @media (prefers-color-scheme: dark) {
   :root { --ink: #e7e9ec; --muted: #a2a8b3; --paper: #16181c; --card: #1f2227; --line: #363b43; --mark: #5fd0b8; }
 }
@@ -179,8 +182,10 @@ table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabu
 th, td { padding: .35rem .8rem .35rem 0; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th:first-child { text-align: left; font-weight: 550; }
 thead th { color: var(--muted); font-weight: 550; white-space: normal; vertical-align: bottom; }
-figure { margin: 1rem 0; background: #ffffff; border: 1px solid var(--line); border-radius: 6px; padding: .8rem; }
-figure svg { display: block; max-width: 100%; height: auto; margin: 0 auto; }
+figure { color-scheme: only light; margin: 1rem 0; padding: .8rem; background: #ffffff;
+  border: 1px solid var(--line); border-radius: 6px; }
+figure div { display: flex; flex-wrap: wrap; justify-content: center; gap: .8rem; }
+figure svg { flex: 0 1 auto; max-width: 100%; height: auto; }
 figcaption { color: #60646c; font-size: .88rem; margin-top: .5rem; }
 @media print { details { display: block; } }
 """

@@ -130,7 +130,7 @@ def _basis(found: Evidence, number: Callable[..., str]) -> str:
     seeds = f'{score.seeds} seed{"s" if score.seeds != 1 else ""}'
     smallest = found.answer.smallest
     shows = f'; this test can show a difference of {number(smallest)}' if smallest else ''
-    return f'{SCORE}, 95 % intervals; {seeds}, 1 split, {images:,} test images{of}{shows}.'
+    return f'{SCORE[0].upper()}{SCORE[1:]}, 95 % intervals; {seeds}, 1 split, {images:,} test images{of}{shows}.'
 
 
 # ---- the table
@@ -182,7 +182,7 @@ def _growth(found: Evidence, number: Callable[..., str]) -> Section:
     lines = [one.sentence(number) for one in found.growths]
     lines.append('The learning rate of every share is that of all training images.')
     drawing = Drawing(
-        drawings.curves(found.growths, SCORE), f'{SCORE} over the number of training images, with 95 % bands.'
+        [drawings.curves(found.growths, SCORE)], f'{SCORE} over the number of training images, with 95 % bands.'
     )
     return Section('Would more data help?', [Listed(lines), drawing], short=True)
 
