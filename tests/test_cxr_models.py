@@ -233,9 +233,9 @@ def test_the_report_teaches_the_encoder_and_only_masked_words_count(drawn):
 
 @pytest.mark.parametrize(('name', 'objective'), [(MINIS[0], 'masked_record'), (MINIS[1], 'masked')])
 def test_a_pretraining_of_radiographs_becomes_weights_and_a_card(drawn, tmp_path, name, objective):
-    recipe = Recipe(name, objective, passes=1, batch=16, bf16=False, held_out_share=0.2, report_every=1)
+    recipe = Recipe(name, objective, passes=1, batch=16, bf16=False, held_out_share=0.2)
     training = Pretraining(recipe, drawn, tmp_path)
-    assert training.optimizer.defaults['betas'] == (0.9, 0.95)
+    assert training.optimizer(training.config).defaults['betas'] == (0.9, 0.95)
     assert np.isfinite(training.train())
     told = (drawn.data, drawn.licence, 'a command', 'a device')
     with pytest.raises(BadInput, match='give images of the pre-training'):

@@ -95,7 +95,6 @@ def recipe(**changes) -> Recipe:
         'backbone': 'vit_base_mini',
         'passes': 1,
         'batch': 8,
-        'report_every': 1,
         'held_out_share': 0.2,
         'bf16': False,
     }
@@ -113,36 +112,36 @@ def test_every_objective_trains_its_encoder(images, tmp_path, backbone, objectiv
     moved = {n for n, p in training.objective.encoder.named_parameters() if not torch.equal(p, before[n])}
     unused = {'head.weight', 'head.bias', 'fc.weight', 'fc.bias'} if objective != 'supervised' else set()
     assert moved == set(before) - unused
-    losses = [row['loss'] for row in publishing.read_curve(tmp_path) if 'loss' in row]
-    assert len(losses) == training.steps == 4
-    assert np.isfinite(losses).all()
+    (row,) = publishing.read_curve(tmp_path)  # one pass
+    assert row['step'] == training.steps == 4 and np.isfinite([row['loss'], row['score']]).all()
 
 
 def test_a_killed_pretraining_goes_on_to_the_same_weights(images, tmp_path):
     whole = Pretraining(recipe(passes=2), images, tmp_path / 'whole')
     whole.train()
-    first = Pretraining(recipe(passes=2, checkpoint_seconds=0), images, tmp_path / 'killed')
-    step = first._one_step
+    first = Pretraining(recipe(passes=2), images, tmp_path / 'killed')
+    step, steps = first.backward, []
 
-    def die_at_five():
-        if first.step == 5:
+    def die_at_five(batch):
+        steps.append(batch)
+        if len(steps) == 6:
             raise KeyboardInterrupt
-        return step()
+        return step(batch)
 
-    first._one_step = die_at_five
+    first.backward = die_at_five
     with pytest.raises(KeyboardInterrupt):
-        first.train()
-    resumed = Pretraining(recipe(passes=2, checkpoint_seconds=0), images, tmp_path / 'killed')
-    assert resumed.step == 5
+        first.train(checkpoint_seconds=0)
+    with pytest.raises(BadInput, match='other settings'):
+        Pretraining(recipe(passes=2, seed=1), images, tmp_path / 'killed').train()
+    resumed = Pretraining(recipe(passes=2), images, tmp_path / 'killed')
     resumed.train()
+    again = Pretraining(recipe(passes=2), images, tmp_path / 'killed')
+    assert again.step == again.steps == 8 and [row['step'] for row in publishing.read_curve(again.folder)] == [4, 8]
     for name, tensor in whole.objective.state_dict().items():
         assert torch.equal(tensor, resumed.objective.state_dict()[name]), name
-
-
-def test_a_checkpoint_of_another_recipe_is_not_continued(images, tmp_path):
-    Pretraining(recipe(), images, tmp_path).save()
-    with pytest.raises(ValueError, match='another recipe'):
-        Pretraining(recipe(seed=1), images, tmp_path)
+        assert torch.equal(tensor, again.objective.state_dict()[name]), name
+    with pytest.raises(BadInput, match='another recipe'):
+        Pretraining(recipe(passes=2, seed=1), images, tmp_path / 'killed')
 
 
 @pytest.mark.parametrize(('shallow', 'deep'), [(12, 24), (24, 32), (12, 32)])
@@ -161,7 +160,7 @@ def test_a_deepened_network_computes_what_the_shallow_one_does(shallow, deep):
 def test_a_grown_network_begins_where_the_other_ended_head_and_all(images, tmp_path):
     first = Pretraining(recipe(), images, tmp_path / 'base')
     first.train()
-    start = str(tmp_path / 'base' / 'checkpoint.pt')
+    start = str(tmp_path / 'base' / 'finished.safetensors')
     grown = Pretraining(recipe(backbone='vit_large_mini', grown_from=start), images, tmp_path / 'large')
     grown.objective.eval()
     first.objective.eval()
@@ -199,8 +198,6 @@ def test_image_text_loss_counts_every_image_of_a_caption_as_a_match():
 
 def test_publishing_needs_a_finished_training_and_gives_loadable_weights(images, tmp_path):
     training = Pretraining(recipe(), images, tmp_path / 'work')
-    training.save()
-    training._log(loss=1.0)
     with pytest.raises(BadInput, match='run it to the end'):
         publishing.publish(tmp_path / 'work', 'images', 'none', 'command', 'cpu', tmp_path / 'weights')
     training.train()
@@ -227,5 +224,5 @@ def test_the_notebook_runs(source, tmp_path):
         kernel_name='python3',
         progress_bar=False,
     )
-    assert (work / 'checkpoint.pt').exists()
+    assert (work / 'finished.safetensors').exists()
     assert publishing.read_curve(work)[-1]['score'] >= 0

@@ -14,6 +14,7 @@ from medpeft_utils.backbones.cards import file_hash, write_page
 from medpeft_utils.backbones.small import SMALL_BACKBONES, WEIGHTS_FOLDER
 from medpeft_utils.core.errors import BadInput
 from recipes.backbones.calibration import IMAGES, averages_tokens, calibrated_norm
+from recipes.stage import read_curve, read_finished
 
 HEADS = ('head.', 'fc.')
 SUMMARIES = {
@@ -29,15 +30,6 @@ def encoder_state(objective: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]
     encoder = {name.removeprefix('encoder.'): t for name, t in objective.items() if name.startswith('encoder.')}
     kept = {name: tensor for name, tensor in encoder.items() if not name.startswith(HEADS)}
     return {name: (t.half() if t.is_floating_point() else t).contiguous() for name, t in kept.items()}
-
-
-def read_curve(folder: Path) -> list[dict]:
-    """The rows of a pre-training's curve, in order of their steps; of a repeated step the last one counts."""
-    rows = [json.loads(line) for line in (Path(folder) / 'curve.jsonl').read_text().splitlines()]
-    merged: dict[int, dict] = {}
-    for row in rows:
-        merged[row['step']] = merged.get(row['step'], {}) | row
-    return [merged[step] for step in sorted(merged)]
 
 
 def publish(
@@ -60,16 +52,17 @@ def publish(
     Raises:
         BadInput: the pre-training has not reached its last step, or a network with `fc_norm` comes without images.
     """
-    saved = torch.load(Path(folder) / 'checkpoint.pt', map_location='cpu', weights_only=True)
-    recipe, curve = json.loads(saved['recipe']), read_curve(folder)
-    if saved['step'] < curve[-1]['of']:
-        raise BadInput(f'{folder}: at step {saved["step"]} of {curve[-1]["of"]}; run it to the end first')
+    finished = read_finished(folder)
+    if finished is None:
+        raise BadInput(f'{folder}: holds no finished pre-training; run it to the end first')
+    about, objective = finished
+    recipe, curve = json.loads(about['stage']), read_curve(folder)
     name = recipe['backbone']
     path = weights_folder / f'{name}.safetensors'
     weights_folder.mkdir(parents=True, exist_ok=True)
     card = _card(recipe, curve)
     told = {'name': name} | {key: json.dumps(card[key], sort_keys=True) for key in ('recipe', 'begun_from')}
-    state = encoder_state(saved['objective'])
+    state = encoder_state(objective)
     if averages_tokens(name):
         if images is None:
             raise BadInput(f'{name!r} averages its tokens; give images of the pre-training, to calibrate its fc_norm')
@@ -79,7 +72,7 @@ def publish(
     path.chmod(0o644)  # safetensors makes it readable by its owner alone
     card |= {'data': data, 'data_licence': data_licence, 'command': command, 'device': device}
     card |= {'score_note': score_note} if score_note else {}
-    card['hours'] = saved['seconds'] / 3600
+    card['hours'] = float(about['seconds']) / 3600
     card |= {'sha256': file_hash(path), 'bytes': path.stat().st_size}
     (weights_folder / f'{name}.json').write_text(json.dumps(card, indent=1) + '\n')
     write_page(weights_folder)
@@ -90,24 +83,23 @@ def lineage(start: str) -> list[dict]:
     """The pre-trainings that a file stands at the end of, the last one first: {name, recipe} each.
 
     Args:
-        start: a recipe's `grown_from`: published weights, another pre-training's `checkpoint.pt`, or ''.
+        start: a recipe's `grown_from`: published weights, another pre-training's `finished.safetensors`, or ''.
     """
     if not start:
         return []
-    if start.endswith('.safetensors'):
-        with safe_open(start, framework='pt') as file:
-            told = file.metadata() or {}
+    with safe_open(start, framework='pt') as file:
+        told = file.metadata() or {}
+    if 'stage' not in told:
         recipe = shown_recipe(json.loads(told.get('recipe', '{}')))
         this = {'name': told.get('name', Path(start).stem), 'recipe': recipe}
         return [this, *json.loads(told.get('begun_from', '[]'))]
-    recipe = json.loads(torch.load(start, map_location='cpu', weights_only=True)['recipe'])
+    recipe = json.loads(told['stage'])
     return [{'name': recipe['backbone'], 'recipe': shown_recipe(recipe)}, *lineage(recipe['grown_from'])]
 
 
 def shown_recipe(recipe: dict) -> dict:
     """What of a recipe belongs on a card; of the file that it begins from the name of the backbone alone."""
-    left_out = ('report_every', 'checkpoint_seconds', 'backbone', 'grown_from')
-    return {key: value for key, value in recipe.items() if key not in left_out}
+    return {key: value for key, value in recipe.items() if key not in ('backbone', 'grown_from')}
 
 
 def _card(recipe: dict, curve: list[dict]) -> dict:

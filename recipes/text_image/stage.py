@@ -1,25 +1,17 @@
-"""A training in a folder that can be killed at any moment and goes on to the same weights, by the study's own loop."""
+"""The stages of the text-to-image recipe: their schedule, and what is decayed."""
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import time
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 
-import numpy as np
 import torch
-from safetensors import safe_open
 from torch import nn
 
-from medpeft_utils.core.errors import BadInput
-from medpeft_utils.core.files import read_json, write_json, write_tensors
-from medpeft_utils.training.loop import CHECKPOINT, Evaluation, Task, TrainingConfig, WholeNetwork, fit
+from recipes import stage
+from recipes.stage import StageConfig, read_curve
 
-FINISHED, CURVE = 'finished.safetensors', 'curve.json'
-SCORED_EVERY = 500  # steps
+__all__ = ['Schedule', 'Stage', 'read_curve']
 
 
 @dataclass(frozen=True)
@@ -58,7 +50,7 @@ class Schedule:
 
 
 @dataclass(frozen=True)
-class _Config(TrainingConfig):
+class _Config(StageConfig):
     """The loop's configuration, with the rates of a schedule."""
 
     schedule: Schedule = field(kw_only=True)
@@ -67,7 +59,7 @@ class _Config(TrainingConfig):
         return self.schedule.rate(step)
 
 
-class Stage(Task):
+class Stage(stage.Stage):
     """One stage of the recipe; a subclass has the networks, the loss of some rows and the held-out score.
 
     Args:
@@ -80,76 +72,23 @@ class Stage(Task):
     score_name = 'held-out loss'
 
     def __init__(self, schedule: Schedule, networks: dict[str, nn.Module], train_rows, held_out_rows, folder, device):
-        self.networks = nn.ModuleDict(networks).to(torch.device(device))
-        super().__init__(WholeNetwork(self.networks), len(train_rows), torch.device(device))
-        self.schedule, self.folder = schedule, Path(folder)
-        self.train_rows, self.held_out_rows = train_rows, held_out_rows
-        self.generator = torch.Generator().manual_seed(schedule.seed)
-        self.step, self.seconds = 0, 0.0
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._read_finished()
+        self.schedule, self.networks, s = schedule, nn.ModuleDict(networks), schedule
+        config = _Config(
+            learning_rate=s.learning_rate,
+            min_steps=s.steps,
+            max_steps=s.steps,
+            batch_size=s.batch,
+            weight_decay=s.weight_decay,
+            clip=1.0,
+            seed=s.seed,
+            schedule=s,
+        )
+        super().__init__(self.networks, config, asdict(s), train_rows, held_out_rows, folder, device)
 
-    def score(self) -> float:
-        """The score over the held-out rows; the same at every call."""
-        raise NotImplementedError
-
-    def batch(self, rows: np.ndarray, generator: torch.Generator) -> np.ndarray:
-        """Rows of the images, in ascending order; the loss draws its noise from `self.generator`."""
-        self.generator = generator
-        return np.sort(self.train_rows[rows])
-
-    def evaluate(self) -> Evaluation:
-        """The held-out score. The last state is kept, and not the best: the rate has fallen to zero there."""
-        return Evaluation((time.time(),), {'score': self.score()})
-
-    def optimizer(self, config: TrainingConfig) -> torch.optim.Optimizer:
+    def optimizer(self, config: StageConfig) -> torch.optim.Optimizer:
         """AdamW; embeddings are not decayed either."""
         embeddings = {id(p) for m in self.networks.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
         decay = [p for p in self.networks.parameters() if p.ndim > 1 and id(p) not in embeddings]
         rest = [p for p in self.networks.parameters() if p.ndim <= 1 or id(p) in embeddings]
         groups = [{'params': decay, 'weight_decay': config.weight_decay}, {'params': rest, 'weight_decay': 0.0}]
         return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.99), fused=True)
-
-    def train(self, checkpoint_seconds: float = 60) -> float:
-        """Run to the last step from wherever an earlier call stopped; the held-out score. Raises Diverged."""
-        if self.step < self.schedule.steps:
-            s, started = self.schedule, time.monotonic()
-            config = _Config(
-                learning_rate=s.learning_rate,
-                min_steps=s.steps,
-                max_steps=s.steps,
-                batch_size=s.batch,
-                weight_decay=s.weight_decay,
-                evaluations=max(1, s.steps // SCORED_EVERY),
-                clip=1.0,
-                seed=s.seed,
-                schedule=s,
-            )
-            self.networks.train()
-            result = fit(self, config, checkpoint=self.folder / CHECKPOINT, checkpoint_seconds=checkpoint_seconds)
-            self.step, self.seconds = result.steps, max(result.step_seconds * s.steps, time.monotonic() - started)
-            write_json(self.folder / CURVE, [{'loss': row.pop('train_loss')} | row for row in result.curve])
-            state = {name: tensor.cpu().contiguous() for name, tensor in self.networks.state_dict().items()}
-            about = {'schedule': self._described(), 'seconds': str(self.seconds)}
-            write_tensors(self.folder / FINISHED, state, about)
-        return self.score()
-
-    def _described(self) -> str:
-        return json.dumps(asdict(self.schedule), sort_keys=True)
-
-    def _read_finished(self) -> None:
-        """Take up what an earlier call has trained to the end. Raises BadInput where that was another recipe."""
-        path = self.folder / FINISHED
-        if not os.path.isfile(path):
-            return
-        with safe_open(path, framework='pt') as file:
-            about = file.metadata()
-            if about['schedule'] != self._described():
-                raise BadInput(f'{path}: made by another recipe; give another folder or delete it')
-            self.networks.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
-        self.step, self.seconds = self.schedule.steps, float(about['seconds'])
-
-
-def read_curve(folder: Path) -> list[dict]:
-    """The rows of a finished stage's curve."""
-    return read_json(Path(folder) / CURVE) or []
