@@ -14,10 +14,11 @@ of a colour picture alike, pixels without data apart. A file holds one picture; 
 from __future__ import annotations
 
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageSequence
+from PIL import Image
 
 from medpeft_utils.core.errors import BadInput
 from medpeft_utils.data import arrays, dicom
@@ -40,6 +41,7 @@ TURNS = dict(
 NO_DATA_TAG = 42113  # of TIFF: what GDAL writes for pixels without data
 NO_DATA = (-9999.0, -99999.0, float(np.finfo(np.float32).min))  # what others write, who do not say so
 SUBFILE_TAG, PREVIEW_OR_MASK = 254, 0b101
+MOST_PAGES = 32  # of a TIFF that are looked at
 
 
 def stretched(values: np.ndarray, path: Path, empty: np.ndarray | None = None) -> np.ndarray:
@@ -74,10 +76,21 @@ def _deep_grey(image: Image.Image, path: Path) -> Image.Image:
     return Image.fromarray(stretched(values, path, values == np.asarray(number).astype(values.dtype)))
 
 
+def _raw(path: Path, mode: str, raw: str) -> np.ndarray:
+    """The pixels of a file, read as if it stored them in another of Pillow's raw modes."""
+    with Image.open(path) as image:
+        image._mode = mode
+        image.tile = [
+            tile._replace(args=raw if isinstance(tile.args, str) else (raw, *tile.args[1:])) for tile in image.tile
+        ]
+        return np.asarray(image).astype(np.uint16)
+
+
 def _deep_channels(image: Image.Image, path: Path) -> np.ndarray | None:
     """[H, W, C] values of a file with more than 8 bits in each of several channels; None for all others.
 
-    Pillow has no mode for them and keeps their upper 8 bits, of which 12-bit values fill four.
+    Pillow has no mode for them and keeps their upper 8 bits, of which 12-bit values fill four. The lower 8 are got from
+    it by reading the file again as if its bytes were in the other order.
     """
     if not image.tile or len(image.getbands()) == 1:
         return None
@@ -89,27 +102,17 @@ def _deep_channels(image: Image.Image, path: Path) -> np.ndarray | None:
         if len(values) < 3 * width * height:
             raise EOFError('image file is truncated')
         return values.reshape(height, width, 3)
-    if ';16' not in raw:
+    name, _, order = raw.partition(';16')
+    if not order:
         return None
-    if image.format == 'PNG':
-        from torchvision.io import ImageReadMode, decode_png, read_file
-
-        # an extra mode 'UNCHANGED' keeps 16 bits; [C, H, W] uint16
-        return decode_png(read_file(str(path)), ImageReadMode.UNCHANGED).permute(1, 2, 0).numpy()
-    channels = len(image.getbands())
-    if image.format != 'TIFF' or raw not in ('RGB;16L', 'RGB;16B', 'RGBA;16L', 'RGBA;16B'):
+    if name == 'LA':
+        pairs = _raw(path, 'RGBA', 'RGBA')  # the four bytes of a pixel
+        return (pairs[..., ::2] << 8) + pairs[..., 1::2]
+    if name not in ('RGB', 'RGBA') or order not in 'LBN':
         raise BadInput(f'{path}: {image.format} in colour with 16 bits ({raw}) is not read; save it as PNG')
-    # the same bytes, read as one channel of several times the width
-    order = 'I;16' if raw.endswith('L') else 'I;16B'
-    image._mode, image._size = order, (channels * width, height)
-    image.tile = [
-        tile._replace(
-            extents=(channels * tile[1][0], tile[1][1], channels * tile[1][2], tile[1][3]),
-            args=(order, *tile[3][1:]) if tile[0] == 'libtiff' else (order, 0, *tile[3][2:]),
-        )
-        for tile in image.tile
-    ]
-    return np.asarray(image).reshape(height, width, channels)
+    order = order if order != 'N' else 'L' if sys.byteorder == 'little' else 'B'
+    other = 'B' if order == 'L' else 'L'
+    return (_raw(path, name, f'{name};16{order}') << 8) + _raw(path, name, f'{name};16{other}')
 
 
 def _from_channels(values: np.ndarray, path: Path) -> Image.Image:
@@ -126,13 +129,16 @@ def _from_channels(values: np.ndarray, path: Path) -> Image.Image:
 
 def _require_one_picture(image: Image.Image, path: Path) -> None:
     """Raise BadInput for several pages or frames; previews and masks of a TIFF, and an MPO's second view, are none."""
-    count = getattr(image, 'n_frames', 1)
-    if count == 1 or image.format == 'MPO':
+    if image.format == 'MPO' or not getattr(image, 'is_animated', False):
         return
-    if image.format == 'TIFF':
-        kinds = [frame.tag_v2.get(SUBFILE_TAG, 0) for frame in ImageSequence.Iterator(image)]
-        image.seek(0)
-        count = sum(not kind & PREVIEW_OR_MASK for kind in kinds)
+    count = image.n_frames if image.format != 'TIFF' else 0
+    for number in range(MOST_PAGES) if image.format == 'TIFF' else ():
+        try:
+            image.seek(number)
+        except EOFError:
+            break
+        count += not image.tag_v2.get(SUBFILE_TAG, 0) & PREVIEW_OR_MASK
+    image.seek(0)
     if count > 1:
         raise BadInput(f'{path}: holds {count} pages or frames; give one image a file')
 
@@ -208,10 +214,10 @@ def _decoded(path: Path, least: int | None = None) -> tuple[str, tuple[int, int]
 
     With `least`, a JPEG file at a fraction of its size that is still so long and wide.
     """
-    if arrays.is_row(path) or dicom.is_dicom(path):
-        picture = arrays.read_row(path) if arrays.is_row(path) else dicom.read_dicom(path)
-        return picture.info.get('dicom', picture.mode), picture.size, picture
     try:
+        if arrays.is_row(path) or dicom.is_dicom(path):
+            picture = arrays.read_row(path) if arrays.is_row(path) else dicom.read_dicom(path)
+            return picture.info.get('dicom', picture.mode), picture.size, picture
         with Image.open(path) as image:
             _require_one_picture(image, path)
             mode, size = image.mode, image.size

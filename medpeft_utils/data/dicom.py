@@ -232,8 +232,8 @@ def read_dicom(path: Path) -> Image.Image:
     Raises BadInput: no DICOM, without pixels, several frames, cut off, or compressed in a way that needs a package
     that is not installed; the message names the file and that package.
     """
-    found = _opened(path)
     try:
+        found = _opened(path)
         picture = _decoded(found, path)
     except BadInput:
         raise
