@@ -212,6 +212,12 @@ def test_random_effects_are_those_of_the_formulas():
     mean = (weights * values).sum() / weights.sum()
     assert (weights * (values - mean) ** 2).sum() == pytest.approx(2, abs=1e-6)
     assert found.prediction[0] < found.mean.low and found.sets == 3
+    mixed = [
+        Interval(v, v - 0.02, v + 0.02, 0.01, 'splits', 80, s, j)
+        for v, s, j in ((0.01, 1, 5), (0.02, 3, 1), (0.0, 5, 5))
+    ]
+    assert random_effects(mixed).mean.decides and random_effects(mixed).mean.groups == 240
+    assert not random_effects([*mixed, Interval(0.01, 0, 0.02, 0.01, 'patients', 80, 1)]).mean.decides
     assert math.isnan(random_effects(wide[:2]).prediction[0]) and random_effects(wide[:1]).mean is wide[0]
 
 

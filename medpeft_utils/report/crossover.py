@@ -70,13 +70,12 @@ class Crossover:
     def __str__(self) -> str:
         if math.isnan(self.estimate):
             return 'none: fewer than two sizes were run'
-        text = {0.0: 'none: full FT ahead at every size', math.inf: 'none: still ahead with all images'}.get(
-            self.estimate, self.words(self.estimate)
-        )
+        none = {0.0: 'none: full FT ahead at every size', math.inf: 'none: still ahead with all images'}
+        text = none.get(self.estimate, self.words(self.estimate))
         if math.isnan(self.low):
             return f'{text}; no interval'
         text = f'{text}; 95 % {self.words(self.low)} to {self.words(self.high)}'
-        return text if self.detectable else f'none detectable ({text})'
+        return text if self.detectable or self.estimate in none else f'none detectable ({text})'
 
 
 def estimate(gains: Mapping[float, Sample]) -> Crossover:

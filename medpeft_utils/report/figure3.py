@@ -119,16 +119,17 @@ def figure3(records: pd.DataFrame, f1: str = 'weighted') -> Output:
             here = chosen[chosen['encoder'] == encoder]
             known = paper.CNN_METHODS if here['family'].iloc[0] == 'cnn' else paper.VIT_METHODS
             table, front = _measured(here, known)
-            if len(table) > 2:
+            if len(table) > 3 or (len(table) > 2 and not panels):
                 panels.append((table, front, here['backbone_label'].iloc[0], provenance.is_synthetic(here)))
     if not panels:
         return Nothing(name='figure3', title=TITLE3, notes=['No encoder was run with three methods on one data set.'])
     used = chosen[chosen['encoder'].isin({table['encoder'].iloc[0] for table, *_ in panels})]
     notes = provenance.describe(records, used, f1)
     with style.drawing():
-        across = min(len(panels), 2)
+        many = max(len(table) for table, *_ in panels) > 10
+        across = 1 if many else min(len(panels), 2)
         down = math.ceil(len(panels) / across)
-        figure, axes = sheet(down, across, ' '.join(notes), 3.6, 2.7)
+        figure, axes = sheet(down, across, ' '.join(notes), *((7.2, 3.6) if many else (3.6, 2.7)))
         for axis in axes.flat[len(panels) :]:
             axis.set_axis_off()
         for axis, (table, front, label, synthetic) in zip(axes.flat, panels, strict=False):
@@ -168,7 +169,7 @@ def _ladder(axes, table: pd.DataFrame) -> None:
     axes.set_yticks(range(len(table)), table['method'])
     axes.set_ylim(len(table) - 0.5, -0.6)
     axes.set_xlim(0.7, len(table) + 0.3)
-    axes.set_xticks(range(1, len(table) + 1))
+    axes.set_xticks(range(1, len(table) + 1, 1 if len(table) < 12 else 3))
     axes.grid(axis='y', visible=False)
     axes.set_xlabel('average rank (1 is best)')
 

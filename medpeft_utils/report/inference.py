@@ -323,8 +323,8 @@ def random_effects(parts: Sequence[Interval], level: float = LEVEL) -> Pooled:
     scaled = (weights * (values - mean) ** 2).sum() / (count - 1)
     error = math.sqrt(max(scaled, 1.0) / weights.sum())
     half = stats.t.ppf((1 + level) / 2, count - 1) * error
-    seeds, splits = min(p.seeds for p in parts), min(p.splits for p in parts)
-    found = Interval(mean, mean - half, mean + half, error, 'data sets', sum(p.groups for p in parts), seeds, splits)
+    fewest = min(max(p.seeds, p.splits) for p in parts)
+    found = Interval(mean, mean - half, mean + half, error, 'data sets', sum(p.groups for p in parts), fewest)
     reach = math.nan
     if count > 2:
         reach = stats.t.ppf((1 + level) / 2, count - 2) * math.sqrt(tau2 + 1 / weights.sum())

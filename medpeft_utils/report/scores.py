@@ -220,7 +220,8 @@ def sample(rows: pd.DataFrame) -> Sample:
     if not len(rows) or any(one is None for one in rows['draws']):
         return Sample(keys, values, ratio=float(rows['ratio'].mean()) if len(rows) else 0.25)
     draws = np.stack([one[1:] for one in rows['draws']]).astype(float)
-    return Sample(keys, values, draws, int(rows['groups'].iloc[0]), float(rows['ratio'].mean()))
+    groups = int(rows.drop_duplicates('split')['groups'].sum())  # folds hold other patients each
+    return Sample(keys, values, draws, groups, float(rows['ratio'].mean()))
 
 
 def gain(rows: pd.DataFrame, method: str, baseline: str = FULL) -> Sample:
@@ -256,9 +257,8 @@ def mean_difference(blocks: Sequence[Mapping[str, Sample]], method: str, baselin
         return parts[0]
     value, error = (float(np.mean([p.value for p in parts])), math.hypot(*(p.error for p in parts)) / len(parts))
     half = max((p.high - p.low) / 2 / max(p.error, 1e-12) for p in parts) * error
-    seeds, splits = min(p.seeds for p in parts), min(p.splits for p in parts)
-    groups = sum(p.groups for p in parts)
-    return Interval(value, value - half, value + half, error, parts[0].over, groups, seeds, splits)
+    fewest, groups = min(max(p.seeds, p.splits) for p in parts), sum(p.groups for p in parts)
+    return Interval(value, value - half, value + half, error, parts[0].over, groups, fewest)
 
 
 def summarise(scores: pd.DataFrame, by: Sequence[str] = CELL) -> pd.DataFrame:

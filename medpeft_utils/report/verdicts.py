@@ -54,6 +54,8 @@ class Part:
         half, target = (found.high - found.low) / 2, max(abs(found.value), self.consequence)
         more = max(half / target, 1.0) ** 2
         of_groups, of_seeds = found.variances
+        if found.over == 'data sets':
+            return f'more data sets or larger ones: an interval {math.sqrt(more):.1f} times as narrow'
         if found.over == 'patients and seeds' and of_seeds > of_groups:
             return f'about {math.ceil(more * found.seeds):,} seeds'
         if found.groups:
@@ -66,6 +68,8 @@ class Part:
 
 def about(found: Interval) -> str:
     """What an interval is over, in words: '3 seeds, 412 patients'."""
+    if found.over == 'data sets':
+        return f'at least {found.seeds} seeds or splits each, {found.groups:,} patients'
     words = [f'{found.splits} splits'] if found.splits > 1 else []
     if found.seeds:
         words.append(f'{found.seeds} seed{"s" if found.seeds > 1 else ""}')
