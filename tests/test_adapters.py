@@ -278,6 +278,26 @@ def test_an_exported_folder_says_what_it_is_and_names_no_folder_of_this_machine(
     assert all(torch.equal(again[name], tensor) for name, tensor in run.adapted.state().items())
 
 
+def test_a_lora_of_a_text_to_image_run_is_exported_for_diffusers(tmp_path: Path):
+    adapted = perturb(methods.apply(tiny_pipeline.parts()['unet'].eval(), 'lora', 'unet'))
+    adapted.save(tmp_path / 'run' / 'adapter.safetensors', HASH)
+    backbone = {'name': 'tiny', 'label': 'Tiny', 'family': 'unet', 'hash': HASH, 'image_size': 16}
+    data = {'name': 'mimic_cxr', 'label': 'MIMIC-CXR', 'split_hash': 'ab12', 'counts': {'train': 8}, 'synthetic': False}
+    method = {'key': 'lora', 'label': 'LoRA', 'config': asdict(adapted.config), 'trainable_parameters': adapted.count()}
+    record = {'run': 'r', 'backbone': backbone, 'data': data, 'method': method, 'parameters': {'weights': '/home/me/w'}}
+    write_json(tmp_path / 'run' / 'record.json', record)
+    medpeft('adapter', 'export', tmp_path / 'run', tmp_path / 'out', '--to', 'diffusers')
+    card = (tmp_path / 'out' / 'README.md').read_text()
+    assert 'library_name: diffusers' in card
+    assert 'keep to the agreement' in card
+    assert '/home/me' not in (tmp_path / 'out' / 'medpeft.json').read_text()
+    pipeline = tiny_pipeline.diffusers_pipeline()
+    pipeline.load_lora_weights(tmp_path / 'out')
+    assert (noise_of(pipeline.unet) - noise_of(adapted.model.eval())).abs().max() <= 5e-7
+    with pytest.raises(DoesNotFit, match='`medpeft generate` does that'):
+        predict(store.find(tmp_path / 'run'), [tmp_path / 'out' / 'README.md'])
+
+
 def test_a_foreign_adapter_is_loaded_over_a_named_backbone(finished, tmp_path: Path):
     """Without `medpeft.json`, as other tools write it; the classes are those of its head."""
     medpeft('adapter', 'export', finished[0], tmp_path / 'peft')

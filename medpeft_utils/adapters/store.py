@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 ABOUT, ADAPTER, RECORD = 'medpeft.json', 'adapter.safetensors', 'record.json'
-PRIVATE = ('data_folder', 'record_folder', 'weights')  # parameters that may name folders of this machine
+PRIVATE = ('data_folder', 'record_folder')  # parameters that name folders of this machine
 KEPT = ('run', 'experiment', 'code_version', 'data', 'backbone', 'method', 'training', 'metrics')
 
 
@@ -153,5 +153,7 @@ def export(saved: Saved, folder: Path, layout: str, weights: str = '') -> None:
     parameters = {name: v for name, v in saved.about.get('parameters', {}).items() if name not in PRIVATE}
     if 'dataset' in parameters:  # that of own images is a path
         parameters['dataset'] = saved.known('data')['name']
+    if parameters.get('weights') not in ('pretrained', 'random'):  # so is that of a file of one's own
+        parameters.pop('weights', None)
     write_json(folder / ABOUT, kept | {'parameters': parameters})
     (folder / 'README.md').write_text(model_card(saved, layout), encoding='utf-8')
