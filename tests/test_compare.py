@@ -69,6 +69,13 @@ def test_seeds_go_last_and_the_plan_says_so():
     assert made.remark.startswith(f'{made.seeds} of 3 seeds fit into the budget, too few to support a choice; all of')
 
 
+def test_a_learning_curve_is_part_of_the_budget():
+    settings = plan.plan(Work(420, 60, 120, 3), SPEEDS, 600).settings
+    alone = plan.total_seconds(Work(420, 60, 120, 3), SPEEDS, settings)
+    assert plan.total_seconds(Work(420, 60, 120, 3, shares=3), SPEEDS, settings) > 1.5 * alone
+    assert plan.plan(Work(420, 60, 120, 3, shares=3), SPEEDS, 600).seconds <= 600
+
+
 def test_no_time_for_one_run_is_an_error_that_names_time_and_way_out():
     with pytest.raises(BadInput, match=r'--budget 5 s: one short run of each of the 3 methods .*--backbone'):
         plan.plan(Work(420, 60, 120, 3), SPEEDS, 5)

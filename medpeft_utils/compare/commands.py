@@ -6,6 +6,7 @@ import shlex
 import statistics
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -131,6 +132,7 @@ class Comparison:
         threads = self.running['threads'] or threads_for(self.running['jobs'])
         speeds = plan.speeds(self.network, self.methods, threads, data.cache_root())
         work = plan.Work(*(len(self.data.rows(s)) for s in data.SPLITS), self.seeds, self.running['jobs'])
+        work = replace(work, shares=len(SHARES)) if self.curve else work
         self.plan = self._planned(work, speeds)
         write_json(self.folder.root / ABOUT, self.about())
         click.echo('\n'.join(self._announcement()))
@@ -160,6 +162,9 @@ class Comparison:
         lines = [self.about()['data'], *(f'  remark: {remark}' for remark in self.remarks), self.about()['network']]
         lines.append(f'{labels}: {seeds} seed{"s" if seeds > 1 else ""} each, {each}{tried}')
         lines += [f'  remark: {self.plan.remark}'] if self.plan.remark else []
+        if self.curve:
+            percent = ', '.join(f'{100 * share:g}' for share in SHARES)
+            lines.append(f'then two of them with {percent} % of the training images')
         lines.append(f'about {duration(self.plan.seconds)} on this machine; what is done already is not done again')
         return lines
 

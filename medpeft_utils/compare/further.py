@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -39,7 +40,9 @@ def further(found: Evidence, folder: Path, by: Sequence[str] = ()) -> list[Secti
     table = _table(found, by)
     sections = []
     for title, names in SECTIONS.items():
-        outputs = [renderers.render(name, table, 'macro') for name in names]
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore', RuntimeWarning)  # of means of nothing: few test images; they show as '-'
+            outputs = [renderers.render(name, table, 'macro') for name in names]
         for output in outputs:
             output.save(folder)
         blocks = [block for output in outputs for block in _blocks(output)]

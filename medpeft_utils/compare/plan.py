@@ -11,7 +11,7 @@ import re
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -186,13 +186,14 @@ def _rounds(model: Any, images: Any, train: bool) -> list[float]:
 
 @dataclass(frozen=True)
 class Work:
-    """How much is to be computed: images by split, the size of a batch, the seeds and how many run at a time."""
+    """How much is to be computed: images by split, seeds, how many runs at a time, and shares of a learning curve."""
 
     train: int
     validation: int
     test: int
     seeds: int
     jobs: int = 1
+    shares: int = 0
 
     @property
     def batch(self) -> int:
@@ -225,7 +226,9 @@ class Work:
 def total_seconds(work: Work, speed_of: dict[str, Speed], settings: dict[str, int]) -> float:
     """Of a whole comparison with `work.jobs` runs at a time."""
     every = [work.seconds(key, speed, settings) for key, speed in speed_of.items()]
-    return max(sum(every) / work.jobs, max(every) / min(work.jobs, work.seeds))
+    known_rate = {**settings, 'search_trials': 0}  # the shares take the rate that was found with all images
+    curves = 2 * work.shares * max(work.seconds(key, speed, known_rate) for key, speed in speed_of.items())
+    return max(sum(every) / work.jobs, max(every) / min(work.jobs, work.seeds)) + curves / work.jobs
 
 
 @dataclass(frozen=True)
@@ -256,7 +259,7 @@ def plan(work: Work, speed_of: dict[str, Speed], budget: float, given: dict[str,
         BadInput: not even one run of each method fits.
     """
     for seeds in range(work.seeds, 0, -1):
-        these = Work(work.train, work.validation, work.test, seeds, work.jobs)
+        these = replace(work, seeds=seeds)
         for steps, trials in LEVELS:
             settings = {**these.settings(steps, trials), **(given or {})}
             seconds = total_seconds(these, speed_of, settings)
