@@ -31,4 +31,6 @@ def test_it_draws_everything_and_runs_nothing(tmp_path: Path):
     names = {path.name for path in figures.iterdir()}
     something = [name for name in report.RENDERERS if not isinstance(report.render(name, paper.records()), Nothing)]
     assert names >= {f'{name}.{kind}' for name in something for kind in ('csv', 'md', 'tex')}
-    assert len(something) > len(report.RENDERERS) / 2
+    assert {'figure1', 'figure3', 'table2', 'table3', 'table5', 'claims', 'text_image_claims', 'table4'} <= set(
+        something
+    )
