@@ -17,6 +17,7 @@ COMMANDS = {
     'run': ('medpeft_utils.study.commands:run', 'Execute the runs of a grid; what is done is skipped.'),
     'status': ('medpeft_utils.study.commands:status', 'Show where the runs of a grid stand.'),
     'retry': ('medpeft_utils.study.commands:retry', 'Execute again what failed or died.'),
+    'stop': ('medpeft_utils.study.commands:stop', 'Cancel the SLURM jobs of a study.'),
     'show': ('medpeft_utils.study.commands:show', 'Show one run: parameters, metrics, curve, error.'),
     'events': ('medpeft_utils.study.commands:events', 'Follow a study: what happens, as JSON lines for other tools.'),
     'compare': ('medpeft_utils.compare.commands:compare', "Compare methods on one's own images."),

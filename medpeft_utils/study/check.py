@@ -101,7 +101,11 @@ def _dataset(name: str) -> None:
     """A name with a card, or a folder or CSV file of one's own."""
     from medpeft_utils.data import CARDS
 
-    if not Path(name).expanduser().exists():
+    try:
+        there = Path(name).expanduser().exists()
+    except (OSError, RuntimeError, ValueError) as error:  # too long, a home of nobody, half characters
+        raise BadInput(f'dataset {name[:60]!r} cannot be looked up: {error}') from None
+    if not there:
         CARDS[name]
 
 

@@ -1,4 +1,4 @@
-"""`medpeft run`, `status`, `retry`, `show`, `events` and `report`."""
+"""`medpeft run`, `retry`, `stop`, `status`, `show`, `events` and `report`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from typing import Any
 import click
 
 from medpeft_utils.core.errors import BadInput
+from medpeft_utils.core.files import write_bytes
 from medpeft_utils.core.yaml_files import parse_yaml
-from medpeft_utils.study.grid import Grid, Run, load_grid, selected
+from medpeft_utils.study.grid import Grid, Run, dump, load_grid, selected
 from medpeft_utils.study.paths import StudyFolder, find_grid, project_root
 from medpeft_utils.study.splits import identified, known, prepare
 
@@ -106,17 +107,72 @@ def _open(name: str, only: dict, settings: dict, profile: str, results: Path) ->
 @click.command()
 @_grid_options
 @run_options
-@click.option('--dry-run', is_flag=True, help='Check the grid and list its runs.')
-def run(name: str, only: dict, settings: dict, profile: str, results: Path, dry_run: bool, **options: Any) -> None:
+@click.option('--dry-run', is_flag=True, help='Check the grid and list its runs; with SLURM, show the script.')
+@click.option('--executor', type=click.Choice(['here', 'slurm']), default='here', show_default=True, help='Where.')
+@click.option('--workers', default=1, show_default=True, type=click.IntRange(1), help='With SLURM: tasks of the array.')
+@click.option('--slurm', 'asked', callback=pairs, help='An option of sbatch, as partition=gpu.', **KEY_VALUE)
+@click.option('--slurm-header', type=click.Path(path_type=Path), help="The site's lines, before the command.")
+@click.option('--in-slurm', is_flag=True, hidden=True)
+def run(
+    name: str, only: dict, settings: dict, profile: str, results: Path, dry_run: bool, executor: str, **options: Any
+) -> None:
     """Execute the runs of GRID (a name as demo, or a file). What is done is skipped."""
     grid, runs, folder = _open(name, only, settings, profile, results)
-    if dry_run:
+    array = {key: options.pop(key) for key in ('workers', 'asked', 'slurm_header')}
+    if executor == 'slurm':
+        _send(grid, runs, folder, only, dry_run, array, options)
+    elif dry_run:
         from medpeft_utils.study.check import check
 
         check(grid, runs)
         click.echo('\n'.join(f'{run.hash}  {run.label}' for run in runs))
     else:
         execute(grid, runs, folder, retry=False, **options)
+
+
+def _send(
+    grid: Grid,
+    runs: list[Run],
+    folder: StudyFolder,
+    only: dict[str, str],
+    dry_run: bool,
+    array: dict[str, Any],
+    options: dict[str, Any],
+) -> None:
+    """Check the grid and pack the data here, then let SLURM do the runs."""
+    from medpeft_utils.study import slurm
+    from medpeft_utils.study.check import check
+
+    slurm.check_settings(array['asked'])
+    check(grid, runs)
+    command = [str(folder.grid.resolve()), '--results', str(folder.root.parent.resolve()), '--in-slurm']
+    command += [word for name, value in only.items() for word in ('--only', f'{name}={value}')]
+    for name in ('jobs', 'threads', 'time_limit', 'data_root', 'kept'):
+        if options[name]:
+            value = options[name].resolve() if isinstance(options[name], Path) else options[name]
+            command += [f'--{name.replace("_", "-")}', str(value)]
+    command += ['--plain-kernels'] if options['plain_kernels'] else []
+    asked = slurm.Array(array['workers'], array['asked'], slurm.header_of(array['slurm_header']), command)
+    if dry_run:
+        click.echo(asked.script(folder))
+        return
+    prepare(runs, folder, options['data_root'], click.echo)
+    write_bytes(folder.grid, dump(grid, folder.grid).encode())
+    if doubt := slurm.check_shared(folder, array['asked']):
+        click.echo(doubt)
+    jobs = slurm.submit(asked, folder)
+    click.echo(f'{grid.title}: {len(runs)} runs, {array["workers"]} workers, job {", ".join(jobs)}')
+    click.echo(f'medpeft status {grid.profile} shows where it stands, medpeft stop {grid.profile} cancels it')
+
+
+@click.command()
+@click.argument('profile')
+@RESULTS
+def stop(profile: str, results: Path) -> None:
+    """Cancel the SLURM jobs of PROFILE. What is done is recorded; `medpeft run` goes on from there."""
+    from medpeft_utils.study import slurm
+
+    click.echo(f'cancelled: {", ".join(slurm.stop(StudyFolder(results / profile)))}')
 
 
 @click.command()
@@ -138,26 +194,38 @@ def retry(name: str, only: dict, settings: dict, profile: str, results: Path, fa
 
 
 def execute(
-    grid: Grid, runs: list[Run], folder: StudyFolder, plain_kernels: bool, kept: Path | None = None, **options: Any
+    grid: Grid,
+    runs: list[Run],
+    folder: StudyFolder,
+    plain_kernels: bool,
+    kept: Path | None = None,
+    in_slurm: bool = False,
+    **options: Any,
 ) -> None:
     """Check, make the data ready, run, and tell what came of it by words and by the exit code."""
     from medpeft_utils.study import records
     from medpeft_utils.study.check import check
     from medpeft_utils.study.progress import Progress
     from medpeft_utils.study.runner import Options, Runner
+    from medpeft_utils.study.slurm import Job
 
     check(grid, runs)
     runs = identified(runs, prepare(runs, folder, options['data_root'], click.echo))
     if kept:
         click.echo(f'{kept}: {records.adopt(kept, [run.hash for run in runs], folder.root)} runs taken as done')
     earlier = kept or project_root() / 'figures' / grid.profile / 'records.jsonl'
-    chosen = Options(plain=plain_kernels, earlier=earlier, **options)
+    job = Job() if in_slurm else None
+    chosen = Options(plain=plain_kernels, earlier=earlier, job=job, **options)
     runner = Runner(grid, runs, folder, chosen, Progress(grid.profile))
     click.echo(f'{grid.title}: {len(runs)} runs, {len(runner.waiting)} to do, in {folder.root}')
     counts = runner.execute()
     click.echo(f'{grid.profile}: {counts}')
     if counts.failed or counts.died:
         click.echo(f'failures: medpeft status {grid.profile} --failed · again: medpeft retry --failed {grid.profile}')
+    if job and job.is_over() and (runner.waiting or runner.active):
+        click.echo(f'{len(runner.waiting) + len(runner.active)} runs are left: job {job.number} is queued again')
+        job.requeue()
+        return
     if runner.stopping:
         raise SystemExit(INTERRUPTED_EXIT)
     if counts.failed or counts.died:
@@ -172,6 +240,7 @@ def execute(
 def status(name: str, only: dict, settings: dict, profile: str, results: Path, **shown: bool) -> None:
     """Show where the runs of GRID stand."""
     from medpeft_utils.study import status as study
+    from medpeft_utils.study.slurm import job_lines
 
     grid, runs, folder = _open(name, only, settings, profile, results)
     found = study.states(runs, folder)
@@ -180,6 +249,7 @@ def status(name: str, only: dict, settings: dict, profile: str, results: Path, *
         return
     lines = [f'{grid.title} ({folder.root})', *study.count_table(found)]
     lines += [f'the grid file: {fault}' for fault in grid.faults]
+    lines += job_lines(folder)
     if shown['failed']:
         lines += ['', *(study.failure_lines(found) or ['nothing failed'])]
     if shown['listed']:

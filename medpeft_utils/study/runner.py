@@ -35,12 +35,14 @@ from medpeft_utils.study.paths import StudyFolder
 from medpeft_utils.study.pool import Event, Pool
 from medpeft_utils.study.processes import graphics_cards, threads_for
 from medpeft_utils.study.progress import Counts, Progress, Times, duration, earlier_times
+from medpeft_utils.study.slurm import Job
 from medpeft_utils.study.splits import with_data_root
 from medpeft_utils.study.worker import STORAGE_EXIT, remove_left_sockets
 
 LOOK_AGAIN = 2.0  # seconds until a run that another runner does is looked at again
 CHECK_LEASE = 10.0
 SHOW_SECONDS = 0.5
+SIGNAL_GRACE = 0.3
 CHECKPOINTS = 'checkpoint*'  # files of an attempt that the next one goes on from
 
 
@@ -57,6 +59,7 @@ class Options:
         time_limit: seconds after which a run is ended and counts as failed; None for never.
         data_root: where the published downloads lie; a relative `data_folder` is looked up in it.
         earlier: records.jsonl of an earlier study, whose times say how long runs take against one another.
+        job: the SLURM job whose time runs must fit in; None outside of one.
     """
 
     jobs: int = 1
@@ -67,6 +70,7 @@ class Options:
     time_limit: float | None = None
     data_root: Path | None = None
     earlier: Path | None = None
+    job: Job | None = None
 
 
 @dataclass
@@ -199,19 +203,24 @@ class Runner:
         busy = {active.run.group for active in self.active.values()}
         # Runs of one search wait for one another: whoever can do another one meanwhile should.
         waiting = sorted(self.waiting, key=lambda run: run.group in busy and bool(run.parameters.get('search_trials')))
-        now = time.monotonic()
+        now, out_of_time = time.monotonic(), 0
         for run in waiting:
             if self.look_at.get(run.hash, 0.0) > now:
                 continue
             if self._count(run):
                 self.waiting.remove(run)
+            elif self.options.job and not self.options.job.has_time_for(self.times.expected(run)):
+                out_of_time += 1
             elif self._lease(run).take():
                 self.waiting.remove(run)
                 if self._start(run, self.leases.pop(run.hash)):
                     return True
             else:
                 self.look_at[run.hash] = now + LOOK_AGAIN
-        if not self.active and not self.said_of_others and self.waiting:
+        if out_of_time and not self.active:
+            self.progress.say(f'{out_of_time} runs do not fit in the time that is left to this job')
+            self.stopping = 1
+        elif not self.active and not self.said_of_others and self.waiting:
             self.said_of_others = True
             self.progress.say(
                 f'{len(self.waiting)} runs are being done by another runner; this one waits, should it end'
@@ -305,6 +314,12 @@ class Runner:
             if outcome:
                 raise StorageFault(outcome.message)
             raise cannot_write(folder, 'no space left on device, or read-only')  # not even the run's account fitted
+        if record is None and (outcome is None or outcome.status == 'died'):
+            time.sleep(SIGNAL_GRACE)  # a scheduler ends a run's processes and this one together
+            if self.stopping > 1:
+                active.lease.release()
+                self.waiting.append(run)
+                return
         if record is None and not active.lease.is_held():
             self._event('lost', run=run.hash)
             self.waiting.append(run)  # another runner does it: it is looked at again until its record is there
