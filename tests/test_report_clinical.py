@@ -183,6 +183,53 @@ def test_records_without_rows_say_so():
         assert 'hold no' in report.render(name, paper.records()).markdown()
 
 
+def radiographs(seeds: int = 3) -> pd.DataFrame:
+    """Records of the radiograph experiment with rows of three findings; LoRA is better by a planted amount."""
+    random = np.random.default_rng(5)
+    groups = np.repeat(np.arange(120), random.integers(1, 9, 120))
+    labels = (random.random((len(groups), 3)) < [0.4, 0.3, 0.2]).astype(int)
+    sex = pd.DataFrame({'sex': np.where(np.arange(120) % 2, 'M', 'F')[groups]})
+    found = []
+    for label, skill in (('Full FT', 0.6), ('LoRA', 1.6)):
+        for seed in range(seeds):
+            sections, area = {}, 0.0
+            for part in ('validation', 'test'):
+                p = special.expit(random.normal(skill * labels - 1, 1.0))
+                sections[part] = rows.write(labels, groups, p, sex)
+                area = float(np.mean([roc_auc_score(labels[:, k], p[:, k]) for k in range(3)]))
+            record = {
+                'run': f'{label}{seed}',
+                'parameters': {'fraction': 0.1, 'seed': seed},
+                'backbone': {'role': '', 'label': 'ViT-Small DINOv2'},
+                'data': {'name': 'nih_chestxray14_samples', 'label': 'NIH ChestX-ray14 (samples)', 'synthetic': False,
+                         'split_hash': 'x', 'counts': {'train': 150, 'test': len(labels)}, 'classes': ['u', 'v', 'w']},
+                'method': {'label': label, 'config': {'rank': 8} if label == 'LoRA' else {},
+                           'trainable_parameters': 1, 'total_parameters': 9},
+                'metrics': {'test': {'auroc': area}, 'validation': {'auroc': area}},
+                'learning_rate': {'edge': None},
+                'rows': sections,
+            }  # fmt: skip
+            found.append({'run': record['run'], 'status': 'done', 'profile': 'x', 'experiment': 'cxr_lora_vs_full',
+                          'backbone_label': 'ViT-Small DINOv2', 'encoder_role': '', 'fraction': 0.1,
+                          'dataset_label': 'NIH', 'method_label': label, 'seed': seed, 'f1_weighted': 0.0,
+                          'record': record})  # fmt: skip
+    return pd.DataFrame(found)
+
+
+def test_radiographs_have_intervals_over_patients_and_seeds_from_their_rows():
+    records = radiographs()
+    table = report.render('cxr_tasks', records)
+    row = table.data.iloc[0]
+    assert row['over'] == 'patients and seeds' and row['patients'] == 120 and row['low'] > 0.05
+    expected = records.groupby('method_label')['record'].apply(
+        lambda rs: np.mean([r['metrics']['test']['auroc'] for r in rs])
+    )
+    assert row['lora'] == pytest.approx(expected['LoRA']) and row['full'] == pytest.approx(expected['Full FT'])
+    assert 'Smallest difference' in table.markdown() and 'ViT-Small DINOv2' in table.markdown()
+    assert set(report.render('subgroups', records).data['by']) == {'sex'}
+    assert set(report.render('clinical', records).data['class']) == {'u', 'v', 'w'}
+
+
 # ---- costs and checklists
 
 

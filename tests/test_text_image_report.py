@@ -190,7 +190,7 @@ def test_without_runs_claims_cannot_be_answered(tmp_path: Path):
 def test_figure2_shows_the_best_five_and_can_be_drawn_from_what_it_keeps(invented: pd.DataFrame, tmp_path: Path):
     output = report.render('figure2', invented)
     shown = output.data[output.data['row'] == '4,000 pairs']
-    assert shown['column'].tolist() == ['Ground truth', 'Bias', 'SV-Diff', 'Norm', 'DiffFit', 'Bias+Norm+Attention']
+    assert shown['column'].tolist() == ['Ground truth', 'Bias', 'SV-Diff', 'Norm', 'DiffFit', 'LoRA']
     assert set(output.data['row']) == {'4,000 pairs', '400 pairs'} and (output.data['pictures'] == 4).all()
     folder = tmp_path / 'figures'
     (folder / 'figure2_0123456789abcdef.png').parent.mkdir()

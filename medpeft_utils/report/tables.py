@@ -173,6 +173,7 @@ def figure1_crossover(records: pd.DataFrame, f1: str = 'weighted') -> Output:
         columns=['Encoder', 'Method', 'Data', *([] if published else ['This study']), 'Paper, text', 'Paper, curve'],
         rows=rows,
         notes=[*notes, CROSSOVER_NOTE],
+        top=[] if published else provenance.smallest(curves[curves['fraction'] == curves['fraction'].max()]),
         data=pd.DataFrame(data),
         left=True,
     )

@@ -209,7 +209,7 @@ def figure2(records: pd.DataFrame, f1: str = 'weighted') -> Gallery | Withheld:
         return _nothing(records)
     table = table[table['data'] == table['data'].value_counts().index[0]]
     lines, synthetic = _rows(records, table), bool(table['synthetic'].all())
-    about = f'Prompt: "{PROMPT}" The best five methods by average rank of FID; the same starting noise for all.'
+    about = f'Prompt: "{PROMPT}" The best methods by average rank of FID, and LoRA; the same starting noise for all.'
     notes = [about, *ti.describe(records, table)[:1]]
     if not synthetic:
         pictures = any(cell.images is not None for _, cells in lines for cell in cells)
