@@ -97,8 +97,17 @@ def untrained(run: TextToImage) -> nn.Module:
 
 
 def controls(run: TextToImage, evaluator, rows: np.ndarray, seeds: int, base: Sequence[dict]) -> dict[str, list[dict]]:
-    """LoRA's two ways to fail, sampled: adapters never trained, and trained ones not applied (the untuned pipeline)."""
-    return {'untrained': samples(run, evaluator, rows, untrained(run), seeds), 'not_applied': list(base)}
+    """LoRA's two ways to fail, sampled: adapters never trained, and trained ones not applied (the untuned pipeline).
+
+    Without the values in resamples, since nothing is compared with them.
+    """
+    by_kind = {'untrained': samples(run, evaluator, rows, untrained(run), seeds), 'not_applied': base}
+    return {name: [_without_resamples(sample) for sample in each] for name, each in by_kind.items()}
+
+
+def _without_resamples(sample: dict) -> dict:
+    adherence = {name: value for name, value in sample['adherence'].items() if name != 'resamples'}
+    return {name: value for name, value in sample.items() if name != 'kid_resamples'} | {'adherence': adherence}
 
 
 def summary(metrics: dict) -> pd.DataFrame:
