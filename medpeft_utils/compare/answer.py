@@ -145,8 +145,8 @@ class Answer:
                 f'Take {self.chosen.label}: no difference from {others} is detectable, and it is the cheapest of them.'
             )
         return (
-            f'Take {self.choice.label}, the cheapest without a detectable difference, if a loss of up to '
-            f'{number(self.at_stake)} is of no consequence, else {self.chosen.label}.'
+            f'Take {self.choice.label} if a loss of up to {number(self.at_stake)} is of no consequence (it is the '
+            f'cheapest without a detectable difference), else {self.chosen.label}.'
         )
 
 

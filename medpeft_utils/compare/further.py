@@ -24,7 +24,11 @@ SECTIONS = {
     "The papers' checklists": ('checklists',),
 }
 AGE = 'age:60'
-SAME = ('Encoder', 'Data', 'Backbone')  # columns that are left out where every row says the same
+SAME = ('Encoder', 'Data', 'Backbone', 'Data: class')  # columns that are left out where every row says the same
+MOST_COLUMNS = 7
+NO_SUBGROUPS = (
+    'The data name nothing by which scores could be reported apart; a CSV can, by columns such as sex, age or site.'
+)
 
 
 def further(found: Evidence, folder: Path, by: Sequence[str] = ()) -> list[Section]:
@@ -40,12 +44,18 @@ def further(found: Evidence, folder: Path, by: Sequence[str] = ()) -> list[Secti
     table = _table(found, by)
     sections = []
     for title, names in SECTIONS.items():
+        if title == 'Subgroups' and not table.attrs['by']:
+            sections.append(Section(title, [Words(NO_SUBGROUPS)]))
+            continue
         with warnings.catch_warnings():
             warnings.simplefilter('ignore', RuntimeWarning)  # of means of nothing: few test images; they show as '-'
             outputs = [renderers.render(name, table, 'macro') for name in names]
         for output in outputs:
             output.save(folder)
-        blocks = [block for output in outputs for block in _blocks(output)]
+        blocks: list[Block] = []
+        for block in (block for output in outputs for block in _blocks(output)):
+            if not (isinstance(block, Words) and block in blocks):  # a note that stands under each of several
+                blocks.append(block)
         if blocks:
             sections.append(Section(title, blocks))
     return sections
@@ -58,7 +68,7 @@ def _table(found: Evidence, by: Sequence[str]) -> pd.DataFrame:
     table = table.assign(weights='', record=pd.Series(every, dtype=object))
     table = source.in_order(table)
     held = [AGE if name == 'age' else name for name in read_attributes(every[0])]
-    table.attrs['by'] = list(by) or held or None
+    table.attrs['by'] = list(by) or held
     return table
 
 
@@ -66,10 +76,19 @@ def _blocks(output: Output) -> list[Block]:
     """A figure or table of the report on this page; what does not exist is a line that says why."""
     notes = [Words(note) for note in output.notes]
     if isinstance(output, Tabled):
-        frame = output.frame.astype(str)
-        frame = frame.drop(columns=[name for name in SAME if name in frame and frame[name].nunique() == 1])
-        table = Table(list(frame.columns), frame.to_numpy().tolist())
-        return [Words(f'{output.title}.'), *map(Words, filter(None, output.top)), table, *notes]
+        return [Words(f'{output.title}.'), *map(Words, filter(None, output.top)), *_tabled(output), *notes]
     if isinstance(output, Figure):
         return [Drawing([svg(output.figure)], output.title), *notes]
     return notes
+
+
+def _tabled(output: Tabled) -> list[Block]:
+    """The table without columns that say the same in every row; turned where it has more measures than fit a page."""
+    frame = output.frame.astype(str)
+    same = [name for name in SAME if name in frame and frame[name].nunique() == 1]
+    said = [Words(frame['Data: class'].iloc[0])] if 'Data: class' in same else []
+    frame = frame.drop(columns=same)
+    first = frame.columns[0]
+    if len(frame.columns) > MOST_COLUMNS and frame[first].is_unique:
+        frame = frame.set_index(first).T.rename_axis(first).reset_index()
+    return [*said, Table(list(frame.columns), frame.to_numpy().tolist(), output.left)]

@@ -27,10 +27,11 @@ class Listed:
 
 @dataclass(frozen=True)
 class Table:
-    """Cells as text; the first column to the left, the others to the right."""
+    """Cells as text; the first column to the left, the others to the right, or to the left where they are prose."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
+    prose: bool = False
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,8 @@ def _html(block: Block) -> str:
             + '</tr>'
             for row in block.rows
         )
-        return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+        kind = 'wide prose' if block.prose else 'wide'
+        return f'<div class="{kind}"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
     caption = html.escape(block.caption)
     panels = ''.join(block.panels)
     return f'<figure role="img" aria-label="{caption}"><div>{panels}</div><figcaption>{caption}</figcaption></figure>'
@@ -182,6 +184,7 @@ table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabu
 th, td { padding: .35rem .8rem .35rem 0; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th:first-child { text-align: left; font-weight: 550; }
 thead th { color: var(--muted); font-weight: 550; white-space: normal; vertical-align: bottom; }
+.prose th, .prose td { text-align: left; white-space: normal; vertical-align: top; }
 figure { color-scheme: only light; margin: 1rem 0; padding: .8rem; background: #ffffff;
   border: 1px solid var(--line); border-radius: 6px; }
 figure div { display: flex; flex-wrap: wrap; justify-content: center; gap: .8rem; }

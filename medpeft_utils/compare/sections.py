@@ -118,6 +118,8 @@ def times(ratio: float, of: str) -> str:
     for value, words in ((1.0, 'the same'), (0.5, 'half the'), (1 / 3, 'a third of the'), (0.25, 'a quarter of the')):
         if abs(ratio - value) <= 0.05 * value:
             return f'{words} {of}'
+    if ratio < 0.001:
+        return f'under 0.1 % of the {of}'
     if ratio < 1:
         return f'{100 * ratio:.{1 if ratio < 0.01 else 0}f} % of the {of}'
     return f'{ratio:,.{1 if ratio < 10 else 0}f} times the {of}'
