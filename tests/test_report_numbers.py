@@ -11,7 +11,7 @@ import pytest
 from test_report_invented import invented_record, invented_records, records_with_rows
 
 from medpeft_utils.core.errors import BadInput
-from medpeft_utils.report import crossover, paper, provenance, ranks, scores, source
+from medpeft_utils.report import crossover, paper, provenance, scores, source
 from medpeft_utils.report.inference import Sample
 from medpeft_utils.report.tables import crossovers, figure1_scores
 
@@ -33,12 +33,12 @@ def test_table2_averages_are_the_printed_ones_but_for_full_ft():
     printed = paper.printed_averages('ResNet50')
     assert means['Full FT'] == pytest.approx(0.782) and printed['Full FT'] == 0.77
     rest = printed.index.drop('Full FT')
-    assert ranks.as_printed(means)[rest].to_dict() == printed[rest].to_dict()
+    assert scores.as_printed(means)[rest].to_dict() == printed[rest].to_dict()
 
 
 def test_table2_ranks_are_the_printed_ones_with_dense_ties():
-    found = ranks.average_rank(blocks_of(['ResNet50']), 'dense')
-    assert ranks.as_printed(found, 1).to_dict() == paper.printed_ranks('ResNet50').to_dict()
+    found = scores.average_rank(blocks_of(['ResNet50']), 'dense')
+    assert scores.as_printed(found, 1).to_dict() == paper.printed_ranks('ResNet50').to_dict()
     assert found.to_dict() == pytest.approx(
         {'Full FT': 2.8, 'Linear Probing': 5.2, 'TSA': 2.2, 'BN Tuning': 3.2, 'Bias Tuning': 4.6, 'SSF': 1.2}
     )
@@ -47,20 +47,20 @@ def test_table2_ranks_are_the_printed_ones_with_dense_ties():
 @pytest.mark.parametrize('encoder', VITS)
 def test_table3_averages_are_the_printed_ones(encoder: str):
     means = blocks_of([encoder]).mean()
-    assert ranks.as_printed(means).to_dict() == paper.printed_averages(encoder).to_dict()
+    assert scores.as_printed(means).to_dict() == paper.printed_averages(encoder).to_dict()
 
 
 def test_table3_combined_rank_is_the_printed_one_with_average_ties():
     blocks = blocks_of(VITS)
     assert blocks.shape == (15, 8)
-    found = ranks.average_rank(blocks, 'average')
-    assert ranks.as_printed(found, 1).to_dict() == paper.printed_ranks('combined').to_dict()
+    found = scores.average_rank(blocks, 'average')
+    assert scores.as_printed(found, 1).to_dict() == paper.printed_ranks('combined').to_dict()
 
 
-@pytest.mark.parametrize('ties', list(ranks.TIES))
+@pytest.mark.parametrize('ties', list(scores.TIES))
 def test_table5_ranks_come_out_under_neither_rule(ties: str):
     for encoder in ('ViT-Base MAE', 'ViT-Base CLIP'):
-        found = ranks.as_printed(ranks.average_rank(blocks_of([encoder]), ties), 1)
+        found = scores.as_printed(scores.average_rank(blocks_of([encoder]), ties), 1)
         assert found.to_dict() != paper.printed_ranks(encoder).to_dict()
 
 
@@ -83,18 +83,18 @@ def test_printed_counts_are_read():
 
 def test_ranks_share_ties_by_the_stated_rule():
     row = pd.DataFrame([[0.9, 0.8, 0.8, 0.7]], columns=list('abcd'))
-    assert ranks.rank(row, 'dense').iloc[0].to_list() == [1, 2, 2, 3]
-    assert ranks.rank(row, 'average').iloc[0].to_list() == [1, 2.5, 2.5, 4]
+    assert scores.rank(row, 'dense').iloc[0].to_list() == [1, 2, 2, 3]
+    assert scores.rank(row, 'average').iloc[0].to_list() == [1, 2.5, 2.5, 4]
     nearly = row.assign(b=0.801)
-    assert ranks.rank(nearly, 'dense').iloc[0].to_list() == [1, 2, 2, 3]
-    assert ranks.rank(nearly, 'dense', decimals=None).iloc[0].to_list() == [1, 2, 3, 4]
+    assert scores.rank(nearly, 'dense').iloc[0].to_list() == [1, 2, 2, 3]
+    assert scores.rank(nearly, 'dense', decimals=None).iloc[0].to_list() == [1, 2, 3, 4]
 
 
 def test_ranks_are_not_averaged_over_gaps():
     with pytest.raises(BadInput, match='no score'):
-        ranks.average_rank(pd.DataFrame({'a': [0.9, np.nan], 'b': [0.8, 0.7]}), 'dense')
+        scores.average_rank(pd.DataFrame({'a': [0.9, np.nan], 'b': [0.8, 0.7]}), 'dense')
     with pytest.raises(BadInput, match='unknown tie rule'):
-        ranks.rank(pd.DataFrame({'a': [1.0]}), 'min')
+        scores.rank(pd.DataFrame({'a': [1.0]}), 'min')
 
 
 # ---- crossover

@@ -19,7 +19,7 @@ def locate(fractions: Sequence[float], gains: Sequence[float]) -> float:
 
     Args:
         fractions: increasing sizes, in any unit.
-        gains: score of the method less that of full fine-tuning at each size; NaN where missing.
+        gains: score of the method minus that of full fine-tuning at each size; NaN where missing.
     Returns:
         The size; inf where the method is still better at the largest size, 0 where it is better at none; NaN for fewer
         than two sizes.

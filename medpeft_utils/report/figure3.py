@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from medpeft_utils.report import paper, provenance, ranks, scores, style
+from medpeft_utils.report import paper, provenance, scores, style
 from medpeft_utils.report.labels import place_labels
 from medpeft_utils.report.output import Figure, Nothing, Output
 from medpeft_utils.report.panels import bar, mark_synthetic, sheet
@@ -180,7 +180,7 @@ def average_ranks(chosen: pd.DataFrame, layout: Layout) -> pd.DataFrame:
     blocks = scores.complete(scores.grid(chosen, order, list(chosen['encoder'].unique())))
     if blocks.shape[1] < 3 or not len(blocks):
         return pd.DataFrame()
-    found = ranks.average_rank(blocks, 'average', decimals=None)
+    found = scores.average_rank(blocks, 'average', decimals=None)
     table = pd.DataFrame({'method': found.index, 'average_rank': found.to_numpy(), 'low': math.nan, 'high': math.nan})
     drawn = None if chosen['printed'].any() else _rank_draws(chosen, blocks)
     if drawn is not None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from medpeft_utils.report import paper, provenance, ranks, scores
+from medpeft_utils.report import paper, provenance, scores
 from medpeft_utils.report.inference import Interval, random_effects
 from medpeft_utils.report.output import MISSING, Nothing, Output, Row, Table
 from medpeft_utils.report.renderers import renderer
@@ -97,7 +97,7 @@ def not_worse(rows: pd.DataFrame) -> set[str]:
     means = rows.groupby('method')['score'].mean()
     best = means.idxmax()
     if rows['printed'].any():
-        return set(means.index[ranks.as_printed(means) == ranks.as_printed(means).max()])
+        return set(means.index[scores.as_printed(means) == scores.as_printed(means).max()])
     kept, samples = {best}, {method: scores.sample(own) for method, own in rows.groupby('method', sort=False)}
     for method in means.index.drop(best):
         found = (samples[best] - samples[method]).interval()
@@ -202,7 +202,7 @@ def _contradictions(layout: Layout, own: pd.DataFrame) -> list[str]:
     for encoder in layout.encoders:
         printed = paper.printed_averages(encoder)
         means = scores.complete(scores.grid(own, layout.methods, [encoder])).mean().reindex(printed.index)
-        wrong = printed.index[ranks.as_printed(means) != printed]
+        wrong = printed.index[scores.as_printed(means) != printed]
         found += [f'{method} on {encoder} {printed[method]:.2f} (cells: {means[method]:.3f})' for method in wrong]
     return [f'Printed averages that the printed cells do not give: {", ".join(found)}.'] if found else []
 

@@ -14,7 +14,7 @@ import pandas as pd
 
 from medpeft_utils.auroc import quantiles
 from medpeft_utils.core.errors import BadInput
-from medpeft_utils.report import paper, provenance, ranks, scores
+from medpeft_utils.report import paper, provenance, scores
 from medpeft_utils.report.inference import Sample
 
 EXPERIMENT = 'text_to_image'
@@ -141,7 +141,7 @@ def summary(found: pd.DataFrame) -> pd.DataFrame:
     table = scores.complete(means(found))
     if table.empty:
         return pd.DataFrame(columns=['average_fid', 'average_rank', 'sizes'])
-    rank = ranks.average_rank(-table, 'average', decimals=None)
+    rank = scores.average_rank(-table, 'average', decimals=None)
     return pd.DataFrame({'average_fid': table.mean(), 'average_rank': rank, 'sizes': len(table)})
 
 

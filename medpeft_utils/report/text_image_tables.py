@@ -238,7 +238,7 @@ COLUMNS_LORA = ['Data', 'LoRA', *PLACES]
 CHECKS = {
     'gradient_norm': 'Gradient of the adapters (norm)',
     'output_change': "Change of the U-Net's output by the adapters",
-    'merged_difference': 'Merged less unmerged, output',
+    'merged_difference': 'Merged minus unmerged, output',
 }
 
 
