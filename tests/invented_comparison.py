@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +25,8 @@ BYTES = {'linear_probing': 1200, 'lora': 90_000, 'ssf': 24_000, 'full_ft': 5_400
 class Invented:
     """Records of methods with a known skill: the log-odds of a right answer, for easy and hard patients alike."""
 
-    def __init__(self, root: Path, name: str = 'compare-images-01234567'):
-        self.folder = StudyFolder(root / name)
+    def __init__(self, root: Path, name: str = 'compare-images-01234567', classes: Sequence[str] = CLASSES):
+        self.folder, self.classes = StudyFolder(root / name), list(classes)
         generator = np.random.default_rng(0)
         self.truth, self.groups, self.hard = {}, {}, {}
         for split, first in (('validation', 0), ('test', 1000)):
@@ -64,7 +65,7 @@ class Invented:
         return {
             **{'run': run.hash, 'status': 'done', 'experiment': run.experiment, 'parameters': run.parameters},
             **{'code_version': run.code, 'metrics': scores, 'rows': kept, 'curve': []},
-            'data': {'name': 'images', 'label': 'images', 'split_hash': 'x', 'counts': COUNTS, 'classes': CLASSES}
+            'data': {'name': 'images', 'label': 'images', 'split_hash': 'x', 'counts': COUNTS, 'classes': self.classes}
             | {'used': shares},
             'backbone': {'name': run.parameters['backbone'], 'label': run.parameters['backbone'], 'family': 'vit'}
             | {'role': run.parameters['backbone'], 'image_size': 48},

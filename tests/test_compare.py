@@ -245,6 +245,14 @@ def test_the_page_holds_clinical_metrics_subgroups_costs_and_checklists(tmp_path
     assert (invented.folder.root / 'answer.html').read_text().count('<svg') >= 4
 
 
+def test_names_of_classes_are_text_on_the_page(tmp_path: Path):
+    invented = Invented(tmp_path, classes=['$x_', '<i>a|b</i>', r'\frac{$1$}'])
+    invented.add({'lora': 2.5, 'full_ft': 0.6})
+    show(invented.folder)
+    html = (invented.folder.root / 'answer.html').read_text()
+    assert '<i>' not in html
+
+
 def test_report_on_a_comparison_shows_that_comparison(tmp_path: Path, capsys):
     invented = Invented(tmp_path)
     invented.add(SKILLS)

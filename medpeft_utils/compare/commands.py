@@ -95,7 +95,7 @@ class Comparison:
         if self.check is not None and not self.check.usable:
             faults = [*self.check.faults, *self.check.unreadable]
             if len(faults) == 1:
-                raise BadInput(faults[0])
+                raise BadInput(faults[0] if self.dataset in faults[0] else f'{self.dataset}: {faults[0]}')
             shown = [f'  {fault}' for fault in faults[:SHOWN]]
             shown += [f'  and {len(faults) - SHOWN} more (medpeft data check)'] * (len(faults) > SHOWN)
             raise BadInput('\n'.join([f'{self.dataset} cannot be used yet:', *shown]))
