@@ -328,3 +328,26 @@ def test_files_of_a_pipeline_that_are_folders_or_links_to_nowhere(copied: Path):
     path.symlink_to(copied / 'nowhere')
     with pytest.raises(BadInput, match='is missing'):
         pipeline.load(str(copied))
+
+
+def test_the_older_layout_of_published_pipelines_is_read(tuned, copied: Path):
+    """As Stable Diffusion v1.5 lies on the hub: older names of tensors, a buffer, vocabulary and merges apart."""
+    vae, text = copied / 'vae' / WEIGHTS['vae'], copied / 'text_encoder' / WEIGHTS['text_encoder']
+    older = {'to_q': 'query', 'to_k': 'key', 'to_v': 'value', 'to_out.0': 'proj_attn'}
+    tensors = {}
+    for name, tensor in load_file(vae).items():
+        for new, old in older.items():
+            name = name.replace(new, old) if 'attentions' in name else name
+        tensors[name] = tensor
+    assert sum('proj_attn' in name for name in tensors) == 4
+    save_file(tensors, vae)
+    tensors = {f'text_model.{name.removeprefix("text_model.")}': tensor for name, tensor in load_file(text).items()}
+    save_file(tensors | {'text_model.embeddings.position_ids': torch.arange(tiny.TOKENS)[None]}, text)
+    model = json.loads((copied / 'tokenizer' / 'tokenizer.json').read_text())['model']
+    merges = [merge if isinstance(merge, str) else ' '.join(merge) for merge in model['merges']]
+    (copied / 'tokenizer' / 'vocab.json').write_text(json.dumps(model['vocab']))
+    (copied / 'tokenizer' / 'merges.txt').write_text('\n'.join(['#version: 0.2', *merges]) + '\n')
+    (copied / 'tokenizer' / 'tokenizer.json').unlink()
+    new, old = pipeline.load(str(tuned[0])), pipeline.load(str(copied))
+    assert old.hash == new.hash
+    assert torch.equal(old.tokens(list(tiny.CAPTIONS)), new.tokens(list(tiny.CAPTIONS)))

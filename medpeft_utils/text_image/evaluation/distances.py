@@ -76,10 +76,8 @@ def drawn(groups: np.ndarray, draws: int = DRAWS, seed: int = 0, among: np.ndarr
         seed: of the resamples.
         among: names of the patients who are drawn; those of `groups` where None.
     """
-    names, number = (
-        np.unique(groups if among is None else among),
-        len(set((groups if among is None else among).tolist())),
-    )
+    names = np.unique(groups if among is None else among)
+    number = len(names)
     times = np.random.default_rng(seed).multinomial(number, np.full(number, 1 / number), size=draws)
     return times[:, np.searchsorted(names, groups)]
 
