@@ -21,7 +21,7 @@ BARS = ' ▁▂▃▄▅▆▇█'
 
 @dataclass(frozen=True)
 class State:
-    """A run and where it stands; `record` is a stale one's old record too."""
+    """A run and where it stands; `record`, without its rows and curve, is a stale one's old record too."""
 
     run: Run
     state: str
@@ -34,7 +34,8 @@ def states(runs: Iterable[Run], folder: StudyFolder) -> list[State]:
     for run in runs:
         record = records.read(folder.record(run.hash))
         if record is not None:
-            found.append(State(run, record['status'], record))
+            slim = {name: part for name, part in record.items() if name not in ('rows', 'curve')}
+            found.append(State(run, record['status'], slim))
         elif run.notebook is None:
             found.append(State(run, 'not available yet', None))
         elif is_taken(folder.lease(run.hash)):
