@@ -27,8 +27,8 @@ def finish(figure: Figure, synthetic: bool = False) -> Figure:
 
 
 def shorten(name: str, length: int = 20) -> str:
-    """A name cut to so many characters, the last of them an ellipsis."""
-    return name if len(name) <= length else name[: length - 1] + '…'
+    """A name cut to so many characters, the last of them an ellipsis; its dollar signs are not taken for formulas."""
+    return (name if len(name) <= length else name[: length - 1] + '…').replace('$', r'\$')
 
 
 def preview(data, per_class: int = 6, seed: int = 0) -> Figure:

@@ -217,11 +217,21 @@ def test_real_breastus_has_near_duplicates_and_keeps_them_in_one_split(monkeypat
     """Pawłowska et al. 2023 name 8 lesions under two labels, and many near duplicates."""
     report = check('breastus', REAL / 'breastus')
     assert 'benign/benign (318).png' in str(report.near_duplicates)
-    assert 170 <= report.near_duplicate_pairs <= 190 and 5 <= report.near_duplicates_across_classes <= 8
+    assert report.near_duplicate_pairs == 221 and 5 <= report.near_duplicates_across_classes <= 8
     assert report.test_images_with_near_duplicate_in_train == 0
     card = dataclasses.replace(CARDS['breastus'], near_duplicates_together=False)
     monkeypatch.setitem(CARDS._entries, 'breastus', card)
     assert check('breastus', REAL / 'breastus').test_images_with_near_duplicate_in_train > 30
+
+
+@needs_real
+def test_real_fundus_and_chest_images_of_other_people_are_not_called_twins():
+    for name, folder, most in (
+        ('smdg_subset', 'smdg_subset', 8),
+        ('nih_chestxray14_subset', 'nih_chestxray14_224px', 2),
+    ):
+        report = check(name, REAL / folder)
+        assert len(report.near_duplicates) > 0 and report.near_duplicates_across_groups <= most, name
 
 
 # ---- pages and notebook -------------------------------------------------------------------------------------------

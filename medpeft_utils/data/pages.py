@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from medpeft_utils.core.drawing import drawing, new_figure
 from medpeft_utils.data.cards import CARDS, DataCard, names
 from medpeft_utils.data.loading import generator_hash, load
 from medpeft_utils.data.splits import SPLITS
@@ -33,13 +34,13 @@ def _common(dataset) -> np.ndarray:
 
 
 def _short(name: str, length: int = 30) -> str:
-    return name if len(name) <= length else name[: length - 1] + '…'
+    from medpeft_utils.plots import shorten
+
+    return shorten(name, length)
 
 
 def examples(dataset, per_class: int = 8, seed: int = 0):
     """A figure of some training images of every class (with every finding), a row a class."""
-    from medpeft_utils.report.style import drawing, new_figure
-
     shown, rows, classes = indicators(dataset), dataset.rows('train'), _common(dataset)
     generator, side = np.random.default_rng(seed), dataset.image_size + max(1, dataset.image_size // 32)
     sheet = np.full((side * len(classes), side * per_class, 3), 255, dtype=np.uint8)
@@ -111,8 +112,6 @@ def charts(dataset, sizes: dict[str, int] | None = None):
         dataset: as loaded.
         sizes: '640x480' to number of images, as `check` reports them; synthetic images have none of their own.
     """
-    from medpeft_utils.report.style import drawing, new_figure
-
     many = len(set(dataset.groups.tolist())) < len(dataset)
     parts = 1 + many + bool(sizes)
     with drawing():

@@ -1,0 +1,237 @@
+"""One's own data: what is doubted, what is taken as it is meant, what is counted; by the command that is installed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from tiny_datasets import draw, make_busi, make_own
+
+from medpeft_utils import cli, data
+from medpeft_utils.core.errors import BadInput, UnknownName
+from medpeft_utils.data import files
+
+
+def check(dataset: Path | str, *folder: Path) -> dict:
+    """The report of `medpeft data check`; its status is 1 where the data cannot be used, and never a traceback."""
+    report = Path(os.environ['PYTEST_REPORT'])
+    with pytest.raises(SystemExit) as ended:
+        cli.main(['data', 'check', str(dataset), *map(str, folder), '--out', str(report)])
+    found = json.loads(report.read_text(encoding='utf-8'))
+    assert ended.value.code == (1 if found['faults'] or found['unreadable'] else 0)
+    return found
+
+
+@pytest.fixture(autouse=True)
+def _report(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv('PYTEST_REPORT', str(tmp_path_factory.mktemp('report') / 'report.json'))
+
+
+def table(folder: Path, labels: list[str], /, **columns: list[str]) -> Path:
+    """A CSV of images with these labels."""
+    for i in range(len(labels)):
+        draw(folder / 'img' / f'{i:02d}.png', i)
+    path = folder / 'labels.csv'
+    images = [f'img/{i:02d}.png' for i in range(len(labels))]
+    pd.DataFrame({'image': images, 'label': labels, **columns}).to_csv(path, index=False)
+    return path
+
+
+def said(report: dict) -> str:
+    return '\n'.join([*report['faults'], *report['unreadable'], *report['remarks']])
+
+
+def test_the_status_of_the_installed_command(tmp_path):
+    good, bad = make_own(tmp_path / 'good'), table(tmp_path / 'bad', ['a', ''] * 6)
+    command = [sys.executable, '-m', 'medpeft_utils.cli', 'data', 'check']
+    for dataset, status in ((good, 0), (bad, 1)):
+        ended = subprocess.run([*command, str(dataset)], capture_output=True, text=True, timeout=60)
+        assert ended.returncode == status and 'Traceback' not in ended.stderr
+
+
+# ---- labels and groups --------------------------------------------------------------------------------------------
+
+
+def test_numbers_are_labels_however_programs_write_them(tmp_path):
+    path = table(tmp_path, ['0', '0.0', '1', '1.0'] * 6, group=[f'{i // 4}.0' for i in range(24)])
+    assert data.load(path, image_size=16).classes == ['0', '1'] and check(path)['classes'] == {'0': 12, '1': 12}
+    assert set(data.open_source(path).frame['group']) == set('012345')
+    grades = table(tmp_path, ['1.5', '2.0', '1.50'] * 4)
+    assert data.open_source(grades).card.classes == ('1.5', '1.50', '2')  # no other number is rewritten
+    ids = table(tmp_path, ['a', 'b'] * 6, group=[f'{i:03d}' for i in range(12)])
+    assert '007' in set(data.open_source(ids).frame['group'])
+
+
+def test_letters_that_look_the_same_are(tmp_path):
+    labels = ['Lésion', 'Le\u0301sion', 'Lésion\u200b', ' Lésion ', 'no\u00a0sign', 'no  sign'] * 3
+    assert data.load(table(tmp_path, labels), image_size=16).classes == ['Lésion', 'no sign']
+
+
+@pytest.mark.parametrize('pair', [('Benign', 'benign'), ('no finding', 'no_finding'), ('grade-1', 'Grade 1')])
+def test_labels_that_differ_in_spelling_alone_are_a_fault(tmp_path, pair):
+    path = table(tmp_path, [*pair, 'other'] * 6)
+    assert f'{sorted(pair)[0]!r} (6 images)' in said(check(path)) and 'spell them in one way' in said(check(path))
+    with pytest.raises(BadInput, match='spell them in one way'):
+        data.load(path, image_size=16)
+
+
+@pytest.mark.parametrize('nothing', ['nan', 'NaN', 'NA', 'N/A', 'None', 'null', '<NA>'])
+def test_what_programs_write_for_nothing_is_nothing(tmp_path, nothing):
+    path = table(tmp_path, ['a', 'b'] * 11 + [nothing, 'a'])
+    assert "no label for 'img/22.png'" in said(check(path))
+    unknown = table(tmp_path, ['a', 'b'] * 12, group=[nothing if i < 12 else f'p{i // 2}' for i in range(24)])
+    report = check(unknown)
+    assert (
+        report['groups'] == 6 and '12 image(s) have no group' in said(report) and report['verdict'].endswith('remarks')
+    )
+    assert len(set(data.load(unknown, image_size=16).groups)) == 18
+
+
+def test_a_class_called_none_by_hand_stays_one(tmp_path):
+    assert data.load(table(tmp_path, ['none', 'mass'] * 6), image_size=16).classes == ['mass', 'none']
+
+
+def test_several_findings_in_one_label_are_a_fault(tmp_path):
+    assert "'Edema|Mass' holds several" in said(check(table(tmp_path, ['Edema|Mass', 'Edema', 'Mass'] * 6)))
+    assert check(table(tmp_path, ['G1/2', 'G3'] * 6))['faults'] == []  # nothing of it is a class of its own
+
+
+def test_own_columns_of_any_name_change_nothing(tmp_path):
+    own = {name: [str(i % 3) for i in range(24)] for name in ('share', 'sha256', 'near', 'labels', 'stage')}
+    plain = data.load(table(tmp_path / 'a', ['a', 'b'] * 12), image_size=16)
+    named = data.load(table(tmp_path / 'b', ['a', 'b'] * 12, **own), image_size=16)
+    assert named.split_hash == plain.split_hash and named.train_rows(0.1).tolist() == plain.train_rows(0.1).tolist()
+    assert named.attributes['stage'].tolist() == own['stage']
+
+
+# ---- layout -------------------------------------------------------------------------------------------------------
+
+
+def test_splits_beside_other_folders_are_a_fault(tmp_path):
+    for split in ('train', 'val', 'test', 'unlabelled'):
+        make_own(tmp_path / split)
+    assert "beside the splits (test, train, validation) lies 'unlabelled'" in said(check(tmp_path))
+    shutil.rmtree(tmp_path / 'unlabelled')
+    assert check(tmp_path)['splits_given'] and len(check(tmp_path)['classes']) == 3
+
+
+def test_masks_are_left_out_and_counted(tmp_path):
+    root = make_busi(tmp_path)
+    report = check(root)
+    assert report['images'] == 19 and '20' in said(report) and 'masks of others' in said(report)
+    for name in ('a', 'b'):
+        for i in range(4):
+            draw(tmp_path / 'nested' / name / 'images' / f'{i}.png', 9 * i + (name == 'b'))
+            draw(tmp_path / 'nested' / name / 'masks' / f'{i}.png', i)
+    assert check(tmp_path / 'nested')['images'] == 8
+    listed = table(tmp_path / 'listed', ['a', 'b'] * 6)
+    draw(tmp_path / 'listed' / 'img' / '00_mask.png', 1)
+    listed.write_text(listed.read_text() + 'img/00_mask.png,a\n')
+    assert "'img/00_mask.png' is a mask by its name" in said(check(listed))
+
+
+def test_folders_and_files_of_any_name_are_read_or_counted(tmp_path):
+    make_own(tmp_path)
+    (tmp_path / 'class 0').rename(tmp_path / '__normal')
+    for i in range(3):
+        file = tmp_path / 'class 1' / f'image {i}.png'
+        Image.open(file).save(file.with_suffix('.jfif'), 'JPEG')
+        file.unlink()
+    (tmp_path / 'class 1' / 'notes.txt').write_text('x')
+    (tmp_path / 'class 1' / 'scan.nii').write_text('x')
+    report = check(tmp_path)
+    assert report['classes'] == {'__normal': 7, 'class 1': 7, 'class 2': 7}
+    assert 'none of an image (.nii): 1' in said(report) and '(.txt): 1' in said(report)
+
+
+def test_links_in_a_circle_and_to_nowhere(tmp_path):
+    make_own(tmp_path)
+    (tmp_path / 'class 0' / 'again').symlink_to(tmp_path)
+    assert check(tmp_path)['images'] == 21
+    (tmp_path / 'class 1' / 'gone.png').symlink_to(tmp_path / 'nowhere.png')
+    assert 'it is a link to' in said(check(tmp_path))
+
+
+def test_names_that_are_no_utf8(tmp_path):
+    make_own(tmp_path)
+    name = os.fsencode(tmp_path / 'class 1') + b'/b\xf6se.png'
+    os.rename(os.fsencode(tmp_path / 'class 1' / 'image 0.png'), name)
+    assert 'is no UTF-8; rename the file' in said(check(tmp_path))
+
+
+def test_class_names_with_backslash_and_dollars_are_drawn(tmp_path):
+    from medpeft_utils import plots
+
+    for i, name in enumerate(('cost $a$ or $b$', 'a\\b', '$x_{')):
+        for image in range(4):
+            draw(tmp_path / name / f'{image}.png', 10 * i + image)
+    loaded = data.load(tmp_path, image_size=16)
+    assert set(loaded.classes) == {'cost $a$ or $b$', 'a\\b', '$x_{'}
+    figure = plots.preview(loaded)
+    figure.canvas.draw()
+    plots.class_counts(loaded, loaded.rows('train')).canvas.draw()
+    data_pages = pytest.importorskip('medpeft_utils.data.pages')
+    data_pages.examples(loaded).canvas.draw()
+
+
+# ---- tables -------------------------------------------------------------------------------------------------------
+
+
+def test_commas_at_the_end_of_rows_shift_nothing(tmp_path):
+    path = table(tmp_path, ['a', 'b'] * 6, group=[f'p{i}' for i in range(12)])
+    lines = path.read_text().splitlines()
+    for ended in (lines[:1] + [f'{line},' for line in lines[1:]], [lines[0], f'{lines[1]},', *lines[2:]],
+                  [f'{line},' for line in lines]):  # fmt: skip
+        path.write_text('\n'.join(ended))
+        assert check(path)['classes'] == {'a': 6, 'b': 6} and check(path)['groups'] == 12
+    path.write_text('\n'.join([lines[0], 'img/00.png,a,extra,p0', *lines[2:]]))
+    assert 'row 2 has 4 cells and the header 3' in said(check(path))
+
+
+def test_columns_of_one_name_are_a_fault(tmp_path):
+    path = table(tmp_path, ['a', 'b'] * 6, Label=['c'] * 12)
+    assert "columns 'label' and 'Label' have one name" in said(check(path))
+
+
+def test_other_kinds_of_file_are_named(tmp_path):
+    path = table(tmp_path, ['a', 'b'] * 6)
+    tabs = tmp_path / 'labels.tsv'
+    tabs.write_text(path.read_text().replace(',', '\t'))
+    assert check(tabs)['classes'] == {'a': 6, 'b': 6}
+    for name in ('data.zip', 'labels.csv.gz', 'labels.xlsx'):
+        (tmp_path / name).write_bytes(b'PK')
+        assert f'a .{name.rpartition(".")[2]} is not read as a dataset' in said(check(tmp_path / name))
+    with pytest.raises(UnknownName, match='no folder or file of that name is here'):
+        data.load('my_images')
+    assert 'no such folder' in said(check(tmp_path / 'my_images'))
+
+
+def test_paths_through_a_link_are_inside(tmp_path):
+    path = table(tmp_path / 'real', ['a', 'b'] * 6)
+    (tmp_path / 'link').symlink_to(tmp_path / 'real')
+    path.write_text(path.read_text().replace('img/', f'{tmp_path}/link/img/'))
+    plain = table(tmp_path / 'plain', ['a', 'b'] * 6)
+    assert check(path)['faults'] == [] and check(tmp_path / 'link' / 'labels.csv')['faults'] == []
+    assert data.load(path, image_size=16).split_hash == data.load(plain, image_size=16).split_hash
+
+
+def test_a_name_without_its_ending_is_guessed(tmp_path):
+    path = table(tmp_path, ['a', 'b'] * 6)
+    path.write_text(path.read_text().replace('.png', ''))
+    assert "no file 'img/00' and 11 more" in said(check(path)) and "is it '00.png'?" in said(check(path))
+
+
+def test_cleaning_is_the_same_twice():
+    generator = np.random.default_rng(0)
+    letters = [*'aB \t.0é', 'e\u0301', '\u200b', '\u00a0', '\ufeff', '\u00ad']
+    for _ in range(300):
+        value = ''.join(generator.choice(letters, 8))
+        assert files.clean(files.clean(value)) == files.clean(value)
