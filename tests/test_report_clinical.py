@@ -8,6 +8,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 from scipy import special, stats
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score, roc_curve
@@ -15,7 +16,7 @@ from test_report_invented import records_with_rows
 
 from medpeft_utils import report
 from medpeft_utils.core.errors import BadInput
-from medpeft_utils.report import clinical, paper, subgroups
+from medpeft_utils.report import clinical, commands, paper, source, subgroups
 from medpeft_utils.report.inference import TestSplit
 from medpeft_utils.training import rows
 
@@ -265,3 +266,14 @@ def test_the_checklists_fill_what_records_hold(study):
     assert (
         '9 of 9 records keep every test row' in page and re.search(r'test [FM] \d+', page) and '… (for people)' in page
     )
+
+
+def test_medpeft_cost_prints_the_table_or_says_what_is_missing(study, monkeypatch):
+    records = study.copy()
+    records['record'] = [one | {'cost': {'step_flops': 4e9}, 'backbone': {'image_size': 48}} for one in study['record']]
+    monkeypatch.setattr(source, 'load', lambda *given: records)
+    done = CliRunner().invoke(commands.cost, ['mine'])
+    assert done.exit_code == 0 and 'Step, GFLOP' in done.output and 'LoRA' in done.output
+    monkeypatch.setattr(source, 'load', lambda *given: study)
+    done = CliRunner().invoke(commands.cost, ['mine'])
+    assert isinstance(done.exception, BadInput) and 'medpeft run mine' in str(done.exception)

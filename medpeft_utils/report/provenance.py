@@ -114,9 +114,8 @@ def smallest(chosen: pd.DataFrame) -> list[str]:
     for data, group in found.groupby('data', sort=False):
         of = f' ({group["groups"].max():,} patients or lesions)' if group['groups'].max() else ''
         words.append(f'{data}{of} {from_to((100 * group["smallest"]).round(1))} points')
-    return [
-        f'Smallest difference from full FT that would be detected in four of five such studies: {"; ".join(words)}.'
-    ]
+    against = ' from full FT' if scores.FULL in set(chosen['method']) else ''
+    return [f'Smallest difference{against} that would be detected in four of five such studies: {"; ".join(words)}.']
 
 
 def rates(records: pd.DataFrame, chosen: pd.DataFrame) -> list[str]:

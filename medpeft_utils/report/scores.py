@@ -276,15 +276,17 @@ def summarise(scores: pd.DataFrame, by: Sequence[str] = CELL) -> pd.DataFrame:
 
 
 def smallest(scores: pd.DataFrame, baseline: str = FULL) -> pd.DataFrame:
-    """The smallest difference that each test set can show: the median over methods of theirs to the baseline.
+    """The smallest difference that each test set can show: the median over methods of theirs to the baseline (where it
+    was not run, to the first method).
 
     Returns:
         Columns encoder, data, smallest (0..1; NaN where no interval is known), groups, over.
     """
     rows = []
     for (encoder, data), group in scores.groupby(['encoder', 'data'], sort=False):
-        others = [method for method in dict.fromkeys(group['method']) if method != baseline]
-        found = [gain(group, method, baseline).interval() for method in others]
+        methods = list(dict.fromkeys(group['method']))
+        base = baseline if baseline in methods else methods[0]
+        found = [gain(group, method, base).interval() for method in methods if method != base]
         known = [one for one in found if one.known]
         if known:
             least = float(np.median([one.smallest for one in known]))
