@@ -82,10 +82,23 @@ def test_among_those_without_a_detectable_difference_the_cheapest_is_taken():
     ahead = Candidate('dear', runs['cheap'].validation + 0.1, runs['dear'].test, 1000)
     answer = decide([ahead, runs['cheap'], world.candidate('bad', -0.5, cost=1)], world.constant())
     assert (answer.chosen.label, answer.choice.label, answer.best) == ('dear', 'cheap', False)
-    text = answer.recommendation(number)
-    assert text.startswith('Take cheap') and text.endswith('else dear.')
     lead = next(relation.lead for relation in answer.relations if relation.other.label == 'cheap')
-    assert number(max(lead.high, 0)) in text
+    may_be_lost = number(max(lead.high, 0))
+    assert answer.recommendation(number).startswith(f'Take cheap if a loss of up to {may_be_lost} is of no consequence')
+    assert 'else dear: it costs less, and no difference from dear is detectable' in answer.recommendation(number)
+
+
+def test_a_smaller_loss_at_a_middle_price_is_named_beside_the_cheapest():
+    world = World(1, patients=400)
+    dear, middle, cheap = (
+        Candidate(name, validation, world.candidate(name, skill).test, price)
+        for name, validation, skill, price in (('dear', 2, 1.5, 1000), ('middle', 1, 1.5, 100), ('cheap', 0, 1.3, 10))
+    )
+    answer = decide([dear, middle, cheap, world.candidate('bad', -0.5, cost=1)], world.constant())
+    assert [one.label for one, _ in answer.cheaper] == ['middle', 'cheap']
+    text = answer.recommendation(number)
+    assert text.startswith('Take middle if a loss of up to') and ', cheap if one of up to' in text
+    assert answer.choice is cheap
 
 
 def test_no_choice_with_fewer_than_three_seeds_however_large_the_difference():

@@ -119,10 +119,15 @@ class Answer:
         return not self.obstacle and len(self.of(WORSE)) == len(self.relations)
 
     @property
-    def at_stake(self) -> float:
-        """How much worse the choice may be than the one chosen on validation, by the end of its interval."""
-        lead = next((r.lead for r in self.relations if r.other is self.cheapest), None)
-        return max(lead.high, 0.0) if lead else 0.0
+    def cheaper(self) -> list[tuple[Candidate, float]]:
+        """Those of `alike` that cost less than the chosen one, each with the most that may be lost by it, the end of
+        its interval: the least loss first, and none that costs as much as one before it."""
+        leads = [(r.other, max(r.lead.high, 0.0)) for r in self.relations if r.verdict == UNDETECTED]
+        found: list[tuple[Candidate, float]] = []
+        for one, loss in sorted(leads, key=lambda lead: (lead[1], lead[0].expense)):
+            if one.expense < min((self.chosen, *(other for other, _ in found)), key=lambda c: c.expense).expense:
+                found.append((one, loss))
+        return found
 
     @property
     def smallest(self) -> float | None:
@@ -144,9 +149,13 @@ class Answer:
             return (
                 f'Take {self.chosen.label}: no difference from {others} is detectable, and it is the cheapest of them.'
             )
+        (first, loss), *others = self.cheaper
+        choices = [f'{first.label} if a loss of up to {number(loss)} is of no consequence']
+        choices += [f'{one.label} if one of up to {number(loss)} is' for one, loss in others[-1:]]
+        they = 'it costs' if not others else 'they cost'
         return (
-            f'Take {self.choice.label} if a loss of up to {number(self.at_stake)} is of no consequence (it is the '
-            f'cheapest without a detectable difference), else {self.chosen.label}.'
+            f'Take {", ".join(choices)}, else {self.chosen.label}: {they} less, and no difference from '
+            f'{self.chosen.label} is detectable.'
         )
 
 

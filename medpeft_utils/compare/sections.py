@@ -26,9 +26,9 @@ LIMITS = (
 
 
 def number_of(answer: Answer) -> Callable[..., str]:
-    """How scores are written: two digits, or three where two would hide on which side of 0 an interval ends."""
-    ends = [end for relation in answer.relations for end in (relation.lead.low, relation.lead.high)]
-    digits = 3 if any(abs(end) < 0.005 for end in ends) else 2
+    """How scores are written: in two digits, or in as many as show on which side of 0 an interval ends."""
+    ends = [abs(end) for relation in answer.relations for end in (relation.lead.low, relation.lead.high) if end]
+    digits = next((few for few in (2, 3) if all(round(end, few) for end in ends)), 4)
 
     def number(value: float, signed: bool = False) -> str:
         text = f'{value:{"+" if signed else ""}.{digits}f}'
