@@ -135,7 +135,8 @@ def run_scores(records: pd.DataFrame, f1: str = 'weighted', prefer: Sequence[str
     scores['printed'] = done['profile'] == paper.PUBLISHED
     whole = done.get('record', pd.Series(None, done.index, dtype=object))
     about = pd.DataFrame([_about(record, f1) for record in whole], index=done.index, columns=list(_about(None, f1)))
-    return pd.concat([scores, about], axis=1).assign(run=done['run'])
+    found = pd.concat([scores, about], axis=1).assign(run=done['run'])
+    return found[found['score'].notna()]  # a score that records of an earlier version do not have
 
 
 def _about(record: Mapping | None, f1: str) -> dict:
