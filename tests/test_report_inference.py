@@ -137,15 +137,15 @@ def test_scores_are_scikit_learn_s_on_the_split_and_on_a_resample():
     times = split.weights[7].astype(int)[groups]
     for average in inference.AVERAGES:
         found = split.f1(predicted, average)
-        assert found[0] == pytest.approx(f1_score(labels, predicted, average=average), abs=1e-6)
+        assert found[0] == pytest.approx(f1_score(labels, predicted, average=average), abs=1e-12)
         again = f1_score(np.repeat(labels, times), np.repeat(predicted, times), average=average)
-        assert found[7] == pytest.approx(again, abs=1e-6)
+        assert found[7] == pytest.approx(again, abs=1e-12)
     scores = random.random((len(labels), CLASSES)).round(2)  # ties
     areas = split.auroc_by_class(scores)
     for k in range(CLASSES):
-        assert areas[0, k] == pytest.approx(roc_auc_score(labels == k, scores[:, k]), abs=1e-6)
+        assert areas[0, k] == pytest.approx(roc_auc_score(labels == k, scores[:, k]), abs=1e-12)
         again = roc_auc_score(np.repeat(labels == k, times), np.repeat(scores[:, k], times))
-        assert areas[7, k] == pytest.approx(again, abs=1e-6)
+        assert areas[7, k] == pytest.approx(again, abs=1e-12)
 
 
 def test_a_class_that_never_occurs_counts_zero_in_the_score_as_reported():
@@ -210,7 +210,7 @@ def test_random_effects_are_those_of_the_formulas():
     weights = 1 / (np.array([0.01, 0.02, 0.01]) ** 2 + found.tau**2)
     values = np.array([0.0, 0.1, 0.3])
     mean = (weights * values).sum() / weights.sum()
-    assert (weights * (values - mean) ** 2).sum() == pytest.approx(2, abs=1e-6)
+    assert (weights * (values - mean) ** 2).sum() == pytest.approx(2, abs=1e-12)
     assert found.prediction[0] < found.mean.low and found.sets == 3
     mixed = [
         Interval(v, v - 0.02, v + 0.02, 0.01, 'splits', 80, s, j)

@@ -135,7 +135,9 @@ def _sums(split: TestSplit, values: np.ndarray) -> np.ndarray:
     """[1 + draws, ...] sums of values [N, ...] over the rows of each resample."""
     flat = np.zeros((split.groups, values[0].size))
     np.add.at(flat, split.of, values.reshape(len(values), -1))
-    return (split.weights @ flat.astype(np.float32)).reshape(len(split.weights), *values.shape[1:])
+    drawn = (split.weights @ flat.astype(np.float32)).astype(float)  # resamples in single precision, for speed
+    drawn[0] = flat.sum(axis=0)  # the split itself in double
+    return drawn.reshape(len(split.weights), *values.shape[1:])
 
 
 def drawn_auroc(split: TestSplit, y: np.ndarray, p: np.ndarray) -> np.ndarray:

@@ -64,7 +64,8 @@ class TestSplit:
         """[1 + draws, K]: rows of each class [N] in each resample, of those kept [N] alone."""
         places = self.of * self.classes + classes
         table = np.bincount(places if kept is None else places[kept], minlength=self.groups * self.classes)
-        return self.weights @ table.reshape(self.groups, self.classes).astype(np.float32)
+        counted = self.weights @ table.reshape(self.groups, self.classes).astype(np.float32)  # whole numbers: exact
+        return counted.astype(float)
 
     def f1(self, predicted: np.ndarray, average: str = 'weighted') -> np.ndarray:
         """F1 of predicted classes [N] as [1 + draws], the split itself first; as scikit-learn's with 0 for 0/0.
@@ -91,7 +92,9 @@ class TestSplit:
         for k in np.flatnonzero(auroc.defined(labels)):
             for start in range(0, len(self.weights), 100):  # a hundred resamples at a time, for the sake of memory
                 rows = slice(start, start + 100)
-                areas[rows, k] = auroc.weighted(labels[:, k], scores[:, k], self.weights[rows][:, self.of])
+                areas[rows, k] = auroc.weighted(
+                    labels[:, k], scores[:, k], self.weights[rows][:, self.of].astype(float)
+                )
         return areas
 
     def auroc(self, scores: np.ndarray) -> np.ndarray:

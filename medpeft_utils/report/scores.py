@@ -83,7 +83,7 @@ def _drawn(record: Mapping | None, average: str) -> tuple[np.ndarray | None, int
     key = (hash((labels.tobytes(), np.asarray(groups).tobytes(), np.asarray(predicted).tobytes())), average)
     split = split_of(labels, groups, len(record['data']['classes']))
     if key not in _DRAWS:
-        _DRAWS[key] = split.f1(predicted, average).astype(np.float32)
+        _DRAWS[key] = split.f1(predicted, average)
     return _DRAWS[key], split.groups
 
 
