@@ -87,6 +87,14 @@ def test_a_temperature_undoes_overconfidence():
     assert clinical.class_probabilities(odds, False, found) == pytest.approx(p, abs=0.03)
 
 
+def test_a_temperature_of_several_findings_undoes_overconfidence_too():
+    random = np.random.default_rng(0)
+    odds = random.normal(size=(4000, 3))
+    labels = (random.random((4000, 3)) < special.expit(odds)).astype(int)
+    assert clinical.temperature(labels, (12 * odds).clip(-12, 12).astype(np.float32)) > 4
+    assert clinical.temperature(labels, (3 * odds).astype(np.float32)) == pytest.approx(3, rel=0.06)
+
+
 def test_the_linear_bootstrap_of_auroc_has_the_exact_one_s_spread():
     y, p = case(3, 600)
     groups = np.repeat(np.arange(200), 3)

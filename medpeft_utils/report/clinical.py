@@ -21,9 +21,10 @@ def class_probabilities(odds: np.ndarray, several: bool, temperature: float = 1.
         several: whether an image may show several findings (a sigmoid each), or one class (a softmax).
         temperature: divides the logits, 1 for the network as it is.
     """
+    odds = odds.astype(float)
     if several:
         return special.expit(odds / temperature)
-    return special.softmax(-np.logaddexp(0, -odds.astype(float)) / temperature, axis=1)  # log p is -log(1 + e^-odds)
+    return special.softmax(-np.logaddexp(0, -odds) / temperature, axis=1)  # log p is -log(1 + e^-odds)
 
 
 def temperature(labels: np.ndarray, odds: np.ndarray) -> float:
