@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import statistics
 import sys
@@ -21,9 +22,11 @@ from medpeft_utils.study.progress import duration
 if TYPE_CHECKING:
     from medpeft_utils.compare.evidence import Evidence
     from medpeft_utils.compare.page import Page
+    from medpeft_utils.study.grid import Run
 
 BUDGET = '10m'
-PLANS, ABOUT, LATEST = 'plans.json', 'about.json', 'latest.json'  # beside the study's grid
+# Beside the study's grid.
+PLANS, ABOUT, LATEST, EXPECTED = 'plans.json', 'about.json', 'latest.json', 'expected.jsonl'
 BY = click.option('--by', multiple=True, help='Subgroups: a column, or one with cuts: sex, age:60, skin_type:12-34-56.')
 SHOWN = 12  # faults of the data, all at once
 SHARES = (0.125, 0.25, 0.5)  # of the training images, beside all of them, for a learning curve
@@ -134,6 +137,7 @@ class Comparison:
         work = plan.Work(*(len(self.data.rows(s)) for s in data.SPLITS), self.seeds, self.running['jobs'])
         work = replace(work, shares=len(SHARES)) if self.curve else work
         self.plan = self._planned(work, speeds)
+        self.each = {key: work.seconds(key, speeds[key], self.plan.settings) / work.seeds for key in self.methods}
         write_json(self.folder.root / ABOUT, self.about())
         click.echo('\n'.join(self._announcement()))
 
@@ -221,12 +225,27 @@ class Comparison:
 
         grid, _, latest = add(self.folder, self.data.label, wanted)
         try:
-            execute(grid, latest, self.folder, retry=True, **self.running)
+            execute(grid, latest, self.folder, retry=True, earlier=self._expected(latest), **self.running)
         except SystemExit as ended:
             return int(ended.code or 0)
         finally:
             write_json(self.folder.root / LATEST, [run.key for run in latest])
         return 0
+
+    def _expected(self, runs: list[Run]) -> Path:
+        """A file that tells the runner how long each run takes, as the plan has it, before it has measured any."""
+        known = [run for run in runs if run.parameters['method'] in self.each]
+        lines = [
+            {
+                'experiment': run.experiment,
+                'parameters': run.parameters,
+                'time': {'total_seconds': self.each[run.parameters['method']]},
+            }
+            for run in known
+        ]
+        path = self.folder.root / EXPECTED
+        write_bytes(path, ''.join(f'{json.dumps(line)}\n' for line in lines).encode())
+        return path
 
 
 def answered(folder: StudyFolder) -> tuple[Evidence, Page]:

@@ -212,15 +212,14 @@ class Work:
             'search_trials': trials,
         }
 
-    def seconds(self, key: str, speed: Speed, settings: dict[str, int], runs: int | None = None) -> float:
+    def seconds(self, key: str, speed: Speed, settings: dict[str, int]) -> float:
         """Of all seeds of one method, its search with them."""
-        runs = self.seeds if runs is None else runs
         if key == 'linear_probing':  # features once, then a problem that converges in no time
-            return runs * START_SECONDS + speed.answer * (self.train + self.validation + self.test)
+            return self.seeds * START_SECONDS + speed.answer * (self.train + self.validation + self.test)
         once_through = settings['max_steps'] * settings['batch_size'] * speed.step
         once_through += EVALUATIONS * self.validation * speed.answer
         search = PRUNED * settings['search_trials'] * once_through
-        return runs * (START_SECONDS + once_through + self.test * speed.answer) + search
+        return self.seeds * (START_SECONDS + once_through + self.test * speed.answer) + search
 
 
 def total_seconds(work: Work, speed_of: dict[str, Speed], settings: dict[str, int]) -> float:

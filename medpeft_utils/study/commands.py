@@ -213,7 +213,7 @@ def execute(
     runs = identified(runs, prepare(runs, folder, options['data_root'], click.echo))
     if kept:
         click.echo(f'{kept}: {records.adopt(kept, [run.hash for run in runs], folder.root)} runs taken as done')
-    earlier = kept or project_root() / 'figures' / grid.profile / 'records.jsonl'
+    earlier = options.pop('earlier', None) or kept or project_root() / 'figures' / grid.profile / 'records.jsonl'
     job = Job() if in_slurm else None
     chosen = Options(plain=plain_kernels, earlier=earlier, job=job, **options)
     runner = Runner(grid, runs, folder, chosen, Progress(grid.profile))
