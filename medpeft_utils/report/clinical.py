@@ -44,6 +44,7 @@ def temperature(labels: np.ndarray, odds: np.ndarray) -> float:
 
 
 def prevalence(y: np.ndarray) -> float:
+    """Share of positives."""
     return float(np.mean(y))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 
 import pandas as pd
@@ -146,7 +145,3 @@ def _way(record: dict) -> str:
         return fixed.get(rate['how'], str(rate['how']))
     where = f'once with {100 * share:g} % of the images' if share else 'with each share of the images'
     return f'the best of {len(rate["trials"])} on validation, searched {where}'
-
-
-def known(value: float) -> bool:
-    return value is not None and not math.isnan(value)

@@ -89,8 +89,13 @@ def _draw(axes, rows: pd.DataFrame) -> None:
     left.set_yticks(range(len(methods)), methods)
     left.set_ylim(len(methods) - 0.4, -0.6)
     least = rows.loc[rows['method'] != REAL, 'kid'].abs().min()  # KID may lie below zero: a scale that is linear there
-    right.set_xscale('symlog', linthresh=10 ** math.floor(math.log10(least)) if least > 0 else 0.01)
+    linear = 10 ** math.floor(math.log10(least)) if least > 0 else 0.01
+    right.set_xscale('symlog', linthresh=linear)
+    right.set_xlim(left=min(rows[['kid', 'kid_low']].min().min(), 0.0) - 0.3 * linear)
     right.minorticks_off()
+    if rows['auroc'].isna().all():
+        for axis in (left, middle):
+            axis.text(0.5, 0.5, 'findings not judged', ha='center', color=style.GREY, transform=axis.transAxes)
 
 
 @renderer('prompt_following', TITLE, 'After tuning, do prompts say what is drawn?')
