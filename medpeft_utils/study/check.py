@@ -6,10 +6,10 @@ import importlib
 from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from medpeft_utils.core.code import imported
-from medpeft_utils.core.errors import BadInput, DoesNotFit, MedpeftError
-from medpeft_utils.core.values import parse_config
+from medpeft_utils.core.errors import BadInput, MedpeftError
 from medpeft_utils.study.grid import Grid, Run
 from medpeft_utils.study.notebook import NO_DEFAULT, ExperimentNotebook
 
@@ -43,26 +43,27 @@ def faults_of(run: Run, notebook: ExperimentNotebook | None) -> list[str]:
         needed = name in REQUIRED or parameter.default is NO_DEFAULT
         if needed and name not in run.given:
             faults.append(f'{run.experiment}: missing parameter {name!r}')
-    return faults or [f'{run.experiment}: {fault}' for fault in _names(run) or _settings_faults(run, notebook)]
+    return faults or [f'{run.experiment}: {fault}' for fault in _settings_faults(run, notebook)]
 
 
 def _settings_faults(run: Run, notebook: ExperimentNotebook) -> list[str]:
-    """What the notebook's own settings would refuse in its first cells."""
+    """An unknown dataset, and what the settings that the notebook makes of its parameters would refuse."""
+    faults, parameters = [], run.parameters
+    if 'dataset' in parameters:
+        faults += _fault(_dataset, parameters['dataset'])
     cls = _settings_class(notebook.code)
-    if cls is None:
-        return []
-    shared = tuple((name, value) for name, value in run.parameters.items() if name != 'seed')
-    return _settings_fault(cls, repr(shared), tuple(run.parameters.items()))
+    if cls is None and parameters.keys() >= {*REQUIRED}:  # it makes none: its names are checked, and nothing else
+        cls = _usual_settings(parameters['backbone'])
+        parameters = {name: value for name, value in parameters.items() if name in (*REQUIRED, 'method_config')}
+    if faults or cls is None:
+        return faults
+    shared = repr([item for item in parameters.items() if item[0] != 'seed'])
+    if (cls, shared) not in _SEEN:  # runs that differ in the seed alone are checked once: a thousand in a moment
+        _SEEN[cls, shared] = _fault(cls.of, parameters)
+    return _SEEN[cls, shared]
 
 
-_SETTINGS_SEEN: dict[tuple, list[str]] = {}
-
-
-def _settings_fault(cls: type, shared: str, parameters: tuple) -> list[str]:
-    """Runs that differ in the seed alone are checked once: a thousand of them in a moment."""
-    if (cls, shared) not in _SETTINGS_SEEN:
-        _SETTINGS_SEEN[cls, shared] = _fault(cls.of, dict(parameters))
-    return _SETTINGS_SEEN[cls, shared]
+_SEEN: dict[tuple, list[str]] = {}
 
 
 @cache
@@ -75,22 +76,17 @@ def _settings_class(code: str) -> type | None:
     return None
 
 
-def _names(run: Run) -> list[str]:
-    """Unknown datasets, backbones and methods, methods that do not fit their backbone, and unusable method settings."""
-    faults, parameters = [], run.parameters
-    for name, look in (('dataset', _dataset), ('backbone', _family), ('method', _method)):
-        if name in parameters:
-            faults += _fault(look, parameters[name])
-    if not faults and {'backbone', 'method'} <= parameters.keys():
-        faults += _fault(_fit, parameters['method'], parameters['backbone'])
-        config = parameters.get('method_config', '{}')
-        faults += _fault(_config, parameters['method'], config, _family(parameters['backbone']))
-    return faults
+@cache
+def _usual_settings(backbone: str) -> type:
+    from medpeft_utils.text_image import adaptation, pipeline
+    from medpeft_utils.training import classification
+
+    return (adaptation if pipeline.is_pipeline(backbone) else classification).Settings
 
 
-def _fault(look: Callable[..., None], *arguments: str) -> list[str]:
+def _fault(look: Callable[..., Any], given: Any) -> list[str]:
     try:
-        look(*arguments)
+        look(given)
     except MedpeftError as error:
         return [str(error)]
     return []
@@ -107,35 +103,3 @@ def _dataset(name: str) -> None:
         raise BadInput(f'dataset {name[:60]!r} cannot be looked up: {error}') from None
     if not there:
         CARDS[name]
-
-
-@cache
-def _family(name: str) -> str:
-    from medpeft_utils import backbones
-    from medpeft_utils.text_image import pipeline
-
-    return 'unet' if pipeline.is_pipeline(name) else backbones.family_of(name)
-
-
-@cache
-def _method(name: str) -> None:
-    from medpeft_utils import methods
-
-    methods.METHODS[name]
-
-
-@cache
-def _fit(method: str, backbone: str) -> None:
-    from medpeft_utils import methods
-
-    family = _family(backbone)
-    if family not in methods.METHODS[method].families:
-        fitting = ', '.join(methods.names(family))
-        raise DoesNotFit(f'method {method!r} does not fit backbone {backbone!r} ({family}); these do: {fitting}')
-
-
-@cache
-def _config(method: str, config: str, family: str) -> None:
-    from medpeft_utils import methods
-
-    methods.METHODS[method].configure(parse_config(config), family)

@@ -277,9 +277,9 @@ def events(profile: str, follow: bool, results: Path) -> None:
     Every line has time, runner and event. The events: study (runs to do, settled, jobs), ready (seconds of imports),
     start (run, label, attempt), end (run, label, status, seconds, cpu_seconds, error), lost (run, to another runner).
     """
-    from medpeft_utils.study.events import find, stream
+    from medpeft_utils.study.status import find_events, stream_events
 
-    for line in stream(find(profile, results, follow), follow):
+    for line in stream_events(find_events(profile, results, follow), follow):
         click.echo(line)
 
 

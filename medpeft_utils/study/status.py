@@ -1,8 +1,23 @@
-"""Where a study stands: the state of every run, as its record and its lease tell."""
+"""Where a study stands: the state of every run, as its record and its lease tell; and the stream of what happens.
+
+results/<profile>/events.jsonl has a JSON object a line, for other tools.
+
+Every runner on the folder adds to it, each line by one write. It tells what happens and decides nothing: what is done
+is what has a record. Every event has `time` (UTC, ISO 8601), `runner` (which of those side by side) and `event`:
+
+| event | when | what else it holds |
+| --- | --- | --- |
+| study | a runner begins | runs (to do), settled (counts by status), jobs (at a time) |
+| ready | what runs are forked from has its imports | ready (seconds), faults (imports that failed), tasks (threads) |
+| start | a run is started | run (its hash), label, attempt |
+| end | a run has ended | run, label, status (done, failed, died), seconds, cpu_seconds, error (type, message, ...) |
+| lost | another runner took a run over | run |
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +31,7 @@ from medpeft_utils.study.paths import StudyFolder
 from medpeft_utils.study.worker import NOTEBOOK
 
 STATES = 'done', 'failed', 'died', 'running', 'stale', 'left', 'not available yet'
+LOOK_SECONDS = 0.5
 BARS = ' ▁▂▃▄▅▆▇█'
 
 
@@ -170,3 +186,28 @@ def _curve_lines(curve: list[dict[str, Any]]) -> list[str]:
             bars = ''.join(BARS[1 + round((value - low) / (high - low or 1) * (len(BARS) - 2))] for value in values)
             rows.append([name, bars, f'{values[0]:.4f} to {values[-1]:.4f}'])
     return aligned(rows, left=2) if rows else []
+
+
+def stream_events(path: Path, follow: bool = False) -> Iterator[str]:
+    """The lines of an events file, whole ones only; with `follow` also those to come, for ever."""
+    place, pending = 0, b''
+    while True:
+        if path.is_file():
+            with path.open('rb') as file:
+                file.seek(place)
+                chunk = file.read()
+            place += len(chunk)
+            *lines, pending = (pending + chunk).split(b'\n')
+            yield from (line.decode() for line in lines)
+        if not follow:
+            return
+        time.sleep(LOOK_SECONDS)
+
+
+def find_events(profile: str, results: Path, follow: bool) -> Path:
+    """The events of a study; with `follow` also of one that is not begun yet. Raises BadInput where there are none."""
+    path = StudyFolder(results / profile).events
+    if not follow and not path.is_file():
+        there = ', '.join(sorted(path.parent.name for path in results.glob(f'*/{path.name}'))) or 'none'
+        raise BadInput(f'no events of {profile!r} in {results} (there: {there}); medpeft run {profile}, or --follow')
+    return path
