@@ -1,4 +1,4 @@
-"""Everything that can be wrong with a grid, found before its first run starts and told all at once."""
+"""Everything that can be wrong with a grid, found before its first run starts and listed all at once."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ REQUIRED = 'dataset', 'backbone', 'method'
 
 def check(grid: Grid, runs: Iterable[Run]) -> None:
     """Raise BadInput with every fault of a grid and of those of its runs that are asked for."""
-    found: dict[str, int] = dict.fromkeys(grid.faults, 0)
+    counts: dict[str, int] = dict.fromkeys(grid.faults, 0)
     for run in runs:
         for fault in faults_of(run, grid.notebooks.get(run.experiment)):
-            found[fault] = found.get(fault, 0) + 1
-    if not found:
+            counts[fault] = counts.get(fault, 0) + 1
+    if not counts:
         return
-    lines = [f'  {fault}' + (f' ({count} runs)' if count > 1 else '') for fault, count in found.items()]
+    lines = [f'  {fault}' + (f' ({count} runs)' if count > 1 else '') for fault, count in counts.items()]
     raise BadInput('\n'.join([f'{grid.path} is refused, nothing was started:', *lines]))
 
 

@@ -202,7 +202,7 @@ def execute(
     in_slurm: bool = False,
     **options: Any,
 ) -> None:
-    """Check, make the data ready, run, and tell what came of it by words and by the exit code."""
+    """Check, make the data ready, run, and report the result by a line and by the exit code."""
     from medpeft_utils.study import records
     from medpeft_utils.study.check import check
     from medpeft_utils.study.progress import Progress

@@ -92,8 +92,8 @@ class Run:
         shown = [name for name in ('dataset', 'backbone', 'method', 'fraction', 'seed') if name in self.given]
         shown = shown if 'method' in shown else list(self.given)
         named = {'seed', 'fraction'}
-        words = (f'{name}={self.given[name]}' if name in named else str(self.given[name]) for name in shown)
-        return ' '.join([self.experiment, *words])
+        parts = (f'{name}={self.given[name]}' if name in named else str(self.given[name]) for name in shown)
+        return ' '.join([self.experiment, *parts])
 
     def has(self, where: dict[str, str]) -> bool:
         """Whether the run has these values: of 'experiment', 'family', 'run' (a beginning) or of parameters."""
@@ -284,7 +284,7 @@ def selected(runs: list[Run], only: dict[str, str]) -> list[Run]:
 
 
 def dump(grid: Grid, path: Path) -> str:
-    """The grid as text for `path`, naming where its notebooks are, so that it can be read from there."""
+    """The grid as text for `path`; it names the folder of its notebooks, and can be read from there."""
     folders = {str(notebook.path.parent) for notebook in grid.notebooks.values()}
     content = dict(grid.content)
     if len(folders) == 1:

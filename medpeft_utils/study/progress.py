@@ -37,11 +37,11 @@ class Counts:
 class Times:
     """Seconds that runs took, and what that says of others: of those most alike, by experiment, data, backbone, method.
 
-    Runs of one search are told apart: the first pays for it. Where nothing alike was measured here, the records of an
-    earlier study say how runs compare, and those measured how this machine compares.
+    The first run of a search pays for it, and is expected to take longer. Where nothing alike was measured here, the
+    records of an earlier study say how runs compare, and those measured say how this machine compares.
 
     Args:
-        earlier: seconds of an earlier study's runs (`earlier_times`), by `key_of`.
+        earlier: seconds of an earlier study's runs (`earlier_times`).
     """
 
     def __init__(self, earlier: dict[tuple, float] | None = None) -> None:

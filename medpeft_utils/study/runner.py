@@ -250,7 +250,7 @@ class Runner:
         return True
 
     def _job(self, active: Active) -> dict[str, Any]:
-        """Prepare the attempt's folder; what its process is told."""
+        """Prepare the attempt's folder; what its process gets to know."""
         run, folder = active.run, active.folder
         with storage(folder):
             folder.mkdir(parents=True)

@@ -169,8 +169,8 @@ def submit(array: Array, folder: StudyFolder) -> list[str]:
 
 
 def _largest_array() -> int:
-    found = re.search(r'MaxArraySize\s*=\s*(\d+)', ask('scontrol', 'show', 'config'))
-    return max(1, int(found[1]) - 1) if found else 1000
+    limit = re.search(r'MaxArraySize\s*=\s*(\d+)', ask('scontrol', 'show', 'config'))
+    return max(1, int(limit[1]) - 1) if limit else 1000
 
 
 def _jobs_file(folder: StudyFolder) -> Path:

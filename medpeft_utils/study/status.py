@@ -46,20 +46,20 @@ class State:
 
 def states(runs: Iterable[Run], folder: StudyFolder) -> list[State]:
     """Where every run stands. A run that only older code has done is stale: it is to be done again."""
-    found, older = [], None
+    entries, older = [], None
     for run in runs:
         record = records.read(folder.record(run.hash))
         if record is not None:
             slim = {name: part for name, part in record.items() if name not in ('rows', 'curve')}
-            found.append(State(run, record['status'], slim))
+            entries.append(State(run, record['status'], slim))
         elif run.notebook is None:
-            found.append(State(run, 'not available yet', None))
+            entries.append(State(run, 'not available yet', None))
         elif is_taken(folder.lease(run.hash)):
-            found.append(State(run, 'running', None))
+            entries.append(State(run, 'running', None))
         else:
             older = _by_key(folder) if older is None else older
-            found.append(State(run, 'stale' if run.key in older else 'left', older.get(run.key)))
-    return found
+            entries.append(State(run, 'stale' if run.key in older else 'left', older.get(run.key)))
+    return entries
 
 
 def _by_key(folder: StudyFolder) -> dict[str, dict[str, Any]]:
@@ -70,13 +70,13 @@ def _by_key(folder: StudyFolder) -> dict[str, dict[str, Any]]:
     return {run_hash(record['experiment'], record['parameters'], ''): record for record in done}
 
 
-def count_table(found: list[State]) -> list[str]:
+def count_table(entries: list[State]) -> list[str]:
     """A line a family with the number of its runs in every state, and their sum."""
-    families = list(dict.fromkeys(state.run.family for state in found))
-    shown = [name for name in STATES if name in ('done', 'left') or any(s.state == name for s in found)]
+    families = list(dict.fromkeys(state.run.family for state in entries))
+    shown = [name for name in STATES if name in ('done', 'left') or any(s.state == name for s in entries)]
     rows = [['family', 'runs', *shown]]
     for family in [*families, 'all']:
-        inside = [state for state in found if family in ('all', state.run.family)]
+        inside = [state for state in entries if family in ('all', state.run.family)]
         numbers = [sum(state.state == name for state in inside) for name in shown]
         rows.append([family, str(len(inside)), *(str(number) if number else '·' for number in numbers)])
     return aligned(rows)
@@ -89,10 +89,10 @@ def aligned(rows: list[list[str]], left: int = 1) -> list[str]:
     return ['  '.join(f'{row[k]:{"<" if k < left else ">"}{width}}' for k, width in columns).rstrip() for row in rows]
 
 
-def failure_lines(found: list[State], lines: int = 4) -> list[str]:
+def failure_lines(entries: list[State], lines: int = 4) -> list[str]:
     """Every failed and died run with its error and the last lines of its output."""
     text = []
-    for state in found:
+    for state in entries:
         if state.state not in ('failed', 'died'):
             continue
         error = state.record['error']
@@ -103,21 +103,21 @@ def failure_lines(found: list[State], lines: int = 4) -> list[str]:
     return text
 
 
-def run_lines(found: list[State]) -> list[str]:
+def run_lines(entries: list[State]) -> list[str]:
     """A line a run: its hash, its state, what it is, and its score where there is one."""
     rows = []
-    for state in found:
+    for state in entries:
         test = ((state.record or {}).get('metrics') or {}).get('test') or {}
         score = f'{test["f1_macro"]:.3f}' if state.state == 'done' and test.get('f1_macro') is not None else ''
         rows.append([state.run.hash, state.state, state.run.label, score])
     return aligned(rows, left=3) if rows else []
 
 
-def as_json(grid: Grid, found: list[State]) -> dict[str, Any]:
+def as_json(grid: Grid, entries: list[State]) -> dict[str, Any]:
     """The same for other tools."""
     runs = [
         {'run': run.hash, 'state': state.state, 'experiment': run.experiment, 'family': run.family, 'given': run.given}
-        for state in found
+        for state in entries
         for run in [state.run]
     ]
     return {'profile': grid.profile, 'title': grid.title, 'runs': runs}
@@ -125,11 +125,11 @@ def as_json(grid: Grid, found: list[State]) -> dict[str, Any]:
 
 def find_run(beginning: str, results: Path) -> Path:
     """The folder of the run whose hash begins so. Raises BadInput where there is none, or more than one."""
-    found = sorted(results.glob(f'*/runs/{beginning}*')) if beginning.isalnum() else []
-    if len(found) != 1:
-        what = f'{len(found)} runs begin' if found else 'no run begins'
+    folders = sorted(results.glob(f'*/runs/{beginning}*')) if beginning.isalnum() else []
+    if len(folders) != 1:
+        what = f'{len(folders)} runs begin' if folders else 'no run begins'
         raise BadInput(f'{what} with {beginning!r} in {results}; `medpeft status GRID --list` names them')
-    return found[0]
+    return folders[0]
 
 
 def describe(folder: Path) -> list[str]:

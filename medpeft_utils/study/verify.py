@@ -84,11 +84,11 @@ def _scores_of_rows(record: dict[str, Any], split: str) -> dict[str, float]:
     return {**f1, 'accuracy': accuracy_score(labels, predicted)}
 
 
-def sample(found: list[dict[str, Any]], number: int) -> list[dict[str, Any]]:
+def sample(kept: list[dict[str, Any]], number: int) -> list[dict[str, Any]]:
     """`number` records, spread over experiments, families and methods; the same ones for the same records."""
     turns: dict[tuple, int] = {}
     places = []
-    for record in sorted(found, key=lambda record: hashlib.sha256(record['run'].encode()).digest()):
+    for record in sorted(kept, key=lambda record: hashlib.sha256(record['run'].encode()).digest()):
         experiment = record['experiment'], record['backbone'].get('family')
         cell = *experiment, record['method'].get('key')
         turns[experiment], turns[cell] = turns.get(experiment, -1) + 1, turns.get(cell, -1) + 1
@@ -151,10 +151,10 @@ def verify(context: click.Context, source: Path, number: int, tolerance: float, 
     Every record is checked against itself; a sample over experiments, families and methods is run again, and its
     scores must agree within the tolerance. The exit status is 1 where one does not hold.
     """
-    found = [record for record in records.read_all(source) if record['status'] == 'done']
-    changed = [Verdict(record, False, words) for record in found if (words := tampered(record))]
-    click.echo(f'{source}: {len(found)} records; {len(changed)} contradict themselves')
-    chosen = sample(found, number)
+    done = [record for record in records.read_all(source) if record['status'] == 'done']
+    changed = [Verdict(record, False, fault) for record in done if (fault := tampered(record))]
+    click.echo(f'{source}: {len(done)} records; {len(changed)} contradict themselves')
+    chosen = sample(done, number)
     verdicts = changed + (_run_again(chosen, results, tolerance, options) if chosen else [])
     click.echo('\n'.join(map(str, verdicts)))
     failed = sum(not verdict.holds for verdict in verdicts)

@@ -119,7 +119,8 @@ def record_beside(adapter: Path) -> tuple[str, str, int]:
         backbone: Backbone = Backbone()
         data: Data = Data()
 
-    path = adapter.with_name('record.json')
+    beside, above = (folder / 'record.json' for folder in (adapter.parent, adapter.parent.parent))
+    path = beside if os.path.isfile(beside) else above  # in a study each attempt at a run has a folder in the run's
     if not os.path.isfile(path):
         return '', '', 0
     try:
