@@ -14,6 +14,8 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from medpeft_utils.core.drawing import plain
+
 PALETTE = sns.color_palette('colorblind')
 INK, MUTED = '#222222', '#8a8a8a'
 
@@ -28,7 +30,7 @@ def finish(figure: Figure, synthetic: bool = False) -> Figure:
 
 def shorten(name: str, length: int = 20) -> str:
     """A name cut to so many characters, the last of them an ellipsis; its dollar signs are not taken for formulas."""
-    return (name if len(name) <= length else name[: length - 1] + '…').replace('$', r'\$')
+    return plain(name if len(name) <= length else name[: length - 1] + '…')
 
 
 def preview(data, per_class: int = 6, seed: int = 0) -> Figure:

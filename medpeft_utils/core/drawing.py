@@ -7,6 +7,11 @@ from contextlib import contextmanager
 INK, GREY = '#222222', '#6b6b6b'
 
 
+def plain(text: str) -> str:
+    """Text whose dollar signs are not taken for formulas: names that others gave may hold some."""
+    return text.replace('$', r'\$')
+
+
 @contextmanager
 def drawing():
     """Matplotlib's settings of reports and pages, for the figures made inside; others are left alone."""

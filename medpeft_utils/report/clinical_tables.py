@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
+from medpeft_utils.core.drawing import plain
 from medpeft_utils.report import clinical, cxr_scores, paper, provenance, scores, style
 from medpeft_utils.report.inference import Interval, Sample, TestSplit
 from medpeft_utils.report.output import MISSING, Figure, Nothing, Output, Row, Table
@@ -291,7 +292,7 @@ def clinical_curves(records: pd.DataFrame, f1: str = 'weighted') -> Output:
             k = positive(classes)
             for row in _curves(across, methods, k):
                 drawn.append({'encoder': encoder, 'dataset': data, 'class': classes[k]} | row)
-            across[0].set_title(f'{data}: {classes[k]}, {encoder}')
+            across[0].set_title(plain(f'{data}: {classes[k]}, {encoder}'))
             across[0].set_ylabel('observed frequency')
             across[1].set_ylabel('net benefit')
             across[1].legend(frameon=False, fontsize=6.5, loc='upper right')

@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping, Sequence
 
+from medpeft_utils.core.drawing import plain
 from medpeft_utils.report import style
 
 FOOTER = 2  # lines; the rest of the notes stands on the page beside the figure
@@ -26,7 +27,7 @@ def sheet(rows: int, columns: int, footer: str = '', width: float = 3.5, height:
     if footer:
         lines = textwrap.wrap(footer, int(wide * 19), max_lines=FOOTER, placeholder=' …')
         place = {'x': 0.06 / wide, 'y': beneath / tall, 'va': 'top', 'linespacing': 1.3}
-        figure.text(s='\n'.join(lines), size=6.2, color=style.GREY, **place)
+        figure.text(s=plain('\n'.join(lines)), size=6.2, color=style.GREY, **place)
     return figure, axes
 
 
