@@ -68,7 +68,7 @@ class Invented:
             'data': {'name': 'images', 'label': 'images', 'split_hash': 'x', 'counts': COUNTS, 'classes': self.classes}
             | {'used': shares},
             'backbone': {'name': run.parameters['backbone'], 'label': run.parameters['backbone'], 'family': 'vit'}
-            | {'role': run.parameters['backbone'], 'image_size': 48},
+            | {'role': run.parameters['backbone'], 'image_size': run.parameters['image_size'] or 48},
             'method': {'key': method, 'label': LABELS[method], 'trainable_parameters': BYTES[method] // 4}
             | {'head_parameters': 0},
             'learning_rate': {'value': 1e-3, 'head_value': 1e-2, 'how': 'searched', 'edge': None},

@@ -186,6 +186,9 @@ def test_a_second_command_adds_to_the_table(tmp_path: Path):
     invented.add({'lora': 2.0}, backbone='resnet50_mini')
     text = answered(invented.folder)[1].text()
     assert 'LoRA on vit_base_mini' in text and 'LoRA on resnet50_mini' in text and 'SSF on vit_base_mini' in text
+    invented.add({'lora': 2.0}, image_size=96)
+    text = answered(invented.folder)[1].text()
+    assert 'LoRA on vit_base_mini at 48 px' in text and 'LoRA on vit_base_mini at 96 px' in text
 
 
 def test_runs_of_other_settings_are_left_out_and_said(tmp_path: Path):

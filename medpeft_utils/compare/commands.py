@@ -150,7 +150,9 @@ class Comparison:
         kept = read_json(path) or {}
         if key in kept:
             settings = {**kept[key], **self.settings}
-            return plan.Plan(settings, self.seeds, plan.total_seconds(work, speeds, settings))
+            seconds = plan.total_seconds(work, speeds, settings)
+            longer = 'trained as what this study holds already, which takes longer than the budget'
+            return plan.Plan(settings, self.seeds, seconds, longer if seconds > 1.2 * self.budget else '')
         made = plan.plan(work, speeds, self.budget, self.settings)
         if made.seeds == self.seeds:
             write_json(path, {**kept, key: made.settings})
@@ -209,8 +211,8 @@ class Comparison:
         from medpeft_utils.compare.evidence import gather
         from medpeft_utils.compare.study import add
 
-        _, runs, latest = add(self.folder, self.data.label, self.wanted())
-        found = gather(runs, latest, self.folder)
+        _, _, latest = add(self.folder, self.data.label, self.wanted())
+        found = gather(latest, latest, self.folder)
         if found.answer is None:
             return []
         answer = found.answer

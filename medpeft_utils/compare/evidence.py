@@ -19,7 +19,7 @@ from medpeft_utils.training import rows
 
 DRAWS = 2000
 # Parameters in which runs that are compared may differ.
-APART = 'method', 'backbone', 'seed', 'fraction', 'search_fraction', 'method_config', 'data_folder', 'image_size'
+APART = 'method', 'backbone', 'seed', 'fraction', 'search_fraction', 'data_folder', 'image_size'
 
 
 @dataclass
@@ -75,8 +75,8 @@ def gather(runs: Sequence[Run], latest: Sequence[Run], folder: StudyFolder) -> E
         elif record['status'] != 'done':
             found.failures.append(f'{run.label}: {record["error"]["type"]}: {record["error"]["message"]}')
         else:
-            key = record['method']['label'], record['backbone']['label'], run.parameters.get('fraction', 1.0)
-            done[key].append(record)
+            backbone = record['backbone']['label'], record['backbone']['image_size']
+            done[record['method']['label'], backbone, run.parameters.get('fraction', 1.0)].append(record)
     if done:
         _compare(found, done)
     return found
@@ -91,10 +91,10 @@ def _compare(found: Evidence, done: dict[tuple, list[dict[str, Any]]]) -> None:
     found.classes = record['data']['classes']
     tested = rows.read(record, 'test')
     found.test = TestSplit(tested.labels, tested.groups, len(found.classes), draws=DRAWS)
-    several = len({backbone for _, backbone, _ in done}) > 1
+    names = _names({backbone for _, backbone, _ in done})
     candidates, shares = [], defaultdict(dict)
     for (method, backbone, share), runs in done.items():
-        label = f'{method} on {backbone}' if several else method
+        label = method + names[backbone]
         test = _sample(found.test, runs)
         shares[label][share] = test, _training_images(runs[0])
         if share == 1.0:
@@ -109,6 +109,14 @@ def _compare(found: Evidence, done: dict[tuple, list[dict[str, Any]]]) -> None:
         if len(samples) > 1:
             by_share = {share: sample for share, (sample, _) in samples.items()}
             found.growths.append(growth(label, by_share, {share: count for share, (_, count) in samples.items()}))
+
+
+def _names(found: set[tuple[str, int]]) -> dict[tuple[str, int], str]:
+    """What tells (backbone, pixels) from the others: nothing where there is one, its name, or its pixels too."""
+    if len(found) == 1:
+        return dict.fromkeys(found, '')
+    labels = [label for label, _ in found]
+    return {(label, side): f' on {label}' + f' at {side} px' * (labels.count(label) > 1) for label, side in found}
 
 
 def _training_images(record: dict[str, Any]) -> int:
