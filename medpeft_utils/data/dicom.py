@@ -193,11 +193,6 @@ def _padding(found, stored: np.ndarray) -> np.ndarray:
     value, limit = _first(found, 'PixelPaddingValue'), _first(found, 'PixelPaddingRangeLimit')
     if value is None:
         return np.zeros(stored.shape, dtype=bool)
-    if found.get('PixelRepresentation'):  # often written as if the pixels had no sign
-        top = 2 ** (8 * stored.dtype.itemsize - 1)
-        value, limit = (
-            number - 2 * top if number is not None and number >= top else number for number in (value, limit)
-        )
     low, high = sorted((value, value if limit is None else limit))
     return (stored >= low) & (stored <= high)
 
