@@ -254,6 +254,12 @@ def verdict(name: str, records: pd.DataFrame) -> str:
     return paper_claims.CLAIMS.answers(records)[name].verdict
 
 
+def test_a_page_of_claims_of_which_none_was_run_is_not_written(tmp_path):
+    records = claim_study({'LoRA': 0.1}, 'ViT-Base')
+    for name in ('cxr_claims', 'text_image_claims', 'table4', 'cxr_lists', 'protocol'):
+        assert not report.render(name, records).save(tmp_path)
+
+
 def test_every_claim_states_its_rule():
     claims = paper_claims.CLAIMS
     assert len(claims) >= 12

@@ -227,7 +227,7 @@ def test_an_output_without_a_run_is_the_papers_or_no_file(name: str, tmp_path: P
         report.render(name, invented).save(folder)
         output = report.render(name, records)
         paths = output.save(folder)
-        if name in ('table4', 'text_image_claims'):
+        if name in ('table4', 'text_image_claims') and number == 0:
             assert {path.suffix for path in paths} >= {'.csv', '.md', '.tex'}
         else:
             assert not paths and not list(folder.iterdir()) and output.title in output._repr_markdown_()

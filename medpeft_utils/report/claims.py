@@ -18,7 +18,7 @@ import pandas as pd
 
 from medpeft_utils.core.registry import Registry
 from medpeft_utils.report import style
-from medpeft_utils.report.output import Row, Table, write_pictures
+from medpeft_utils.report.output import Nothing, Row, Table, write_pictures
 from medpeft_utils.report.panels import sheet
 from medpeft_utils.report.verdicts import CONTRADICTED, NOT_RUN, REPRODUCED, UNDECIDED, VERDICTS, Part, judge
 
@@ -98,10 +98,14 @@ class Claims(Registry[Claim]):
         study = self.study(records, f1)
         return {name: claim.answer(study) for name, claim in self.items()}
 
-    def page(self, records: pd.DataFrame, f1: str, notes: Sequence[str], synthetic: bool = False) -> ClaimsPage:
-        """Every claim with its verdict, rule, what decides, and caveat."""
-        rows, parts = [], []
-        for name, answer in self.answers(records, f1).items():
+    def page(
+        self, records: pd.DataFrame, f1: str, notes: Sequence[str], synthetic: bool = False
+    ) -> ClaimsPage | Nothing:
+        """Every claim with its verdict, rule, what decides, and caveat; Nothing where no claim was run."""
+        rows, parts, answers = [], [], self.answers(records, f1)
+        if all(answer.verdict == NOT_RUN for answer in answers.values()):
+            return Nothing(name=self.name, title=self.title, notes=notes, suffixes=('parts',))
+        for name, answer in answers.items():
             claim = self[name]
             row = {'name': name, 'claim': claim.text, 'where': claim.where, 'verdict': answer.verdict}
             rows.append(row | {'decides': '\n'.join(answer.decides), 'rule': claim.rule, 'caveat': answer.caveat})

@@ -6,9 +6,10 @@ import pandas as pd
 
 from medpeft_utils.report import cxr_scores as cxr
 from medpeft_utils.report import provenance
-from medpeft_utils.report.claims import SMALL, Answer, Claims, ClaimsPage
+from medpeft_utils.report.claims import SMALL, Answer, Claims
 from medpeft_utils.report.cxr_tables import PAPER_TASKS, PAPER_WINS
 from medpeft_utils.report.inference import Interval
+from medpeft_utils.report.output import Output
 from medpeft_utils.report.renderers import renderer
 from medpeft_utils.report.verdicts import CONTRADICTED, NOT_RUN, REPRODUCED, UNDECIDED, Part
 
@@ -110,7 +111,7 @@ def counted(runs: pd.DataFrame) -> str:
 
 
 @renderer('cxr_claims', TITLE, 'Which claims of the second paper are reproduced?')
-def cxr_claims(records: pd.DataFrame, f1: str = 'weighted') -> ClaimsPage:
+def cxr_claims(records: pd.DataFrame, f1: str = 'weighted') -> Output:
     """The claims of Lian et al. 2024, each answered or marked as one that these records cannot answer."""
     every = cxr.runs(records)
     chosen = cxr.one_rank(every)

@@ -7,7 +7,7 @@ import math
 import pandas as pd
 
 from medpeft_utils.report import cxr_scores as cxr
-from medpeft_utils.report import paper, provenance
+from medpeft_utils.report import paper, provenance, scores
 from medpeft_utils.report.output import MISSING, Nothing, Output, Row, Table
 from medpeft_utils.report.renderers import renderer
 
@@ -101,10 +101,11 @@ def _list_row(dataset: str, name: str, values: pd.Series, rule: bool) -> Row:
 
 
 @renderer('cxr_lists', TITLE_LISTS, 'What do the published lists hold, and do they overlap?')
-def cxr_lists(records: pd.DataFrame, f1: str = 'weighted') -> Table:
+def cxr_lists(records: pd.DataFrame, f1: str = 'weighted') -> Output:
     """Counts of the lists that Lian et al. 2024 publish, by `medpeft_utils.data.lists`; no image is needed for it."""
-    data = paper.read('lian2024_lists')
-    rows = []
+    data, rows = paper.read('lian2024_lists'), []
+    if not scores.is_published(records) and cxr.runs(records).empty:
+        return Nothing(name='cxr_lists', title=TITLE_LISTS, notes=cxr.describe(records, cxr.runs(records)))
     for dataset, lists in data.groupby('dataset', sort=False):
         tables = lists.assign(list=lists['list'].str.removesuffix('.txt')).pivot(
             index='list', columns='what', values='value'

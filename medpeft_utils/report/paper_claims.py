@@ -13,9 +13,10 @@ import numpy as np
 import pandas as pd
 
 from medpeft_utils.report import paper, provenance, scores
-from medpeft_utils.report.claims import SMALL, Answer, Claims, ClaimsPage
+from medpeft_utils.report.claims import SMALL, Answer, Claims
 from medpeft_utils.report.crossover import Crossover
 from medpeft_utils.report.inference import FEWEST, Interval, Sample, combine, random_effects
+from medpeft_utils.report.output import Output
 from medpeft_utils.report.renderers import renderer
 from medpeft_utils.report.score_tables import TABLE2, TABLE3, TABLE5, Layout
 from medpeft_utils.report.tables import crossovers, figure1_scores
@@ -308,7 +309,7 @@ def three_methods_beat_full_ft(study: Study) -> Answer:
 
 
 @renderer('claims', TITLE, 'Which of the claims of the paper are reproduced?')
-def claims(records: pd.DataFrame, f1: str = 'weighted') -> ClaimsPage:
+def claims(records: pd.DataFrame, f1: str = 'weighted') -> Output:
     """Every claim of the discriminative half with its verdict; for the paper's own numbers, what they bear out."""
     chosen = scores.seed_scores(records, f1, prefer=scores.TABLE_EXPERIMENTS)
     notes = provenance.describe(records, chosen, f1)

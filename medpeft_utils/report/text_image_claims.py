@@ -8,8 +8,9 @@ import pandas as pd
 
 from medpeft_utils.report import provenance, scores
 from medpeft_utils.report import text_image_scores as ti
-from medpeft_utils.report.claims import Answer, Claims, ClaimsPage
+from medpeft_utils.report.claims import Answer, Claims
 from medpeft_utils.report.inference import Interval, combine, random_effects
+from medpeft_utils.report.output import Output
 from medpeft_utils.report.renderers import renderer
 from medpeft_utils.report.verdicts import CONTRADICTED, REPRODUCED, UNDECIDED, Part
 
@@ -104,7 +105,7 @@ def peft_beats_full_on_generation(study: Study) -> Answer:
 
 
 @renderer('text_image_claims', TITLE, 'Which claims of the paper on generation are reproduced?')
-def text_image_claims(records: pd.DataFrame, f1: str = 'weighted') -> ClaimsPage:
+def text_image_claims(records: pd.DataFrame, f1: str = 'weighted') -> Output:
     """The four claims on generation with their verdicts; for the paper's own numbers, what they bear out."""
     table = ti.runs(records)
     notes = ti.describe(records, table)
