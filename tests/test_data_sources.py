@@ -520,7 +520,7 @@ def listed(name: str, module, tmp_path: Path, monkeypatch, table: str, images: l
     root_of, read = sources.reader(data.CARDS[name])
     frame = read(root_of(tmp_path))
     split = loading._made_splits(frame.assign(group=frame['group'].where(frame['group'] != '', frame['image'])),
-                                 data.CARDS[name], 0)  # fmt: skip
+                                 data.CARDS[name], 0, 0)  # fmt: skip
     return frame, pd.Series(split).value_counts().to_dict()
 
 
