@@ -221,6 +221,17 @@ def test_random_effects_are_those_of_the_formulas():
     assert math.isnan(random_effects(wide[:2]).prediction[0]) and random_effects(wide[:1]).mean is wide[0]
 
 
+@pytest.mark.parametrize('seeds', [2, 3, 5])
+def test_the_seeds_part_is_student_s(seeds: int):
+    values = np.array([0.60, 0.64, 0.70, 0.66, 0.65])[:seeds]
+    half = stats.t.ppf(0.975, seeds - 1) * values.std(ddof=1) / math.sqrt(seeds)
+    residuals = inference.multipliers(seeds, 1000) @ (values - values.mean())
+    low, high = np.quantile(residuals, [0.025, 0.975])
+    assert -low == pytest.approx(high) and high == pytest.approx(half, rel=0.15)
+    sample = Sample(tuple((0, s) for s in range(seeds)), values, np.repeat(values[:, None], 1000, axis=1), 500)
+    assert sample.interval().high - values.mean() == pytest.approx(half, rel=0.03)
+
+
 # ---- verdicts
 
 

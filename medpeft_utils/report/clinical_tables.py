@@ -129,7 +129,7 @@ def _measured(runs: list[Run], k: int) -> dict[str, Interval | float]:
     valid = {id(run): [part[:, k] for part in run.probabilities('validation')] for run in runs}
 
     def mean(measure: Callable) -> float:
-        return float(np.nanmean([measure(*ready[id(run)][1:]) for run in runs]))
+        return _mean([measure(*ready[id(run)][1:]) for run in runs])
 
     found: dict[str, Interval | float] = {
         'prevalence': mean(lambda y, p: clinical.prevalence(y)),
@@ -152,9 +152,15 @@ def _measured(runs: list[Run], k: int) -> dict[str, Interval | float]:
                 return clinical.drawn_rates(*ready[id(run)], at[id(run)])
 
             reached = sample(runs, lambda run, place=place, rates=rates: rates(run)[place]).interval()
-            kept = float(np.nanmean([rates(run)[1 - place][0] for run in runs]))
+            kept = _mean([rates(run)[1 - place][0] for run in runs])
             found |= {f'{other}_at_{name}_{100 * wanted:g}': reached, f'{name}_reached_{100 * wanted:g}': kept}
     return found
+
+
+def _mean(values: list[float]) -> float:
+    """The mean of what is known; NaN where nothing is."""
+    known = [value for value in values if not math.isnan(value)]
+    return float(np.mean(known)) if known else math.nan
 
 
 def _text(found: Interval | float, digits: int = 2) -> str:

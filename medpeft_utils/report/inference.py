@@ -211,7 +211,7 @@ class Sample:
 
     def drawn(self) -> np.ndarray:
         """[draws] of the mean, over groups and seeds together; one split with draws alone."""
-        return _drawn(self.values, self.draws, self.groups)[0]
+        return _drawn(self.values, self.draws, self.groups, jointly=True)[0]
 
 
 def combine(samples: Sequence[Sample], weights: Sequence[float]) -> Sample:
@@ -244,14 +244,32 @@ def _nadeau_bengio(means: np.ndarray, ratio: float, seeds: int, groups: int, lev
 @lru_cache(maxsize=32)
 def multipliers(seeds: int, draws: int) -> np.ndarray:
     """[draws, seeds] weights that sum to zero: with them the mean of residuals is drawn by Student's t of seeds - 1."""
-    generator = np.random.default_rng(SEED + 1)
-    normal = generator.standard_normal((draws, seeds))
-    normal -= normal.mean(axis=1, keepdims=True)
-    return normal / np.sqrt(seeds * generator.chisquare(seeds - 1, size=(draws, 1)))
+    generator, half = np.random.default_rng(SEED + 1), (draws + 1) // 2
+    levels = (np.arange(half) + 0.5) / half  # quantiles in random order: a thousand draws of t must not be lopsided
+    if seeds == 2:
+        normal = stats.norm.ppf(generator.permutation(levels))[:, None] * np.array([1, -1]) / math.sqrt(2)
+    else:
+        normal = generator.standard_normal((half, seeds))
+        normal -= normal.mean(axis=1, keepdims=True)
+    drawn = normal / np.sqrt(seeds * stats.chi2.ppf(generator.permutation(levels), seeds - 1))[:, None]
+    return np.concatenate([drawn, -drawn])[:draws]
 
 
-def _drawn(values: np.ndarray, draws: np.ndarray, groups: int) -> tuple[np.ndarray, float, float]:
-    """[draws] of the mean over groups and seeds, and its variances over groups and over seeds."""
+@lru_cache(maxsize=32)
+def _student_draws(degrees: int, draws: int) -> np.ndarray:
+    """[draws] of Student's t: its own quantiles in random order, so that a thousand draws are not lopsided."""
+    levels = (np.arange(draws) + 0.5) / draws
+    return stats.t.ppf(np.random.default_rng(SEED + 2).permutation(levels), degrees)
+
+
+def _drawn(
+    values: np.ndarray, draws: np.ndarray, groups: int, jointly: bool = False
+) -> tuple[np.ndarray, float, float]:
+    """[draws] of the mean over groups and seeds, and its variances over groups and over seeds.
+
+    Args:
+        jointly: the seeds' part moves as other quantities of the same seeds do (`multipliers`), for crossovers.
+    """
     count, mean = len(values), values.mean()
     over_groups = draws.mean(axis=0)
     degrees = max(groups - 1, 1)
@@ -265,7 +283,10 @@ def _drawn(values: np.ndarray, draws: np.ndarray, groups: int) -> tuple[np.ndarr
     left = max(of_groups - twice, 0.0)
     shrunk = math.sqrt(left / of_groups) if of_groups > 0 else 0.0
     of_seeds = values.var(ddof=1) / count
-    moved = multipliers(count, draws.shape[1]) @ (values - mean)
+    if jointly:
+        moved = multipliers(count, draws.shape[1]) @ (values - mean)
+    else:
+        moved = math.sqrt(of_seeds) * _student_draws(count - 1, draws.shape[1])
     return mean + wider * shrunk * (over_groups - mean) + moved, float(left), float(of_seeds)
 
 
