@@ -17,8 +17,9 @@ from typing import Any
 
 import medpeft_utils
 
-# These run, show and measure a study; nothing in them changes what a run finds.
-NOT_DECIDING = {'core', 'study', 'report', 'compare', 'cli', 'plots', 'commands'}
+# These run, show and measure a study; nothing in them changes what a run finds. The search for near duplicates
+# decides by the split alone, whose hash is part of a run's identity.
+NOT_DECIDING = {'core', 'study', 'report', 'compare', 'cli', 'plots', 'commands', 'duplicates', 'check', 'pages'}
 # Folders of which a run takes the file that registers what a parameter names; a registry finds it, no import does.
 CHOICES = {
     'methods': 'method',
@@ -28,11 +29,7 @@ CHOICES = {
 SYNTHETIC = 'data/synthetic', 'synthetic_'  # this folder decides for datasets whose name begins so
 
 
-def essence(source: str) -> str:
-    """Python source without what cannot change a result: comments, layout, docstrings.
-
-    So that a better comment does not make the records of days stale.
-    """
+def _stripped(source: str) -> ast.Module:
     tree = ast.parse(source)
     for node in ast.walk(tree):
         body = getattr(node, 'body', None)
@@ -41,7 +38,33 @@ def essence(source: str) -> str:
         first = body[0] if body else None
         if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
             node.body = body[1:] or [ast.Pass()]
-    return ast.unparse(tree)
+    return tree
+
+
+def essence(source: str) -> str:
+    """Python source without what cannot change a result: comments, layout, docstrings.
+
+    So that a better comment does not make the records of days stale.
+    """
+    return ast.unparse(_stripped(source))
+
+
+def fingerprint(source: str) -> bytes:
+    """What counts of Python source, the same in every version of Python.
+
+    Python 3.12 writes f-strings with other quotes than 3.11 (`ast.unparse`) and knows fields that 3.11 does not: the
+    tree is written here, without fields that are empty. So a record of another machine is as good as one of this.
+    """
+    return repr(_plain(_stripped(source))).encode()
+
+
+def _plain(node: Any) -> Any:
+    if isinstance(node, list):  # Python 3.12.1 ends the format of an f-string by an empty constant
+        return [_plain(item) for item in node if getattr(item, 'value', None) != '']
+    if not isinstance(node, ast.AST):
+        return node
+    fields = ((name, value) for name, value in ast.iter_fields(node) if value not in (None, []) and name != 'kind')
+    return (type(node).__name__, *((name, _plain(value)) for name, value in fields))
 
 
 @lru_cache(maxsize=1024)
@@ -81,7 +104,7 @@ def _read(file: Path, changed: int, size: int) -> tuple[bytes, frozenset[str], s
         source = None
     if source is None:
         return hashlib.sha256(content).digest(), frozenset(), ''
-    return source.encode(), imported(source), source
+    return fingerprint(source), imported(source), source
 
 
 class Code:

@@ -6,7 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from medpeft_utils.core.code import Code, essence, imported
+from medpeft_utils.core.code import Code, essence, fingerprint, imported
 from medpeft_utils.core.files import plain
 from medpeft_utils.core.hashing import digest, json_digest
 from medpeft_utils.study.notebook import read_notebook
@@ -36,7 +36,7 @@ def code_version(notebook: Path | None, parameters: dict[str, Any] | None = None
     if notebook is None:
         return 'none.none'
     source, code = notebook_code(notebook), code or Code.now()
-    return f'{code.version(parameters, imported(source))}.{digest(source, length=8)}'
+    return f'{code.version(parameters, imported(source))}.{digest(fingerprint(source), length=8)}'
 
 
 def same_code(one: str, other: str) -> bool:
