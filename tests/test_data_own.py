@@ -95,6 +95,14 @@ def test_what_programs_write_for_nothing_is_nothing(tmp_path, nothing):
     assert len(set(data.load(unknown, image_size=16).groups)) == 18
 
 
+def test_a_column_that_seems_to_tell_persons_is_pointed_at(tmp_path):
+    persons = [f'p{i // 3}' for i in range(24)]
+    unused = table(tmp_path / 'a', ['a', 'b'] * 12, Patient_ID=persons)
+    assert "column 'patient_id' holds 8 values for 24 images and is not used" in said(check(unused))
+    used = table(tmp_path / 'b', ['a', 'b'] * 12, patient_id=persons, group=persons)
+    assert 'is not used' not in said(check(used))
+
+
 def test_a_class_called_none_by_hand_stays_one(tmp_path):
     assert data.load(table(tmp_path, ['none', 'mass'] * 6), image_size=16).classes == ['mass', 'none']
 

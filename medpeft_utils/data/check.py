@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from medpeft_utils.data.splits import SPLITS
 
 MOSTLY = 0.99  # a mode that fewer images than this have is worth a remark
 ELONGATED = 3.0  # an aspect ratio beyond which the resize to a square is worth a remark
+PERSON = re.compile(r'patient|subject|person|lesion|participant|case|study', re.IGNORECASE)
 SMALL = 32  # a side in pixels below which an image is worth a remark
 
 
@@ -209,6 +211,13 @@ def _look_at_counts(report: Report, source: Source, frame: pd.DataFrame) -> None
             f'{without} image(s) have no group, though others have one: each counts as a group of its own, and images '
             'of one person may be in several splits'
         )
+    for name in frame if source.card.own and not report.groups else ():
+        known = frame[name][frame[name].astype(str) != '']
+        if PERSON.search(name) and known.duplicated().any():
+            report.remarks.append(
+                f'column {name!r} holds {known.nunique():,} values for {len(known):,} images and is not used: if it '
+                'tells persons, call it `group`, or images of one person are in several splits'
+            )
     if source.card.own:  # of a published set what a reader leaves out is known
         report.remarks += [f'{words}: {count:,}' for words, count in report.notes.items()]
         report.notes = {}
