@@ -53,7 +53,8 @@ def list_(cache: str | None) -> None:
 @click.option('--json', 'as_json', is_flag=True, help='Print the card as JSON.')
 def show(name: str, as_json: bool) -> None:
     """Show the data card of NAME."""
-    from medpeft_utils.data import CARDS, SPLITS
+    from medpeft_utils.data import CARDS
+    from medpeft_utils.data.pages import facts
 
     card = CARDS[name]
     if as_json:
@@ -61,25 +62,9 @@ def show(name: str, as_json: bool) -> None:
         return
     click.echo(f'{card.label} ({card.name})')
     classes = ', '.join(f'{name} {card.counts[name]:,}' if card.counts else name for name in card.classes)
-    together = [f'images of one {card.group}'] if card.group else []
-    together += ['exact duplicates'] + ['near duplicates'] * card.near_duplicates_together
-    shares = ', '.join(f'{share:.1%} {split}' for share, split in zip(card.shares, SPLITS, strict=True))
-    numbers = [card.paper_train_images] if card.paper_train_images else card.paper_train_pairs
-    rows = {
-        'task': card.task,
-        'modality': card.modality,
-        'findings' if card.multi_label else 'classes': classes,
-        'images': f'{card.images:,}' if card.images else '',
-        'texts': card.texts,
-        'kept together': ', '.join(together) + ('' if card.group else '; the publication tells of no groups'),
-        'splits': card.splits or f'those that the publication gives, else {shares}',
-        'source': card.source,
-        'obtain': card.how_to_obtain,
-        'licence': card.licence,
-        'stands for': card.stands_for or '',
-        'credentialed': f'yes: {CREDENTIALED}' if card.credentialed else '',
-        'in the paper': ' / '.join(f'{number:,}' for number in numbers) + ' training images' if numbers else '',
-    }
+    rows = facts(card) | {'findings' if card.multi_label else 'classes': classes}
+    if card.credentialed:
+        rows['credentialed'] = f'yes: {CREDENTIALED}'
     for key, value in [*rows.items(), *(('known fault', fault) for fault in card.known_faults)]:
         if value:
             click.echo(textwrap.fill(value, 110, initial_indent=f'  {key:14} ', subsequent_indent=' ' * 17))

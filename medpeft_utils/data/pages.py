@@ -6,13 +6,13 @@ stand-in. `examples` and `charts` draw the same of any loaded dataset; notebooks
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from medpeft_utils.core.drawing import drawing, new_figure
+from medpeft_utils.core.hashing import digest
 from medpeft_utils.data.cards import CARDS, DataCard, names
 from medpeft_utils.data.loading import generator_hash, load
 from medpeft_utils.data.splits import SPLITS
@@ -133,10 +133,9 @@ def charts(dataset, sizes: dict[str, int] | None = None):
 # ---- pages
 
 
-def _state(card: DataCard) -> str:
-    """Hash of what the pictures of a page are drawn by: this module, and the generator of the stand-in."""
-    content = Path(__file__).read_text(encoding='utf-8') + (generator_hash() if _stand_in(card) else '')
-    return hashlib.sha256(content.encode()).hexdigest()[:16]
+def _state() -> str:
+    """Hash of what draws the pictures of a page: this module, and the generator of the stand-ins."""
+    return digest(Path(__file__).read_bytes(), generator_hash())
 
 
 def _stand_in(card: DataCard) -> str | None:
@@ -154,27 +153,37 @@ def _classes(card: DataCard) -> list[str]:
     return [f'| {head} | share |', '| --- | ---: | ---: |', *rows]
 
 
+def facts(card: DataCard) -> dict[str, str]:
+    """What a card says, in words, by its heading; what it does not say is left out."""
+    together = [f'images of one {card.group}'] if card.group else []
+    together += ['files that are the same'] + ['near duplicates'] * card.near_duplicates_together
+    shares = ', '.join(
+        f'{share:.1%}'.replace('.0%', '%') + f' {split}' for share, split in zip(card.shares, SPLITS, strict=True)
+    )
+    numbers = [card.paper_train_images] if card.paper_train_images else card.paper_train_pairs
+    found = {
+        'task': card.task + (' (an image can have several)' if card.multi_label else ''),
+        'modality': card.modality,
+        'images': f'{card.images:,}' if card.images else '',
+        'texts': card.texts,
+        'kept together': ', '.join(together) + ('' if card.group else '; the publication tells of no groups'),
+        'splits': card.splits or f'those that the publication gives, else {shares}',
+        'subgroups': ', '.join(card.subgroups),
+        'source': card.source,
+        'obtain': card.how_to_obtain,
+        'licence': card.licence,
+        'stands for': card.stands_for or '',
+        'in the paper': ' / '.join(f'{number:,}' for number in numbers) + ' training images' if numbers else '',
+    }
+    return {heading: words for heading, words in found.items() if words}
+
+
 def page(card: DataCard) -> str:
     """The page of a dataset in Markdown."""
     from medpeft_utils.data import sources
 
     stand_in, reader = _stand_in(card), sources.has_reader(card.name)
-    train, validation, test = (f'{share:.1%}'.replace('.0%', '%') for share in card.shares)
-    together = [f'images of one {card.group}'] if card.group else []
-    together += ['files that are the same'] + ['near duplicates'] * card.near_duplicates_together
-    rows = {
-        'task': card.task + (' (an image can have several)' if card.multi_label else ''),
-        'modality': card.modality,
-        'images as published': f'{card.images:,}' if card.images else 'see the classes',
-        'source': card.source,
-        'licence': card.licence,
-        'how to obtain it': card.how_to_obtain,
-        'kept together in a split': ', '.join(together)
-        + ('' if card.group else '; the publication tells of no groups'),
-        'splits, where the publication gives none': f'{train} train, {validation} validation, {test} test',
-        'in Dutt et al. 2024': f'{card.paper_train_images:,} training images'
-        if card.paper_train_images
-        else 'not used',
+    rows = facts(card) | {
         'reader': f'`medpeft data prepare {card.name} FOLDER`' if reader else 'none yet',
         'stand-in': f'`{stand_in}`' if stand_in else 'none',
     }
@@ -183,13 +192,14 @@ def page(card: DataCard) -> str:
     lines += ['', '## Classes', '', *_classes(card)]
     if card.known_faults:
         lines += ['', '## Known faults', '', *(f'- {fault}' for fault in card.known_faults)]
+    lines += ['', '<!-- made by `medpeft data pages`']
     if stand_in:
         name = card.name
-        lines += ['', '## What the stand-in looks like', '', 'Drawn from a seed: **synthetic**, no patient is in it.']
+        lines[-1:] = ['## What the stand-in looks like', '', 'Drawn from a seed: **synthetic**, no patient is in it.']
         lines += ['', f'![Synthetic images of every class](figures/{name}_examples.png)']
         lines += ['', f'![Classes and groups of the synthetic stand-in](figures/{name}_charts.png)']
-    lines += ['', f'<!-- made by `medpeft data pages`, state {_state(card)} -->', '']
-    return '\n'.join(lines)
+        lines += ['', f'<!-- made by `medpeft data pages`, state {_state()}']
+    return '\n'.join([*lines[:-1], f'{lines[-1]} -->', ''])
 
 
 def index() -> str:
