@@ -36,7 +36,9 @@ class Invented:
 
     def add(self, skills: dict[str, float], seeds: int = 3, fractions: tuple[float, ...] = (1.0,), **parameters):
         """Plan the methods and write a record for each run that has none; gives back the runs of this call."""
-        given = {'dataset': '/data/images', 'backbone': 'vit_base_mini', **parameters}
+        images = self.folder.root.parent / 'images'
+        images.mkdir(exist_ok=True)
+        given = {'dataset': str(images), 'backbone': 'vit_base_mini', **parameters}
         wanted = Wanted('vit', tuple(skills), seeds, given, fractions)
         _, _, latest = add(self.folder, 'Which method for images?', [wanted])
         for run in latest:

@@ -200,6 +200,15 @@ def test_runs_of_other_settings_are_left_out_and_said(tmp_path: Path):
     assert 'Full FT' not in markdown
 
 
+def test_what_is_refused_does_not_stay_in_the_study(tmp_path: Path):
+    invented = Invented(tmp_path)
+    invented.add(SKILLS)
+    before = (invented.folder.root / 'compare.yaml').read_text()
+    with pytest.raises(BadInput, match='epochs'):
+        invented.add(SKILLS, epochs='fast')
+    assert (invented.folder.root / 'compare.yaml').read_text() == before
+
+
 def test_more_seeds_are_added_to_those_that_are_done(tmp_path: Path):
     invented = Invented(tmp_path)
     first = invented.add(SKILLS, seeds=3)
@@ -324,6 +333,7 @@ def test_wrong_options_are_refused_and_leave_no_study(tmp_path: Path, capsys):
         (('--methods', 'lorra'), 'lora'),
         (('--backbone', 'vit_bse_mini'), 'vit_base_mini'),
         (('--budget', '1s', '--methods', 'linear_probing'), '--budget'),
+        (('--set', 'epochs=fast', '--methods', 'linear_probing'), 'epochs'),
     ):
         assert words in refused(capsys, images, *options, '--results', tmp_path / 'results')
     assert not list((tmp_path / 'results').iterdir())

@@ -138,7 +138,6 @@ class Comparison:
         work = replace(work, shares=len(SHARES)) if self.curve else work
         self.plan = self._planned(work, speeds)
         self.each = {key: work.seconds(key, speeds[key], self.plan.settings) / work.seeds for key in self.methods}
-        write_json(self.folder.root / ABOUT, self.about())
         click.echo('\n'.join(self._announcement()))
 
     def _planned(self, work: Any, speeds: dict[str, Any]) -> Any:
@@ -147,7 +146,7 @@ class Comparison:
         from medpeft_utils.core.hashing import json_digest
 
         path, key = self.folder.root / PLANS, json_digest([self.budget, self.settings])
-        kept = read_json(path) or {}
+        kept = self.kept_plans = read_json(path) or {}
         if key in kept:
             settings = {**kept[key], **self.settings}
             seconds = plan.total_seconds(work, speeds, settings)
@@ -155,7 +154,7 @@ class Comparison:
             return plan.Plan(settings, self.seeds, seconds, longer if seconds > 1.2 * self.budget else '')
         made = plan.plan(work, speeds, self.budget, self.settings)
         if made.seeds == self.seeds:
-            write_json(path, {**kept, key: made.settings})
+            self.kept_plans = {**kept, key: made.settings}
         return made
 
     def _announcement(self) -> list[str]:
@@ -226,6 +225,8 @@ class Comparison:
         from medpeft_utils.compare.study import add
 
         grid, _, latest = add(self.folder, self.data.label, wanted)
+        write_json(self.folder.root / ABOUT, self.about())
+        write_json(self.folder.root / PLANS, self.kept_plans)
         try:
             execute(grid, latest, self.folder, retry=True, earlier=self._expected(latest), **self.running)
         except SystemExit as ended:

@@ -7,6 +7,7 @@ of each budget is: a second command trains what it adds by the same settings.
 from __future__ import annotations
 
 import re
+import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ import yaml
 
 from medpeft_utils.core.files import write_bytes
 from medpeft_utils.core.hashing import json_digest
+from medpeft_utils.study.check import check
 from medpeft_utils.study.grid import Grid, Run, load_grid
 from medpeft_utils.study.identity import without_places
 from medpeft_utils.study.paths import StudyFolder
@@ -64,15 +66,27 @@ def add(folder: StudyFolder, title: str, wanted: Iterable[Wanted]) -> tuple[Grid
 
     Returns:
         The grid, all of its runs, and those that are wanted, as far as their data's split is known.
+    Raises:
+        BadInput: what is wanted cannot be run; the study's grid is as before.
     """
     path = folder.root / GRID
     entries = [entry for one in wanted for entry in one.entries()]
     before = yaml.safe_load(path.read_text())['experiments'] if path.is_file() else []
-    content = {'profile': folder.root.name, 'title': title, 'experiments': _merged([*before, *entries])}
-    write_bytes(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True).encode())
-    grid = load_grid(path)
+    with tempfile.TemporaryDirectory() as apart:  # what is refused must not stay in the study's grid
+        asked = _load(Path(apart) / GRID, folder, title, entries)
+        asked.path = Path(f'the comparison of {title}')  # as messages call it
+        check(asked, asked.runs)
+    grid = _load(path, folder, title, _merged([*before, *entries]))
+    if grid.faults:  # of entries that an older version has written
+        grid = _load(path, folder, title, entries)
     runs = identified(grid.runs, known(folder))
     return grid, runs, [run for run in runs if any(_is_of(run, entry) for entry in entries)]
+
+
+def _load(path: Path, folder: StudyFolder, title: str, entries: list[dict[str, Any]]) -> Grid:
+    content = {'profile': folder.root.name, 'title': title, 'experiments': entries}
+    write_bytes(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True).encode())
+    return load_grid(path)
 
 
 def _is_of(run: Run, entry: dict[str, Any]) -> bool:
