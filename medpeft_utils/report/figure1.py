@@ -27,7 +27,9 @@ def _curves(axes, rows: pd.DataFrame, printed: pd.DataFrame, methods: list[str])
         look = style.look(method)
         theirs = printed[printed['method'] == method].sort_values('fraction')
         if len(theirs):
-            how = {**look, **DASHED, 'label': f'{method}, paper'}
+            of = theirs['encoder'].iloc[0]
+            named = f' ({of})' if of not in set(rows['encoder']) else ''
+            how = {**look, **DASHED, 'label': f'{method}, paper{named}'}
             axes.plot(100 * theirs['fraction'], theirs['score'], **how)
         one = rows[rows['method'] == method].sort_values('fraction')
         x = 100 * one['fraction']
@@ -99,10 +101,11 @@ def figure1(records: pd.DataFrame, f1: str = 'weighted') -> Output:
     panels = list(curves.groupby(['encoder', 'data'], sort=False))
     notes = provenance.describe(records, curves, f1)
     with style.drawing():
-        width = 4.6 if len(panels) == 1 else 3.5
+        width = 5.0 if len(panels) == 1 else 3.5
         figure, axes = sheet(2, len(panels), ' '.join(notes), width, 2.35, sharey='row', height_ratios=(3, 2))
         for (upper, lower), ((encoder, data), chosen) in zip(axes.T, panels, strict=True):
-            theirs = printed[(printed['encoder'] == encoder) & (printed['data'] == data)]
+            beside = encoder if encoder in set(printed['encoder']) else 'ViT-Base'  # the one that others stand for
+            theirs = printed[(printed['encoder'] == beside) & (printed['data'] == data)]
             theirs = theirs.iloc[:0] if published else theirs
             methods, sizes = scores.in_order(chosen['method'], METHODS), sorted(chosen['fraction'].unique())
             images = chosen.groupby('fraction')['train_images'].max()
@@ -122,9 +125,16 @@ def figure1(records: pd.DataFrame, f1: str = 'weighted') -> Output:
         handles = {
             label: handle for one in axes[0] for handle, label in zip(*one.get_legend_handles_labels(), strict=True)
         }
-        figure.legend(handles.values(), handles, loc='outside upper center', ncols=6, frameon=False, fontsize=7)
+        figure.legend(
+            handles.values(),
+            handles,
+            loc='outside upper center',
+            ncols=3 * min(len(panels), 2),
+            frameon=False,
+            fontsize=6.5,
+        )
     more = [DRAWN, *provenance.rates(records, curves)]
-    if not published and len(printed.merge(curves, on=['encoder', 'data'])):
+    if not published and (curves['data'] == 'HAM10000').any():
         more.append(f'Thin dashed lines: the paper, read off its Figure 1 ({paper.CITATION}).')
     return Figure(
         name='figure1',
