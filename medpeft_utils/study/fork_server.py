@@ -16,12 +16,14 @@ from pathlib import Path
 
 import medpeft_utils
 from medpeft_utils.core.code import Code
+from medpeft_utils.study import records
 from medpeft_utils.study.processes import end_with
 
 ORDERS = 'MEDPEFT_FORK_SERVER'  # {"parent": pid, "modules": [names], "folder": where its report and its output go}
 REPORT, OUTPUT = 'fork_server.json', 'fork_server.log'
 # What executes a notebook.
 ENGINE = [
+    'medpeft_utils.cli',  # the main module of the runner, which `multiprocessing` runs again in each of its processes
     'papermill',
     'nbclient',
     'jupyter_client',
@@ -39,8 +41,9 @@ def preload(names: list[str]) -> list[str]:
             importlib.import_module(name)
         except Exception as error:  # not fatal here: the notebook that needs it fails by it, and its record says so
             faults.append(f'{name}: {type(error).__name__}: {error}')
-    if 'medpeft_utils' in names:
-        Code.now()  # read here once: in every run that asks what decides its results it would take 1.5 s
+    if 'medpeft_utils' in names:  # what every run would do again
+        Code.now()  # 1.5 s
+        records.faults({})  # builds the schema of records: 0.2 s
     return faults
 
 
