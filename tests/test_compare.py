@@ -282,6 +282,8 @@ def test_records_of_older_code_are_not_compared_and_the_page_says_so(tmp_path: P
     text = answered(invented.folder)[1].text()
     assert 'No run has finished' in text
     assert '12 finished runs were made by older code' in text
+    text = answered(invented.folder, with_older=True)[1].text()  # as for `medpeft report`, which runs nothing
+    assert 'Take SSF' in text and '12 finished runs were made by older code' in text
 
 
 # ---- errors, by hand

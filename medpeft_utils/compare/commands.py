@@ -251,7 +251,7 @@ class Comparison:
         return path
 
 
-def answered(folder: StudyFolder) -> tuple[Evidence, Page]:
+def answered(folder: StudyFolder, with_older: bool = False) -> tuple[Evidence, Page]:
     """What the records of a comparison show, and its page as far as the answer goes."""
     from medpeft_utils.compare.evidence import gather
     from medpeft_utils.compare.sections import page_of
@@ -261,16 +261,16 @@ def answered(folder: StudyFolder) -> tuple[Evidence, Page]:
 
     runs = identified(load_grid(folder.root / GRID).runs, known(folder))
     keys = set(read_json(folder.root / LATEST) or [])
-    found = gather(runs, [run for run in runs if run.key in keys], folder)
+    found = gather(runs, [run for run in runs if run.key in keys], folder, with_older)
     return found, page_of(found, read_json(folder.root / ABOUT))
 
 
-def show(folder: StudyFolder, by: Sequence[str] = ()) -> str:
+def show(folder: StudyFolder, by: Sequence[str] = (), with_older: bool = False) -> str:
     """Write the page of a comparison from its records, as HTML and Markdown; what the terminal shows of it."""
     from medpeft_utils.compare.further import further
     from medpeft_utils.compare.study import PAGE
 
-    found, page = answered(folder)
+    found, page = answered(folder, with_older)
     page.sections[-1:-1] = further(found, folder.root / 'tables', by)  # before what it does not say
     html, markdown = folder.root / f'{PAGE}.html', folder.root / f'{PAGE}.md'
     write_bytes(html, page.html().encode())
@@ -291,6 +291,6 @@ def report(profile: str, results: Path, figures: Path, by: tuple[str, ...]) -> N
 
     folder = StudyFolder(results / profile)
     if (folder.root / GRID).is_file():
-        click.echo(show(folder, by))
+        click.echo(show(folder, by, with_older=True))
     else:
         commands.report.callback(profile, results, figures, by)

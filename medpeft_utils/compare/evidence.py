@@ -35,7 +35,7 @@ class Evidence:
         classes: their names.
         waiting: how many runs are not done yet.
         apart: how many finished runs of this study had other settings, and are left out.
-        older: how many that are waiting were done by older code.
+        older: how many runs were done by older code alone.
     """
 
     answer: Answer | None = None
@@ -53,25 +53,28 @@ class Evidence:
         return self.records[self.answer.chosen.label]
 
 
-def gather(runs: Sequence[Run], latest: Sequence[Run], folder: StudyFolder) -> Evidence:
+def gather(runs: Sequence[Run], latest: Sequence[Run], folder: StudyFolder, with_older: bool = False) -> Evidence:
     """Read what there is of a comparison.
 
     Args:
         runs: all of the study.
         latest: those of the last command; what was trained by other settings than these is not compared with them.
         folder: of the study.
+        with_older: take records of older code where there are no others, for a page that nothing is run for.
     """
     found, same = Evidence(), {_settings(run) for run in latest}
     done: dict[tuple, list[dict[str, Any]]] = defaultdict(list)
-    every = list(records.read_all(folder.root)) if folder.runs.is_dir() else []
-    keys = {run_hash(record['experiment'], record['parameters'], '') for record in every if record['status'] == 'done'}
+    every = [one for one in records.read_all(folder.root) if one['status'] == 'done'] if folder.runs.is_dir() else []
+    older = {run_hash(record['experiment'], record['parameters'], ''): record for record in every}
     for run in runs:
         record = records.read(folder.record(run.hash))
+        if record is None and run.key in older and _settings(run) in same:
+            found.older += 1
+            record = older[run.key] if with_older else None
         if _settings(run) not in same:
             found.apart += record is not None and record['status'] == 'done'
         elif record is None:
             found.waiting += 1
-            found.older += run.key in keys
         elif record['status'] != 'done':
             found.failures.append(f'{run.label}: {record["error"]["type"]}: {record["error"]["message"]}')
         else:

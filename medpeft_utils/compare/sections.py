@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
 from typing import Any
 
 from medpeft_utils.compare import drawings
@@ -25,16 +24,11 @@ LIMITS = (
 )
 
 
-def number_of(answer: Answer) -> Callable[..., str]:
-    """How scores are written: in two digits, or in as many as show on which side of 0 an interval ends."""
-    ends = [abs(end) for relation in answer.relations for end in (relation.lead.low, relation.lead.high) if end]
-    digits = next((few for few in (2, 3) if all(round(end, few) for end in ends)), 4)
-
-    def number(value: float, signed: bool = False) -> str:
-        text = f'{value:{"+" if signed else ""}.{digits}f}'
-        return (text.replace('-0', '0') if float(text) == 0 else text).replace('-', '−')
-
-    return number
+def number(value: float, signed: bool = False) -> str:
+    """A score in two digits, or in as many, up to four, as show on which side of 0 it lies."""
+    digits = next((few for few in (2, 3) if round(value, few)), 4 if value else 2)
+    text = f'{value:{"+" if signed else ""}.{digits}f}'
+    return (text.replace('-0', '0') if float(text) == 0 else text).replace('-', '−')
 
 
 def page_of(found: Evidence, about: dict[str, Any]) -> Page:
@@ -49,10 +43,9 @@ def page_of(found: Evidence, about: dict[str, Any]) -> Page:
         blocks = [Words('No run has finished, so there is nothing to compare yet.', strong=True)]
         sections = [Section('Answer', blocks, short=True)]
     else:
-        number = number_of(found.answer)
-        sections = [_answer(found, number), _table(found, number)]
+        sections = [_answer(found), _table(found)]
         if found.growths:
-            sections.append(_growth(found, number))
+            sections.append(_growth(found))
     if found.older:
         again = f'{found.older} finished runs were made by older code; the same command does them again.'
         sections[0].blocks.append(Words(again))
@@ -69,28 +62,28 @@ def page_of(found: Evidence, about: dict[str, Any]) -> Page:
 # ---- the answer
 
 
-def _answer(found: Evidence, number: Callable[..., str]) -> Section:
+def _answer(found: Evidence) -> Section:
     answer = found.answer
     blocks = [Words(answer.recommendation(number), strong=True)]
-    blocks.append(Listed([_chosen_line(answer, number), *(_line(answer, r, number) for r in answer.relations)]))
-    blocks.append(Words(f'{_basis(found, number)} {NOT_CLINICAL}'))
+    blocks.append(Listed([_chosen_line(answer), *(_line(answer, r) for r in answer.relations)]))
+    blocks.append(Words(f'{_basis(found)} {NOT_CLINICAL}'))
     if found.waiting:
         blocks.append(Words(f'{found.waiting} runs are not done yet: this is what the others say so far.'))
     return Section('Answer', blocks, short=True)
 
 
-def _scored(one: Candidate, number: Callable[..., str]) -> str:
+def _scored(one: Candidate) -> str:
     score = one.score
     interval = f' [{number(score.low)}, {number(score.high)}]' if score.known else ''
     return f'{one.label}: {number(score.value)}{interval}'
 
 
-def _chosen_line(answer: Answer, number: Callable[..., str]) -> str:
+def _chosen_line(answer: Answer) -> str:
     best = ', the best of them' if answer.best else ''
-    return f'{_scored(answer.chosen, number)}; chosen on validation{best}.'
+    return f'{_scored(answer.chosen)}; chosen on validation{best}.'
 
 
-def _line(answer: Answer, relation: Relation, number: Callable[..., str]) -> str:
+def _line(answer: Answer, relation: Relation) -> str:
     lead, other = relation.lead, relation.other
     if relation.verdict == UNDETECTED:
         words = f'{UNDETECTED} ({number(lead.value)} [{number(lead.low)}, {number(lead.high)}])'
@@ -101,7 +94,7 @@ def _line(answer: Answer, relation: Relation, number: Callable[..., str]) -> str
     else:
         words = f'{BETTER} by {number(-lead.value)} [{number(-lead.high)}, {number(-lead.low)}]'
     costs = _costs(other, answer.chosen)
-    return f'{_scored(other, number)}; {words}{"; " if costs else ""}{costs}.'
+    return f'{_scored(other)}; {words}{"; " if costs else ""}{costs}.'
 
 
 def _costs(one: Candidate, than: Candidate) -> str:
@@ -125,7 +118,7 @@ def times(ratio: float, of: str) -> str:
     return f'{ratio:,.{1 if ratio < 10 else 0}f} times the {of}'
 
 
-def _basis(found: Evidence, number: Callable[..., str]) -> str:
+def _basis(found: Evidence) -> str:
     score, test = found.answer.chosen.score, found.test
     images, patients = len(test.labels), test.groups
     of = f' of {patients:,} groups (such as patients)' if patients < images else ''
@@ -138,7 +131,7 @@ def _basis(found: Evidence, number: Callable[..., str]) -> str:
 # ---- the table
 
 
-def _table(found: Evidence, number: Callable[..., str]) -> Section:
+def _table(found: Evidence) -> Section:
     answer = found.answer
     header = ['method', 'validation', f'test {SCORE} [95 %]', f'minus {answer.chosen.label}', 'AUROC']
     header += ['kept', 'step', 'trained', 'seeds']
@@ -152,7 +145,7 @@ def _table(found: Evidence, number: Callable[..., str]) -> Section:
             [
                 one.label,
                 number(one.validation),
-                _scored(one, number).removeprefix(f'{one.label}: '),
+                _scored(one).removeprefix(f'{one.label}: '),
                 between if not lead or lead.known else number(-lead.value),
                 number(statistics.fmean(aurocs)) if None not in aurocs else '',
                 size_of(one.adapter_bytes),
@@ -180,7 +173,7 @@ def size_of(count: int | None) -> str:
     return f'{count / 1e6:,.1f} MB' if count >= 1e5 else f'{count / 1e3:,.1f} kB'
 
 
-def _growth(found: Evidence, number: Callable[..., str]) -> Section:
+def _growth(found: Evidence) -> Section:
     lines = [one.sentence(number) for one in found.growths]
     lines.append('The learning rate of every share is that of all training images.')
     drawing = Drawing(
