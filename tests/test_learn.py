@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from html.parser import HTMLParser
@@ -64,9 +65,14 @@ def test_the_notebooks_are_all_there():
     assert [page.name for page in PAGES] == NAMES
 
 
+# One of each kind runs here. What the others show was made by today's code, which the stamps below say; they run by
+# MEDPEFT_LESSONS=all make test, in ten minutes of two cores.
+RUN = PAGES if os.environ.get('MEDPEFT_LESSONS') == 'all' else [PAGES[number] for number in (0, 5, 9)]
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(MOST_SECONDS)
-@pytest.mark.parametrize('page', PAGES, ids=by_name)
+@pytest.mark.parametrize('page', RUN, ids=by_name)
 def test_a_notebook_runs_from_top_to_bottom(page: Page, tmp_path: Path):
     before = page.path.read_bytes()
     book.run(page, tmp_path / page.path.name)
