@@ -71,8 +71,13 @@ def _free_ports(number: int) -> list[int]:
 
 
 @contextlib.contextmanager
-def cluster(folder: Path) -> Iterator[Path]:
-    """A running SLURM; the path of its configuration, for SLURM_CONF."""
+def cluster(folder: Path, crashing: bool = False) -> Iterator[Path]:
+    """A running SLURM; the path of its configuration, for SLURM_CONF.
+
+    Args:
+        folder: where its files go.
+        crashing: node n2 is a process namespace of its own: `crash` ends it with all its processes at once.
+    """
     for name in ('state', 'spool.n1', 'spool.n2'):
         (folder / name).mkdir(parents=True)
     folder.chmod(0o755)
@@ -97,8 +102,12 @@ def cluster(folder: Path) -> Iterator[Path]:
     ]
     try:
         subprocess.run(['munged', '--force', *munge], check=True)
-        for command in (['slurmctld'], ['slurmd', '-N', 'n1'], ['slurmd', '-N', 'n2']):
+        for command in (['slurmctld'], ['slurmd', '-N', 'n1'], *([] if crashing else [['slurmd', '-N', 'n2']])):
             subprocess.run(command, check=True, env=environment)
+        if crashing:
+            apart = ['unshare', '--pid', '--fork', '--mount-proc', 'slurmd', '-D', '-N', 'n2']
+            node = subprocess.Popen(apart, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            (folder / 'node').write_text(str(node.pid))
         deadline = time.monotonic() + 30
         ask = ['sinfo', '-h', '-N', '-p', 'main', '-o', '%T']
         while subprocess.run(ask, env=environment, capture_output=True, text=True).stdout.split() != ['idle', 'idle']:
@@ -106,7 +115,18 @@ def cluster(folder: Path) -> Iterator[Path]:
             time.sleep(0.2)
         yield config
     finally:
+        crash(folder)
         subprocess.run(['scancel', '--signal=KILL', '--user=root'], env=environment, capture_output=True)
         for path in folder.glob('*.pid'):
             with contextlib.suppress(OSError, ValueError):
                 os.kill(int(path.read_text()), signal.SIGKILL)
+
+
+def crash(folder: Path) -> None:
+    """End node n2 of a crashing cluster, and all that runs there, as a power cut does."""
+    if (folder / 'node').is_file():
+        children = Path(f'/proc/{(folder / "node").read_text()}/task').glob('*/children')
+        for pid in ' '.join(path.read_text() for path in children).split():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+        (folder / 'node').unlink()

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from slurm_cluster import cluster, why_not
+from slurm_cluster import cluster, crash, why_not
 from study_project import Project
 
 from medpeft_utils.core.errors import BadInput
@@ -173,6 +173,20 @@ def test_killed_tasks_lose_nothing_and_double_nothing(on_slurm):
         time.sleep(1)
     send(on_slurm, '--slurm', 'time=30')
     wait_for_all(on_slurm, 2 * KILLS)
+
+
+@needs_slurm
+@pytest.mark.skipif('MEDPEFT_NODE_CRASH' not in os.environ, reason='takes five minutes; MEDPEFT_NODE_CRASH=1 runs it')
+def test_what_a_crashed_node_did_is_done_by_another(project, tmp_path, monkeypatch):
+    """Its lease stands still, and is taken over after three minutes by a worker that cannot see its processes."""
+    with cluster(tmp_path / 'slurm', crashing=True) as configuration:
+        monkeypatch.setenv('SLURM_CONF', str(configuration))
+        project.grid(axes={'mode': ['fine'], 'seed': list(range(4)), 'pause': [15.0]})
+        send(project, '--slurm', 'time=30', '--slurm', 'cpus-per-task=2')
+        while len(list(project.results.glob('tiny/runs/*/*/began'))) < 2:
+            time.sleep(0.5)
+        crash(tmp_path / 'slurm')
+        wait_for_all(project, 4, seconds=500)
 
 
 @needs_slurm

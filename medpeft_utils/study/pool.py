@@ -98,6 +98,7 @@ class Pool:
         # After the finalizer of `multiprocessing` (-100), which wants to remove its sockets in that folder itself.
         util.Finalize(None, shutil.rmtree, args=(self.folder, True), exitpriority=-200)
         self._environment = child_environment(threads)
+        self._others = set(children())  # of whoever uses this pool; not ours to end
         self._events = [] if self.forked else [Event('ready', details={'ready': 0.0, 'faults': []})]
         adopt_orphans()
         with _environment(PYTHONWARNINGS='ignore:resource_tracker'):  # of semaphores of kernels, which it removes
@@ -178,7 +179,7 @@ class Pool:
             return
         workers = {process.pid for process in self.processes.values()}
         servers = {pid for pid in children() if _is_of_multiprocessing(pid)}
-        end_descendants(spared=workers | servers)
+        end_descendants(spared=workers | servers | self._others)
         for orphan in (pid for server in servers for pid in children(server) if pid not in workers):
             kill(orphan)
 
