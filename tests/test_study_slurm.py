@@ -19,7 +19,7 @@ from medpeft_utils.core.errors import BadInput
 from medpeft_utils.study import slurm
 from medpeft_utils.study.paths import StudyFolder
 
-KILLS = int(os.environ.get('MEDPEFT_SLURM_KILLS', 6))
+KILLS = int(os.environ.get('MEDPEFT_SLURM_KILLS', 3))
 needs_slurm = pytest.mark.skipif(bool(why_not()), reason=why_not() or 'it is here')
 
 
@@ -122,7 +122,7 @@ def test_two_workers_share_the_runs_and_the_submitting_host_may_go(on_slurm):
     on_slurm.grid(axes={'mode': ['fine'], 'value': [0.5, 1.5, 2.5, 3.5], 'seed': [0, 1], 'pause': [0.2]})
     printed = send(on_slurm, '--slurm', 'gpus=1', '--slurm', 'time=30')
     assert '8 runs, 2 workers, job' in printed
-    assert 'RUNNING' in on_slurm.medpeft('status', 'tiny') or on_slurm.records() or True
+    assert 'jobs in SLURM' in on_slurm.medpeft('status', 'tiny')
     wait_for_all(on_slurm, 8)
     assert len({event['runner'] for event in on_slurm.events()}) == 2
 
