@@ -120,6 +120,10 @@ def cluster(folder: Path, crashing: bool = False) -> Iterator[Path]:
         for path in folder.glob('*.pid'):
             with contextlib.suppress(OSError, ValueError):
                 os.kill(int(path.read_text()), signal.SIGKILL)
+        for path in Path('/proc').glob('[0-9]*/cwd'):  # the keepers of jobs, which wait for their controller
+            with contextlib.suppress(OSError):
+                if path.readlink().is_relative_to(folder) and (path.parent / 'comm').read_text().startswith('slurm'):
+                    os.kill(int(path.parent.name), signal.SIGKILL)
 
 
 def crash(folder: Path) -> None:
