@@ -232,6 +232,13 @@ def test_a_picture_with_few_colours_stays_sharp_and_a_photograph_gets_small():
     assert kind == 'image/jpeg' and len(content) < len(png(noise)) / 2
 
 
+def test_a_drawing_gets_terse_and_stays_the_same():
+    inside = '<path d="M 1.50 2 L 3.25 2 L 3.25 4 L 1.50 4 z "/>\n<text>0.50</text>'
+    svg = f'<svg>\n<metadata>\n<a/>\n</metadata>\n{inside}\n</svg>'
+    assert book.terse(svg) == '<svg><path d="M1.5 2H3.25V4H1.5z"/><text>0.50</text></svg>'
+    assert book.terse(book.terse(svg)) == book.terse(svg)
+
+
 def test_notebooks_are_found_by_number_or_name_and_others_refused(tmp_path: Path):
     assert [page.name for page in book.chosen(('lora', '12_choose_a_method'), FOLDER)] == ['05_lora', NAMES[-1]]
     assert len(book.chosen((), FOLDER)) == len(PAGES)

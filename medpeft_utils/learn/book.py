@@ -22,6 +22,7 @@ FOLDER = Path('notebooks') / 'learn'
 STAMP = 'medpeft'  # the key in a notebook's metadata
 DATASET = 'synthetic_ham10000'  # that of a lesson
 DRAWN = 6000  # colours that a chart has at the most, its soft edges among them; photographs have more
+RECTANGLE = re.compile(r'M (\S+) (\S+) L (\S+) \2 L \3 (\S+) L \1 \4 z ')  # as matplotlib writes it
 PROGRESS = re.compile(r'it/s|steps/s|images/s|\d%\||TqdmWarning')  # a bar is for who looks on
 
 
@@ -139,14 +140,24 @@ def _is_progress(output: nbformat.NotebookNode) -> bool:
 
 
 def slim(output: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """An output without addresses in memory, and its photographs as JPEG, which are a tenth of the size."""
+    """An output without addresses in memory, its photographs as JPEG and its drawings terse, to be small."""
     data = output.get('data', {})
+    if 'image/svg+xml' in data:
+        data['image/svg+xml'] = terse(data['image/svg+xml'])
     if 'text/plain' in data:
         data['text/plain'] = re.sub(r' at 0x[0-9a-f]+', '', data['text/plain'])
     if 'image/png' in data and 'image/svg+xml' not in data:
         kind, content = smaller(base64.b64decode(data.pop('image/png')))
         data[kind] = base64.b64encode(content).decode()
     return output
+
+
+def terse(svg: str) -> str:
+    """The same drawing on one line, without its metadata and the zeros at the end of its coordinates."""
+    svg = re.sub(r'(?s)<metadata>.*?</metadata>', '', svg)
+    svg = RECTANGLE.sub(r'M\1 \2H\3V\4H\1z', svg)
+    svg = re.sub(r'<[^>]*>', lambda tag: re.sub(r'(\d\.\d)0\b', r'\1', tag.group()), svg)
+    return re.sub(r'\s*\n\s*', ' ', svg).replace('> <', '><')
 
 
 def smaller(png: bytes) -> tuple[str, bytes]:
