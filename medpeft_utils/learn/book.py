@@ -156,7 +156,7 @@ def terse(svg: str) -> str:
     """The same drawing on one line, without its metadata and the zeros at the end of its coordinates."""
     svg = re.sub(r'(?s)<metadata>.*?</metadata>', '', svg)
     svg = RECTANGLE.sub(r'M\1 \2H\3V\4H\1z', svg)
-    svg = re.sub(r'<[^>]*>', lambda tag: re.sub(r'(\d\.\d)0\b', r'\1', tag.group()), svg)
+    svg = re.sub(r'<[^>]*>', lambda tag: re.sub(r'(\d\.\d)0(?!\d)', r'\1', tag.group()), svg)
     return re.sub(r'\s*\n\s*', ' ', svg).replace('> <', '><')
 
 
