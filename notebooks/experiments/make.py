@@ -81,11 +81,11 @@ SETTINGS = {'cxr_lora_vs_full': RadiographSettings}
 # Help that differs.
 OWN_HELP = {
     'cnn': {
-        'method': 'full_ft, linear_probing, tsa, bn_tuning, bias_tuning, ssf',
+        'method': 'a key of medpeft_utils.methods.METHODS',
         'method_config': 'the method\'s own settings as JSON, such as \'{"convolutions": "3x3"}\'',
     },
     'vit': {
-        'method': 'full_ft, linear_probing, attention_tuning, bias_tuning, lora, ssf, adaptformer, layernorm_tuning',
+        'method': 'a key of medpeft_utils.methods.METHODS',
         'method_config': "the method's own settings as JSON, such as '{\"rank\": 8}'",
     },
     'low_data_regime': {
