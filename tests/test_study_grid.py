@@ -475,3 +475,6 @@ def test_what_counts_of_code_is_the_same_in_every_python():
     assert digest(fingerprint(source), length=12) == 'bca28846b1d4'
     assert fingerprint(source) == fingerprint(source.replace('Words', 'Other words').replace('a comment', 'another'))
     assert fingerprint(source) != fingerprint(source.replace('<', '>'))
+    call = 'x = f(a, [b], {c: d})\n'
+    for other in ('x = f(a, "", [b], {c: d})', 'x = f(a, [b, ""], {c: d})', 'x = f(a, [b], {c: d, "": ""})'):
+        assert fingerprint(other) != fingerprint(call)

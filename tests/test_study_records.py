@@ -150,6 +150,34 @@ def test_kept_records_of_planned_runs_are_taken_as_done_and_no_others(tmp_path):
         records.adopt(tmp_path / 'nothing.jsonl', [], tmp_path)
 
 
+def test_a_kept_record_carries_its_search(tmp_path):
+    """Another seed, or another machine, does not search again."""
+    kept, key = tmp_path / 'records.jsonl', 'ab' * 8
+    search = {'key': key, 'edge': {'head_learning_rate': 'high'}, 'seconds': 3.5, 'device': 'a GPU'}
+    trials = [{'learning_rate': 0.1, 'head_learning_rate': 0.2, 'score': 0.5, 'pruned': False}]
+    rate = {'value': 0.1, 'head_value': 0.2, 'how': 'searched', 'trials': trials, 'edge': 'head high', 'search': search}
+    kept.write_text(json.dumps({'schema': 1} | whole(run='a' * 16, learning_rate=rate)) + '\n')
+    assert records.adopt(kept, [], tmp_path) == 0
+    found = json.loads((tmp_path / 'searches' / f'{key}.json').read_text())
+    assert found == {
+        'values': {'learning_rate': 0.1, 'head_learning_rate': 0.2},
+        'trials': trials,
+        'edge': search['edge'],
+        'seconds': 3.5,
+        'device': 'a GPU',
+    }
+    one_rate = rate | {'trials': [{'learning_rate': 0.1, 'score': 0.5}], 'search': search | {'key': 'cd' * 8}}
+    kept.write_text(json.dumps({'schema': 1} | whole(run='a' * 16, learning_rate=one_rate)) + '\n')
+    records.adopt(kept, [], tmp_path)
+    found = json.loads((tmp_path / 'searches' / f'{"cd" * 8}.json').read_text())
+    assert found['values'] == {'learning_rate': 0.1}  # a tied head has none of its own
+    outside = rate | {'search': search | {'key': '../../outside'}}
+    kept.write_text(json.dumps({'schema': 1} | whole(run='a' * 16, learning_rate=outside)) + '\n')
+    with pytest.raises(BadInput, match='learning_rate.search.key'):
+        records.adopt(kept, [], tmp_path)
+    assert len(list(tmp_path.rglob('*.json'))) == 2
+
+
 def test_a_notebook_run_by_hand_records_into_results_by_hand(tmp_path, monkeypatch):
     project = Project(tmp_path)
     monkeypatch.chdir(project.notebook.parent)

@@ -59,10 +59,12 @@ def fingerprint(source: str) -> bytes:
 
 
 def _plain(node: Any) -> Any:
-    if isinstance(node, list):  # Python 3.12.1 ends the format of an f-string by an empty constant
-        return [_plain(item) for item in node if getattr(item, 'value', None) != '']
+    if isinstance(node, list):
+        return [_plain(item) for item in node]
     if not isinstance(node, ast.AST):
         return node
+    if isinstance(node, ast.JoinedStr):  # Python 3.12.1 ends the format of an f-string by an empty constant
+        node.values = [part for part in node.values if getattr(part, 'value', None) != '']
     fields = ((name, value) for name, value in ast.iter_fields(node) if value not in (None, []) and name != 'kind')
     return (type(node).__name__, *((name, _plain(value)) for name, value in fields))
 

@@ -242,7 +242,11 @@ def _schema() -> type:
     seconds = (Annotated[float, Field(ge=0)] | None, None)
     metrics = create_model('Metrics', __base__=Part, test=(scores | None, None), validation=(scores | None, None))
     spent = create_model('Time', __base__=Part, total_seconds=seconds, step_seconds=seconds)
-    rate = create_model('Rate', __base__=Part, value=(Annotated[float, Field(ge=0)] | None, None))
+    rates = Annotated[float, Field(ge=0)] | None, None
+    key = Annotated[str, Field(pattern=r'^[0-9a-f]{16}$')]
+    search = create_model('Search', __base__=Part, key=(key, ...), edge=(dict[str, str], ...), seconds=seconds)
+    searched = {'search': (search | None, None), 'trials': (list[dict[str, Any]], [])}
+    rate = create_model('Rate', __base__=Part, value=rates, head_value=rates, **searched)
     error = create_model(
         'Error', __base__=Part, type=(str, ...), message=(str, ''), last_lines=(list[str] | None, None)
     )
@@ -448,7 +452,7 @@ def collect(folder: Path | str, path: Path | str | None = None) -> Path:
 
 
 def adopt(source: Path | str, runs: Iterable[str], folder: Path | str) -> int:
-    """Take finished runs of a kept records.jsonl into a study's folder, so that they are not done again.
+    """Take finished runs and searches of a kept records.jsonl into a study's folder, where no one does them again.
 
     Args:
         source: a file as `collect` writes it.
@@ -466,4 +470,16 @@ def adopt(source: Path | str, runs: Iterable[str], folder: Path | str) -> int:
         if record['status'] == 'done' and record['run'] in planned and read(study.record(record['run'])) is None:
             write(record, study.run(record['run']))
             taken += 1
+        _adopt_search(record.get('learning_rate') or {}, study.searches)
     return taken
+
+
+def _adopt_search(rate: dict[str, Any], folder: Path) -> None:
+    """Write what a record tells of its search where runs of other seeds look for it (`training.run.Run`)."""
+    search, trials = rate.get('search'), rate.get('trials')
+    if not search or not trials or (path := folder / f'{search["key"]}.json').is_file():
+        return
+    chosen = {'learning_rate': rate.get('value'), 'head_learning_rate': rate.get('head_value')}
+    values = {name: value for name, value in chosen.items() if name in trials[0]}
+    rest = {name: value for name, value in search.items() if name != 'key'}
+    write_json(path, {'values': values, 'trials': trials} | rest)

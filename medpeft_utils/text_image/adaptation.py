@@ -188,7 +188,7 @@ class TextToImage(Run):
 
     def identity(self) -> dict[str, Any]:
         """What a search depends on beside the parameters."""
-        return {'pipeline': self.pipeline.hash, 'data': self.data.split_hash, 'precision': str(self.precision)}
+        return {'pipeline': self.pipeline.hash, 'data': self.data.split_hash}
 
     def score(self, row: dict) -> float:
         """The validation loss, negative."""

@@ -258,7 +258,7 @@ class Classification(Run):
 
     def identity(self) -> dict[str, Any]:
         weights = 'random' if self.settings.weights == 'random' else self.backbone.hash  # random ones have the seed's
-        return {'backbone_hash': weights, 'data': self.data.split_hash, 'precision': str(self.precision)}
+        return {'backbone_hash': weights, 'data': self.data.split_hash}
 
     def _searched(self) -> dict[str, Any]:
         share = self.settings.search_fraction or self.settings.fraction

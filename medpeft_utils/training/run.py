@@ -20,6 +20,7 @@ from medpeft_utils import methods
 from medpeft_utils.core.errors import BadInput, DoesNotFit
 from medpeft_utils.core.values import parse_config, settings_of
 from medpeft_utils.training.loop import Fit, TrainingConfig
+from medpeft_utils.training.precision import device_name
 from medpeft_utils.training.search import Tell, search
 
 SEARCH_SEED = 1_000_003  # no run of a study trains with it
@@ -127,7 +128,7 @@ class Run:
         raise NotImplementedError
 
     def identity(self) -> dict[str, Any]:
-        """What a search depends on beside the parameters: hashes of weights and split, precision."""
+        """What a search depends on beside the parameters: hashes of weights and split."""
         raise NotImplementedError
 
     def trial(self, rates: dict[str, float], report: Callable[[dict], None]) -> Fit:
@@ -141,14 +142,16 @@ class Run:
     def choose_learning_rate(self, folder: Path | None = None) -> dict[str, Any]:
         """The learning rates to train with: given, searched on validation, or the method's defaults.
 
-        A search does not depend on the run's seed: runs that differ in the seed alone share one, kept in `folder`.
+        A search depends neither on the run's seed nor on the machine: runs that differ in these alone share one, kept
+        in `folder`. A kept record carries its search there (`study.records.adopt`).
 
         Args:
             folder: of what runs share; below the cache where None.
         Returns:
             What it sets `learning_rate` to: `value`, and `head_value` (None where there is no head); `how` ('given',
             'default', 'searched'); `trials`; `edge`, such as 'low' or 'head high' where a searched rate lies at the
-            end of its range, else None; `centre` and `head_centre`, the middle of the search.
+            end of its range, else None; `centre` and `head_centre`, the middle of the search; of a searched rate also
+            `search`: the `key` that names the search, its `edge` by rate, `seconds` and `device`.
         """
         from medpeft_utils.core.code import Code
         from medpeft_utils.core.shared import once
@@ -156,6 +159,7 @@ class Run:
         centres, given = self.centres(), self.given_rates()
         asked = {name: centre for name, centre in centres.items() if not given.get(name)}
         rates, trials, edge, self.search_seconds = centres | given, [], None, 0.0
+        searched: dict[str, Any] = {}
         how = 'given' if BODY in given else 'default'
         if asked and self.settings.search_trials:
             code = Code.now().version(asdict(self.settings), [type(self).__module__])
@@ -164,10 +168,11 @@ class Run:
             found = once(path, lambda: self._search(asked, given))
             rates, trials, how = rates | found['values'], found['trials'], 'searched'
             self.search_seconds = found['seconds']
+            searched = {'search': {'key': key} | {name: found[name] for name in ('edge', 'seconds', 'device')}}
             edge = ', '.join({BODY: '', HEAD: 'head '}[name] + side for name, side in found['edge'].items()) or None
         tied = rates.get(HEAD, rates[BODY] if self.has_head else None)
         self.learning_rate = {'value': rates[BODY], 'head_value': tied, 'how': how, 'trials': trials, 'edge': edge}
-        self.learning_rate |= {'centre': centres[BODY], 'head_centre': centres.get(HEAD)}
+        self.learning_rate |= {'centre': centres[BODY], 'head_centre': centres.get(HEAD)} | searched
         return self.learning_rate
 
     has_head: ClassVar[bool] = True
@@ -201,4 +206,4 @@ class Run:
 
         started = time.perf_counter()
         found = search(score_at, asked, self.settings.search_trials, seed=SEARCH_SEED)
-        return found | {'seconds': round(time.perf_counter() - started, 3)}
+        return found | {'seconds': round(time.perf_counter() - started, 3), 'device': device_name(self.device)}
