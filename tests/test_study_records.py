@@ -173,7 +173,7 @@ def test_a_kept_record_carries_its_search(tmp_path):
     assert found['values'] == {'learning_rate': 0.1}  # a tied head has none of its own
     outside = rate | {'search': search | {'key': '../../outside'}}
     kept.write_text(json.dumps({'schema': 1} | whole(run='a' * 16, learning_rate=outside)) + '\n')
-    with pytest.raises(BadInput, match='learning_rate.search.key'):
+    with pytest.raises(BadInput, match=r'learning_rate\.search\.key'):
         records.adopt(kept, [], tmp_path)
     assert len(list(tmp_path.rglob('*.json'))) == 2
 
