@@ -148,6 +148,23 @@ def test_operations_are_those_of_the_closed_form_on_a_vit_of_two_blocks():
     assert counted['lora']['step_flops'] < 0.8 * counted['full_ft']['step_flops']
 
 
+def test_operations_of_a_step_leave_out_what_frozen_parts_do_not_need():
+    import timm
+
+    from medpeft_utils import methods
+    from medpeft_utils.training import cost
+
+    shape = {'img_size': 32, 'patch_size': 8, 'embed_dim': 48, 'depth': 2, 'num_heads': 3, 'num_classes': 5}
+    linear, attention, head = 2 * 17 * (4 * 48**2 + 2 * 48 * 192), 4 * 17**2 * 48, 2 * 48 * 5
+    forward = closed_form(width=48, tokens=17, blocks=2, classes=5, patch=8, hidden=192)
+    for key, config, backward in (
+        ('last_blocks', {'blocks': 1}, 2 * (linear + attention) + 2 * head),  # gradients end at its first norm
+        ('bias_tuning', {}, 2 * linear + 4 * attention + 2 * head),  # no frozen matrix has a gradient of its own
+    ):
+        adapted = methods.apply(timm.create_model('vit_tiny_patch16_224', **shape), key, 'vit', config)
+        assert cost.flops(adapted, 32, torch.device('cpu'))['step_flops'] == forward + backward
+
+
 # ---- a training that goes on after a kill
 
 

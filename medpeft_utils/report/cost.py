@@ -52,6 +52,7 @@ def run_costs(records: pd.DataFrame, f1: str = 'weighted') -> pd.DataFrame:
         row = {'encoder': one.encoder, 'backbone': one.backbone_label, 'data': one.data, 'method': one.method}
         row |= {'family': one.family, 'device': (record.get('environment') or {}).get('device', '')}
         row |= {'memory_of': found.get('peak_memory_of', ''), 'image_size': record['backbone'].get('image_size')}
+        row |= {'energy_of': found.get('energy_of', '')}
         rates = found.get('images_per_second') or {}
         flat = {f'{n}_{batch}': rate for n, by in rates.items() if isinstance(by, dict) for batch, rate in by.items()}
         seconds = {'total_seconds': (record.get('time') or {}).get('total_seconds')}
@@ -86,6 +87,7 @@ def cost(records: pd.DataFrame, f1: str = 'weighted') -> Output:
         'Operations: two for a multiplication with addition; a step is forward and backward of one image, without the '
         'optimizer. Bytes of an adapter: what it saves beside the backbone, the head included.',
         *([f'Not measured, and not estimated: {", ".join(absent)}.'] if absent else []),
+        *([f'Energy: {provenance.listed(filter(None, runs["energy_of"]))}.'] if any(runs['energy_of']) else []),
     ]
     columns = ['Backbone', 'Method', *(COSTS[name][0] for name in measured)]
     return Table(name='cost', title=TITLE, columns=columns, rows=rows, notes=notes, data=pd.DataFrame(data))

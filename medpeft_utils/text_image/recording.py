@@ -76,7 +76,7 @@ def _cost(run: TextToImage) -> dict:
         'peak_memory_of': "the GPU's allocator, in training" if run.device.type == 'cuda' else 'the whole process',
         'train_images_per_second': run.result.images_per_second,
         'images_per_second': None,  # sampling is timed by no one
-        'energy_joules': None,
+        **run.result.energy,
         'search_seconds': run.search_seconds,
     }
 

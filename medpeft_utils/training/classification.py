@@ -327,6 +327,7 @@ class Classification(Run):
         validation = predict(self.adapted, self.batches(self.rows('validation')), self.objective)
         passes = found['iterations']
         how = {'step_seconds': spent, 'images_per_second': len(rows) / spent, 'steps': passes, 'epochs': passes}
+        how |= {'energy': {'energy_joules': None, 'energy_of': 'not measured: runs share features and probe'}}
         return Fit(
             found['curve'], found['best'], validation=validation, peak_memory_mb=peak_memory_mb(self.device), **how
         )

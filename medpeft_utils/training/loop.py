@@ -27,6 +27,7 @@ from tqdm.auto import tqdm
 from medpeft_utils.core.errors import BadInput, MedpeftError
 from medpeft_utils.core.files import write_tensors
 from medpeft_utils.methods.adapted import seeded
+from medpeft_utils.training.energy import Energy
 
 CHECKPOINT = 'checkpoint.safetensors'
 CHECKPOINT_SECONDS = 120.0
@@ -213,6 +214,7 @@ class Fit:
     validation: np.ndarray | None = None  # the task's outputs at the selected evaluation
     steps: int = 0
     epochs: float = 0.0
+    energy: dict[str, Any] = field(default_factory=dict)  # of this training, or why it was not measured
 
 
 def fit(
@@ -260,6 +262,7 @@ def fit(
             if not task.replays:
                 state.optimizer.zero_grad(set_to_none=True)
             state.step, state.since = step + 1, state.since + 1
+            state.energy.tick()
             if state.step in evaluated_at:
                 state.read_loss(steps)  # waits for the device
                 state.spent.append((state.seconds + time.perf_counter() - started) / state.since)
@@ -273,7 +276,7 @@ def fit(
     spent = float(np.mean(state.spent))
     return Fit(
         *(state.curve, state.best, float(np.median(state.spent)), size / spent, peak_memory_mb(task.device)),
-        *(state.best_outputs, steps, round(steps * size / task.items, 3)),
+        *(state.best_outputs, steps, round(steps * size / task.items, 3), state.energy.spent()),
     )
 
 
@@ -316,6 +319,7 @@ class _State:
         self.best, self.best_score = 0, None
         self.best_tensors: dict[str, torch.Tensor] = {}
         self.best_outputs: np.ndarray | None = None
+        self.energy = Energy(task.device)
 
     def read_loss(self, steps: int) -> None:
         """The mean loss since the last evaluation, or Diverged."""
@@ -387,6 +391,7 @@ class _State:
 
         for name in self.PLAIN:
             setattr(self, name, about[name])
+        self.energy.why = 'a part of the training was done by another process'
         self.put(below('now/'))
         self.best_tensors = {name: tensor.to(self.task.device) for name, tensor in below('best/').items()}
         self.best_outputs = tensors['outputs'].numpy() if 'outputs' in tensors else None

@@ -102,7 +102,7 @@ def _cost(run: Classification) -> dict:
         'peak_memory_mb': fit.peak_memory_mb,
         'peak_memory_of': "the GPU's allocator, in training" if run.device.type == 'cuda' else 'the whole process',
         'train_images_per_second': fit.images_per_second,
-        'energy_joules': None,  # no counter of this run's own
+        **fit.energy,
         'search_seconds': run.search_seconds,
     }
 
