@@ -22,7 +22,8 @@ from benchmarks.plain import has_plain, plain_model
 from medpeft_utils import backbones, methods
 from medpeft_utils.training.batches import Classifying, ImageBatches, View
 from medpeft_utils.training.classification import AUGMENTATIONS, stored_size
-from medpeft_utils.training.loop import TrainingConfig, fit, rows_of
+from medpeft_utils.training.config import TrainingConfig
+from medpeft_utils.training.loop import fit, rows_of
 from medpeft_utils.training.precision import PLAIN, Precision, choose
 from medpeft_utils.training.precision import candidates as precisions
 

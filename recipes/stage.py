@@ -20,7 +20,8 @@ from torch import nn
 
 from medpeft_utils.core.errors import BadInput
 from medpeft_utils.core.files import read_json, write_json, write_tensors
-from medpeft_utils.training.loop import CHECKPOINT, Evaluation, Task, TrainingConfig, WholeNetwork, fit
+from medpeft_utils.training.config import TrainingConfig
+from medpeft_utils.training.loop import CHECKPOINT, Evaluation, Task, WholeNetwork, fit
 
 FINISHED, CURVE = 'finished.safetensors', 'curve.json'
 

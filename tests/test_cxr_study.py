@@ -18,7 +18,8 @@ from medpeft_utils.data.cards import DataCard
 from medpeft_utils.data.dataset import Dataset
 from medpeft_utils.report import cxr_claims, cxr_scores, paper
 from medpeft_utils.training import recording
-from medpeft_utils.training.loop import Evaluation, Task, TrainingConfig, fit, layer_of
+from medpeft_utils.training.config import TrainingConfig, layer_of
+from medpeft_utils.training.loop import Evaluation, Task, fit
 from medpeft_utils.training.objective import MULTI_LABEL, positive_weights
 from medpeft_utils.training.precision import Precision
 from medpeft_utils.training.radiographs import LORA, Radiographs, RadiographSettings

@@ -20,7 +20,8 @@ from medpeft_utils.text_image.adaptation import Settings, TextToImage
 from medpeft_utils.text_image.encoding import encode
 from medpeft_utils.text_image.sampling import denoise, sample, starting_noise
 from medpeft_utils.text_image.training import CLIP, Denoising, DenoisingTask, EncodedPairs, timesteps, validation_loss
-from medpeft_utils.training.loop import Diverged, TrainingConfig, fit
+from medpeft_utils.training.config import TrainingConfig
+from medpeft_utils.training.loop import Diverged, fit
 
 METHODS = methods.names('unet')
 

@@ -7,6 +7,7 @@ import json
 import math
 import multiprocessing
 import os
+import random
 import signal
 
 import numpy as np
@@ -22,7 +23,8 @@ from medpeft_utils.training import augment as aug
 from medpeft_utils.training import probe, rows
 from medpeft_utils.training.batches import Classifying, ImageBatches, View, predict
 from medpeft_utils.training.classification import Classification, Settings, stored_size
-from medpeft_utils.training.loop import Diverged, TrainingConfig, fit
+from medpeft_utils.training.config import TrainingConfig
+from medpeft_utils.training.loop import Diverged, fit
 from medpeft_utils.training.objective import MULTI_LABEL, SINGLE_LABEL
 from medpeft_utils.training.precision import PLAIN, Precision, candidates, measure
 from medpeft_utils.training.search import search
@@ -185,6 +187,7 @@ def outcome(task: Classifying, config: TrainingConfig, **more) -> tuple[list[dic
     return curve, {name: tensor.clone() for name, tensor in task.adapted.model.state_dict().items()}
 
 
+@pytest.mark.parametrize('number', [signal.SIGKILL, signal.SIGTERM])
 @pytest.mark.parametrize(
     ('backbone', 'method', 'options'),
     [
@@ -193,34 +196,37 @@ def outcome(task: Classifying, config: TrainingConfig, **more) -> tuple[list[dic
         ('resnet50_mini', 'full_ft', {'optimizer_name': 'sgd'}),
     ],
 )
-def test_a_killed_training_goes_on_to_the_same_bits(tmp_path, backbone, method, options):
+def test_an_ended_training_goes_on_to_the_same_bits(tmp_path, backbone, method, options, number):
+    """Killed, it has the checkpoint of the last step; told to end, it writes one after the step that is on."""
     config = TrainingConfig(1e-2, **options) if 'config' not in options else TrainingConfig(1e-2)
     config = dataclasses.replace(config, min_steps=10, max_steps=10, batch_size=8, evaluations=3)
     checkpoint, applied = tmp_path / 'checkpoint.safetensors', options.get('config')
     wanted = outcome(small_task(backbone, method, applied), config)
+    at = random.randrange(1, 9)  # between two evaluations, the second is selected so far or not
 
     def doomed() -> None:
         task = small_task(backbone, method, applied)
         whole, steps = task.batch, iter(range(100))
 
         def batch(rows, generator):
-            if next(steps) == 5:  # between two evaluations, the second is selected so far or not
-                os.kill(os.getpid(), signal.SIGKILL)
+            if next(steps) == at:
+                os.kill(os.getpid(), number)
             return whole(rows, generator)
 
         task.batch = batch
-        fit(task, config, quiet=True, checkpoint=checkpoint, checkpoint_seconds=0)
+        seconds = 0 if number == signal.SIGKILL else 1e9
+        fit(task, config, quiet=True, checkpoint=checkpoint, checkpoint_seconds=seconds)
 
     process = multiprocessing.get_context('fork').Process(target=doomed)
     process.start()
     process.join()
-    assert process.exitcode == -signal.SIGKILL and checkpoint.is_file()
+    assert process.exitcode == -number and checkpoint.is_file()
     seen, task = [], small_task(backbone, method, applied)
     first = task.batch
     task.batch = lambda rows, generator: seen.append(1) or first(rows, generator)
     curve, state = outcome(task, config, checkpoint=checkpoint)
-    assert len(seen) == 5  # of ten steps
-    assert curve == wanted[0]
+    assert len(seen) == 10 - at - (number == signal.SIGTERM), f'ended at step {at}'
+    assert curve == wanted[0], f'ended at step {at}'
     assert all(torch.equal(state[name], tensor) for name, tensor in wanted[1].items())
 
 

@@ -24,7 +24,8 @@ from medpeft_utils.text_image.encoding import Encoded, encode
 from medpeft_utils.text_image.pipeline import Cut, Pipeline
 from medpeft_utils.text_image.sampling import latent_shape, sample
 from medpeft_utils.text_image.training import CLIP, Denoising, DenoisingTask, EncodedPairs, validation_loss
-from medpeft_utils.training.loop import Fit, TrainingConfig, fit
+from medpeft_utils.training.config import TrainingConfig
+from medpeft_utils.training.loop import Fit, fit
 from medpeft_utils.training.precision import Precision
 from medpeft_utils.training.run import BODY, SEARCH_SEED, BaseSettings, Run
 

@@ -24,7 +24,8 @@ from medpeft_utils.core.shared import once
 from medpeft_utils.training import probe
 from medpeft_utils.training.augment import NONE, Augmentation
 from medpeft_utils.training.batches import Classifying, ImageBatches, View, predict
-from medpeft_utils.training.loop import Fit, TrainingConfig, fit, peak_memory_mb
+from medpeft_utils.training.config import TrainingConfig
+from medpeft_utils.training.loop import Fit, fit, peak_memory_mb
 from medpeft_utils.training.objective import SINGLE_LABEL, Objective
 from medpeft_utils.training.precision import Precision, choose
 from medpeft_utils.training.run import BODY, HEAD, SEARCH_SEED, BaseSettings, Run, digest

@@ -2,7 +2,8 @@
 
 `fit` trains a `Task`: an object that offers batches, a loss, validation scores and what is trained. It knows nothing
 else of the task. Linear warm-up, then cosine decay. The validation split alone selects the state that is kept; the test
-split is not seen here. A training that is killed goes on from its checkpoint, on a CPU to the same bits.
+split is not seen here. A training that is killed goes on from its checkpoint, on a CPU to the same bits; one that is
+told to end (SIGTERM) writes it first.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 import resource
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -26,101 +28,21 @@ from tqdm.auto import tqdm
 
 from medpeft_utils.core.errors import BadInput, MedpeftError
 from medpeft_utils.core.files import write_tensors
+from medpeft_utils.core.signals import deferred
 from medpeft_utils.methods.adapted import seeded
+from medpeft_utils.training.config import TrainingConfig
 from medpeft_utils.training.energy import Energy
 
 CHECKPOINT = 'checkpoint.safetensors'
 CHECKPOINT_SECONDS = 120.0
-# Parameters that no weight decay shrinks, besides vectors and what the network itself names (`no_weight_decay`).
-NOT_DECAYED = ('pos_embed', 'cls_token', 'reg_token', 'dist_token')
 
 
 class Diverged(MedpeftError, FloatingPointError):
     """The loss is not finite."""
 
 
-@dataclass(frozen=True)
-class TrainingConfig:
-    """How long and how a model is trained; the same for every method.
-
-    The paper states batch 512, AdamW and a searched learning rate; all else is ours, since it is not stated.
-
-    Args:
-        learning_rate: peak of the schedule.
-        head_learning_rate: peak of the head's; 0 for that of the body.
-        epochs: passes over the training items, within the two bounds on steps.
-        min_steps, max_steps: bounds on optimizer steps, so that a small split is not trained for a handful of steps.
-        batch_size: items a step (all of them where there are fewer).
-        weight_decay: AdamW's, on matrices and kernels only: on no vector, class token or position embedding.
-        warmup_fraction: part of the steps in which the learning rate rises linearly.
-        evaluations: how often the validation split is scored.
-        evaluate_first: score the untrained model too; that row of the curve is shown and not selected.
-        clip: largest norm of the gradient; 0 for no limit.
-        seed: order, augmentation and, where a network has it, dropout.
-        optimizer_name: 'adamw', or 'sgd', which decays every weight.
-        momentum: of SGD.
-        layer_decay: AdamW's rate of a layer over that of the next one (ELECTRA, BEiT, MAE); 1 for one rate.
-    """
-
-    learning_rate: float
-    head_learning_rate: float = 0.0
-    epochs: int = 20
-    min_steps: int = 60
-    max_steps: int = 60
-    batch_size: int = 64
-    weight_decay: float = 0.01
-    warmup_fraction: float = 0.1
-    evaluations: int = 6
-    evaluate_first: bool = False
-    clip: float = 0.0
-    seed: int = 0
-    optimizer_name: str = 'adamw'
-    momentum: float = 0.9
-    layer_decay: float = 1.0
-
-    def steps(self, items: int) -> int:
-        """Optimizer steps for a training split of `items`."""
-        per_epoch = max(1, items // min(self.batch_size, items))
-        return max(self.min_steps, min(self.epochs * per_epoch, self.max_steps))
-
-    def evaluated_at(self, steps: int) -> set[int]:
-        """After which of `steps` the validation split is scored; the last is among them."""
-        return {round(step) for step in np.linspace(0, steps, min(self.evaluations, steps) + 1)[1:]}
-
-    def rate(self, step: int, steps: int) -> float:
-        """Learning rate at `step` of `steps`, counted from 0."""
-        warmup = max(1, round(self.warmup_fraction * steps))
-        if step < warmup:
-            return self.learning_rate * (step + 1) / warmup
-        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
-
-    def optimizer(self, adapted) -> torch.optim.Optimizer:
-        """The optimizer of what an adapted model trains; a group's 'scale' multiplies the rate of the schedule."""
-        model, adam = adapted.model, self.optimizer_name == 'adamw'
-        spared = set(getattr(model, 'no_weight_decay', set)())
-        head, depth = set(getattr(adapted, 'head_names', ())), len(getattr(model, 'blocks', ()))
-        head_scale = (self.head_learning_rate or self.learning_rate) / self.learning_rate
-        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-        for name, parameter in adapted.trainable().items():
-            undecayed = parameter.ndim <= 1 or name in spared or name.endswith(NOT_DECAYED)
-            scale = head_scale if name in head else 1.0
-            if adam and self.layer_decay != 1:
-                scale *= self.layer_decay ** (depth + 1 - layer_of(name, depth))
-            groups.setdefault((scale, 0.0 if adam and undecayed else self.weight_decay), []).append(parameter)
-        described = [{'params': p, 'weight_decay': decay, 'scale': scale} for (scale, decay), p in groups.items()]
-        if adam:
-            return torch.optim.AdamW(described, lr=self.learning_rate, fused=True)
-        return torch.optim.SGD(described, lr=self.learning_rate, momentum=self.momentum)
-
-
-def layer_of(name: str, depth: int) -> int:
-    """The layer of a ViT's parameter: 0 for what comes before the blocks, 1 to `depth`, `depth` + 1 for norm and head.
-
-    As `param_groups_lrd` of MAE (He et al. 2022, arXiv:2111.06377). An adapter counts to the block that it sits in.
-    """
-    if name in ('cls_token', 'pos_embed', 'reg_token') or name.startswith(('patch_embed', 'norm_pre')):
-        return 0
-    return int(name.split('.')[1]) + 1 if name.startswith('blocks.') else depth + 1
+class Ended(MedpeftError):
+    """The training was told to end; its checkpoint is written."""
 
 
 @dataclass
@@ -236,14 +158,15 @@ def fit(
         report: called with every new row of the curve; what it raises ends the training.
         quiet: no progress bar.
         checkpoint: a file that a killed training goes on from; remove it once the run's record is written.
-        checkpoint_seconds: how often it is written.
+        checkpoint_seconds: how often it is written; besides at SIGTERM, after the step or evaluation that is on.
     Raises:
+        Ended: where SIGTERM does not end this process.
         Diverged: the loss is NaN or infinite.
         BadInput: the checkpoint is of another training.
     """
     steps, size = config.steps(task.items), min(config.batch_size, task.items)
     evaluated_at = config.evaluated_at(steps)
-    with seeded(config.seed):
+    with deferred(signal.SIGTERM, bool(checkpoint)) as told, seeded(config.seed):
         state = _State(task, config)
         state.resume(checkpoint)
         if config.evaluate_first and state.step == 0:
@@ -268,10 +191,12 @@ def fit(
                 state.spent.append((state.seconds + time.perf_counter() - started) / state.since)
                 state.evaluate(size, report)
                 state.seconds, started = 0.0, time.perf_counter()
-            if checkpoint and time.monotonic() - written >= checkpoint_seconds:
+            if checkpoint and (told or time.monotonic() - written >= checkpoint_seconds):
                 state.seconds += time.perf_counter() - started
                 state.save(checkpoint)
                 started, written = time.perf_counter(), time.monotonic()
+                if told:
+                    raise Ended(f'told to end after step {state.step} of {steps}; {checkpoint} goes on from there')
         state.put(state.best_tensors)
     spent = float(np.mean(state.spent))
     return Fit(

@@ -19,7 +19,7 @@ from medpeft_utils import auroc, backbones
 from medpeft_utils.backbones.small import SMALL_BACKBONES
 from medpeft_utils.core.errors import BadInput, UnknownName
 from medpeft_utils.training.classification import SPLITS, Classification, Settings
-from medpeft_utils.training.loop import TrainingConfig
+from medpeft_utils.training.config import TrainingConfig
 from medpeft_utils.training.objective import MULTI_LABEL, SINGLE_LABEL, Objective
 from medpeft_utils.training.run import BODY
 

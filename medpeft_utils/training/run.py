@@ -19,7 +19,8 @@ import torch
 from medpeft_utils import methods
 from medpeft_utils.core.errors import BadInput, DoesNotFit
 from medpeft_utils.core.values import parse_config, settings_of
-from medpeft_utils.training.loop import Fit, TrainingConfig
+from medpeft_utils.training.config import TrainingConfig
+from medpeft_utils.training.loop import Fit
 from medpeft_utils.training.precision import device_name
 from medpeft_utils.training.search import Tell, search
 

@@ -31,7 +31,8 @@ from medpeft_utils.core.shared import once
 from medpeft_utils.data import Dataset
 from medpeft_utils.methods.adapted import seeded
 from medpeft_utils.text_image.evaluation.adherence import Labels, labels_of, pooled
-from medpeft_utils.training.loop import Evaluation, Task, TrainingConfig, WholeNetwork, fit
+from medpeft_utils.training.config import TrainingConfig
+from medpeft_utils.training.loop import Evaluation, Task, WholeNetwork, fit
 
 SIDE = 64  # px; larger and smaller images are resized
 EMBEDDED = 64
