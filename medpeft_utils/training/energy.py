@@ -64,9 +64,11 @@ class Packages:
 
     def shared(self) -> str:
         own, every = (now - before for now, before in zip(self._processor_times(), self.began, strict=True))
-        if own >= ALONE * every:
-            return ''
-        return f'other processes had {100 * (1 - own / every):.0f} % of the busy processor time'
+        return (
+            ''
+            if own >= ALONE * every
+            else f'other processes had over {100 * (1 - ALONE):.0f} % of the busy processor time'
+        )
 
     def _processor_times(self) -> tuple[float, float]:
         """Seconds of this process, and of all: user, nice, system, interrupts."""
