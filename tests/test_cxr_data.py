@@ -138,6 +138,19 @@ def test_a_subset_is_asked_for_by_name_and_counted(nih, caplog):
     assert len(loaded.train_rows(0.1)) == 3
 
 
+def test_a_part_that_holds_nothing_of_a_smaller_list(nih):
+    for name in ('00000001_000.png', '00000001_001.png'):
+        next(nih.rglob(name)).unlink()
+    words = r"train_1.txt: none of its 2 images is among the 28 listed ones that are there"
+    with pytest.raises(BadInput, match=words):
+        data.load('nih_chestxray14_subset', nih, image_size=16)
+    (nih / 'lists' / 'train_1.txt').unlink()
+    loaded = data.load('nih_chestxray14_subset', nih, image_size=16)
+    assert len(loaded.train_rows(0.1)) == 4 and len(loaded.train_rows(0.5)) in (8, 10)  # whole patients
+    with pytest.raises(BadInput, match=r'fraction=0.01 .*published 1 % list'):
+        loaded.train_rows(0.01)
+
+
 def test_samples_beside_each_other_are_one_set_at_one_resolution(nih):
     above = nih / 'samples'
     for part, folder in enumerate(('nih_chestxray14_64px', 'nih_chestxray14_224px')):

@@ -68,9 +68,9 @@ def test_lists_of_images_with_one_class_each():
     frame = frame.assign(group=frame['image'], share=['5 20'] * 3 + ['20'] * 7 + ['100'] * 30)
     dataset = data.Dataset(data.DataCard('x', 'x', '', '', ('a', 'b')), np.zeros((40, 1, 1, 3), np.uint8), frame)
     assert dataset.train_rows(0.05).tolist() == [0, 1, 2] and len(dataset.train_rows(0.2, 3)) == 10
-    assert len(dataset.train_rows(0.1)) == 4 and len(dataset.train_rows(1.0)) == 40
-    frame['share'] = 'a third'  # a column of one's own that only happens to have the name
-    assert len(data.Dataset(dataset.card, dataset.images, frame).train_rows(0.05)) == 2
+    assert len(dataset.train_rows(0.15)) == 6 and len(dataset.train_rows(1.0)) == 40
+    with pytest.raises(BadInput, match=r'fraction=0.1 of x means its published 10 % list .*no training image is in it'):
+        dataset.train_rows(0.1)  # random images in place of the list would pass for it
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from medpeft_utils.core.errors import BadInput, UnknownName
-from medpeft_utils.data import multi_label, texts
+from medpeft_utils.data import lists, multi_label, texts
 from medpeft_utils.data.cards import DataCard
 from medpeft_utils.data.manifest import split_hash
 from medpeft_utils.data.splits import SPLITS
@@ -111,14 +111,21 @@ class Dataset:
         Returns:
             Row numbers in ascending order.
         Raises:
-            BadInput: a fraction out of range.
+            BadInput: a fraction out of range, or of a published list in which no training image is.
         """
         if not 0 < fraction <= 1:
             raise BadInput(f'fraction={fraction} of the training images: give a number above 0 and up to 1')
-        rows = self.rows('train')
-        listed = self._listed(rows, fraction)
-        if fraction < 1 and listed.any():
-            return rows[listed]
+        rows, percentage = self.rows('train'), f'{100 * fraction:.6g}'
+        if fraction < 1 and 'share' in self.manifest:
+            listed = lists.in_share(self.manifest.iloc[rows], percentage)
+            if listed.any():
+                return rows[listed]
+            if percentage in lists.SHARES:
+                raise BadInput(
+                    f'fraction={fraction:g} of {self.label} means its published {percentage} % list '
+                    f'({lists.SHARES[percentage]}), and no training image is in it; put that list beside the others, '
+                    'take another fraction, or folds, which draw images at random'
+                )
         if self.card.multi_label:
             return rows[multi_label.whole_groups(self.groups[rows], fraction, seed)]
         position = np.empty(len(rows))
@@ -149,13 +156,6 @@ class Dataset:
         if not 0 < pairs <= len(rows):
             raise BadInput(f'{pairs:,} training pairs of {self.label}: there are {len(rows):,}; give 1 to {len(rows)}')
         return texts.nested_rows(rows, self.groups[rows], pairs, seed)
-
-    def _listed(self, rows: np.ndarray, fraction: float) -> np.ndarray:
-        """[M] whether each row is in the published list of a share; nowhere true where there is no such list."""
-        if 'share' not in self.manifest:
-            return np.zeros(len(rows), dtype=bool)
-        percentage = f'{100 * fraction:.6g}'
-        return np.array([percentage in share.split() for share in self.manifest['share'].iloc[rows].astype(str)])
 
     def counts(self) -> pd.DataFrame:
         """Images of each class (rows, in label order) in each split (columns); positives where multi-label.

@@ -14,6 +14,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from medpeft_utils.core.errors import BadInput
@@ -113,6 +114,23 @@ def whole(folder: Path, classes: tuple[str, ...]) -> pd.DataFrame:
         raise BadInput(f'{folder}: {places["path"].iloc[0]!r} is in {said}; an image belongs to one split')
     shares = shares_of(folder, classes, parts['train'])
     return table.assign(share=[shares.get(path, '') for path in table['path'].tolist()])
+
+
+def in_share(table: pd.DataFrame, percentage: str) -> np.ndarray:
+    """[M] whether each row of a table with a column `share` is in the list of that percentage."""
+    return np.array([percentage in share.split() for share in table['share'].tolist()], dtype=bool)
+
+
+def require_shares(table: pd.DataFrame, there: pd.DataFrame, folder: Path) -> None:
+    """Raise BadInput for a smaller list that has names in `table` and none `there`: its share would be random images."""
+    for percentage, name in SHARES.items():
+        listed = int(in_share(table, percentage).sum())
+        if listed and not in_share(there, percentage).any():
+            raise BadInput(
+                f'{folder / name}: none of its {listed:,} images is among the {len(there):,} listed ones that are '
+                f'there, so that nobody can train on the {percentage} % list; add some of them, or take {name} out of '
+                'the folder to work without it'
+            )
 
 
 def require_files(table: pd.DataFrame, root: Path, folder: Path, hint: str) -> None:

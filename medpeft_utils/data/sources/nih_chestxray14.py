@@ -76,11 +76,6 @@ def patient_of(path: str) -> str:
     return path.rpartition('/')[2].partition('_')[0]
 
 
-def _percent(table: pd.DataFrame, percentage: str) -> int:
-    """Images of one of the smaller lists."""
-    return sum(percentage in share.split() for share in table['share'].tolist())
-
-
 def _entries(root: Path) -> pd.DataFrame:
     """Sex, age and view by the name of the image, from the NIH's table where it is there; no rows where it is not."""
     paths = sorted(root.rglob(DATA_ENTRY))
@@ -140,20 +135,18 @@ def read(root: Path) -> pd.DataFrame:
 
 def _part(root: Path, card: DataCard, found: dict[str, str]) -> pd.DataFrame:
     """The listed images that are there; how many of each list are not is logged and noted."""
-    table, _, unlisted = _listed(root, card, found)
+    table, folder, unlisted = _listed(root, card, found)
     there = table[table['image'] != '']
     if there.empty:
         raise BadInput(f'{root}: none of the {len(table):,} listed images is below it; {card.how_to_obtain}')
+    lists.require_shares(table, there, folder)
     manifest = _with_entries(lists.manifest(there, patient_of), root)
     kept = {split: int((there['split'] == split).sum()) for split in lists.FILES}
     said = ', '.join(f'{count:,} of {(table["split"] == split).sum():,} {split}' for split, count in kept.items())
     log.warning('%s: a subset of NIH ChestX-ray14: %s images', root, said)
     manifest.attrs['notes'] = {
         'listed images that are not there': len(table) - len(there),
-        **{
-            f'images of the {percentage} % list': sum(percentage in share.split() for share in there['share'].tolist())
-            for percentage in lists.SHARES
-        },
+        **{f'images of the {part} % list': int(lists.in_share(there, part).sum()) for part in lists.SHARES},
         'image files that no list names': unlisted,
         **_spanning(manifest),
     }
