@@ -141,7 +141,7 @@ def test_a_subset_is_asked_for_by_name_and_counted(nih, caplog):
 def test_a_part_that_holds_nothing_of_a_smaller_list(nih):
     for name in ('00000001_000.png', '00000001_001.png'):
         next(nih.rglob(name)).unlink()
-    words = r"train_1.txt: none of its 2 images is among the 28 listed ones that are there"
+    words = r'train_1.txt: none of its 2 images is among the 28 listed ones that are there'
     with pytest.raises(BadInput, match=words):
         data.load('nih_chestxray14_subset', nih, image_size=16)
     (nih / 'lists' / 'train_1.txt').unlink()

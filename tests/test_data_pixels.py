@@ -156,6 +156,48 @@ def test_a_preview_within_a_tiff_is_no_page(tmp_path):
     assert np.abs(decode.read_image(tmp_path / 'a.tif', 32) - RAMP[..., None]).max() <= 1
 
 
+def test_white_is_zero_and_signed_bytes_of_a_tiff(tmp_path):
+    content = encoded(Image.fromarray(4095 - DEEP), 'TIFF')
+    entry = struct.pack('<HHIHH', 262, 3, 1, 1, 0)
+    assert entry in content
+    (tmp_path / 'white.tif').write_bytes(content.replace(entry, struct.pack('<HHIHH', 262, 3, 1, 0, 0)))
+    signed = Image.fromarray((RAMP // 2 - 64).astype(np.int8).view(np.uint8))
+    (tmp_path / 'signed.tif').write_bytes(encoded(signed, 'TIFF', tiffinfo={339: 2}))
+    for name in ('white.tif', 'signed.tif'):
+        assert np.abs(decode.read_image(tmp_path / name, 32)[..., 0] - RAMP).max() <= 2.5, name
+
+
+@pytest.mark.parametrize('channels', [1, 3])
+def test_a_colour_without_data_in_sixteen_bits_is_black_and_does_not_stretch(tmp_path, channels):
+    values = np.dstack([DEEP] * 3)
+    values[EMPTY] = 60000
+    content = png(values) if channels == 3 else encoded(Image.fromarray(values[..., 0].copy()), 'PNG')
+    said = b'tRNS' + struct.pack(f'>{channels}H', *[60000] * channels)
+    start = content.index(b'IDAT') - 4
+    chunk = struct.pack('>I', len(said) - 4) + said + struct.pack('>I', zlib.crc32(said))
+    (tmp_path / 'a.png').write_bytes(content[:start] + chunk + content[start:])
+    picture = decode.read_image(tmp_path / 'a.png', 32)[..., 0]
+    assert (picture[EMPTY] == 0).all() and picture.max() == 255 and picture[4, 0] == 0 and 100 < picture.mean() < 130
+
+
+@pytest.mark.parametrize(
+    ('content', 'words'),
+    [
+        (b'version https://git-lfs.github.com/spec/v1\noid sha256:abc\n', 'is a pointer of Git LFS .*git lfs pull'),
+        (b'<!DOCTYPE html><html>404</html>', 'is a web page'),
+        (b'%PDF-1.7\n', 'is a PDF; save its image as PNG'),
+        (b'II*\0\x08\0\0\0\0\0', 'is a TIFF that is damaged, or of a kind that is not read'),
+        (b'\x89PNG\r\n\x1a\n', 'is damaged at its beginning'),
+        (bytes(100), 'is not an image'),
+        (b'P3 1 1 4095\n1 2 3\n', 'a PPM in colour with 16 bits as text is not read'),
+    ],
+)
+def test_what_is_no_image_is_called_what_it_is(tmp_path, content, words):
+    (tmp_path / 'a.png').write_bytes(content)
+    with pytest.raises(BadInput, match=rf'a\.png: {words}'):
+        decode.read_image(tmp_path / 'a.png', 16)
+
+
 @pytest.mark.parametrize('turn', range(1, 9))
 def test_orientation_is_read_alone(tmp_path, turn):
     exif = Image.Exif()
@@ -210,6 +252,61 @@ def test_padding_ranges_do_not_stretch_and_are_black(tmp_path):
         path = write_dicom(tmp_path / f'{name}.dcm', values, PixelPaddingValue=low, **limit)
         picture = decode.read_image(path, 32)
         assert (picture[:4] == 0).all() and picture.max() == 255, name
+
+
+@pytest.mark.parametrize(
+    ('kind', 'value', 'limit', 'bits'),
+    [
+        ('SS', -2000, None, 16),
+        ('US', 63536, None, 16),  # its 16 bits, written as if it had no sign
+        ('SS', -2010, -1500, 16),
+        ('US', 64036, 63526, 16),
+        ('OB', np.int16(-2000).tobytes(), None, 16),
+        ('US', 32768, None, 12),  # outside of the 12 bits that are stored
+    ],
+)
+def test_padding_of_signed_pixels_is_black_and_does_not_stretch(tmp_path, kind, value, limit, bits):
+    import pydicom
+
+    values = np.tile(np.linspace(-1000, 1000, 32), (32, 1)).round().astype(np.int16)
+    expected = ((values + 1000) / 2000 * 255).round()
+    values[:4], expected[:4] = (-2000 if bits == 16 else -32768), 0
+    path = write_dicom(tmp_path / 'a.dcm', values, bits=bits, PixelRepresentation=1)
+    found = pydicom.dcmread(path)
+    found.add_new('PixelPaddingValue', kind, value)
+    if limit is not None:
+        found.add_new('PixelPaddingRangeLimit', kind, limit)
+    found.save_as(path)
+    assert (decode.read_image(path, 32)[..., 0] == expected).all()
+
+
+def test_a_slope_of_zero_is_none_and_what_is_no_number_is_named(tmp_path):
+    plain = decode.read_image(write_dicom(tmp_path / 'plain.dcm', DEEP), 32)
+    zero = write_dicom(tmp_path / 'zero.dcm', DEEP, RescaleSlope=0, RescaleIntercept=5)
+    assert (decode.read_image(zero, 32) == plain).all()
+    for number, text in ((1.5, b'1,5 '), (2.5, b'NaN ')):
+        path = write_dicom(tmp_path / 'a.dcm', DEEP, RescaleSlope=number, RescaleIntercept=0)
+        path.write_bytes(path.read_bytes().replace(f'{number} '.encode(), text))
+        with pytest.raises(BadInput, match=r'a\.dcm: its RescaleSlope is .*, no number'):
+            decode.read_image(path, 16)
+    for name in ('SamplesPerPixel', 'BitsStored', 'PixelRepresentation', 'Rows'):
+        path = write_dicom(tmp_path / 'a.dcm', DEEP, **{name: None})
+        with pytest.raises(BadInput, match=f'a DICOM file without {name}, so that its pixels cannot be laid out'):
+            decode.read_image(path, 16)
+
+
+def test_eight_bits_of_colour_are_as_they_are_however_stored(tmp_path):
+    import pydicom
+
+    dim = np.dstack([RAMP // 2] * 3)
+    assert (decode.read_image(write_dicom(tmp_path / 'a.dcm', dim.astype(np.uint16), 'RGB', bits=8), 32) == dim).all()
+    path = write_dicom(tmp_path / 'b.dcm', (RAMP // 2).astype(np.uint8), 'PALETTE COLOR')
+    found = pydicom.dcmread(path)
+    for colour in ('Red', 'Green', 'Blue'):
+        found.add_new(f'{colour}PaletteColorLookupTableDescriptor', 'US', [256, 0, 16])
+        found.add_new(f'{colour}PaletteColorLookupTableData', 'OW', (np.arange(256) * 257).astype('<u2').tobytes())
+    found.save_as(path)
+    assert (decode.read_image(path, 32) == dim).all()
 
 
 def test_a_table_of_twelve_bits_is_followed(tmp_path):

@@ -23,7 +23,7 @@ from PIL import Image
 from medpeft_utils.core.errors import BadInput
 from medpeft_utils.data import arrays, dicom
 
-VERSION = '2'  # another wherever pixels, or what is a near duplicate, come out otherwise: packs are made again
+VERSION = '3'  # another wherever pixels, or what is a near duplicate, come out otherwise: packs are made again
 DEEP_MODES = ('I', 'F', 'I;16', 'I;16L', 'I;16B', 'I;16N')
 ALPHA_MODES = ('RGBA', 'LA', 'PA', 'La', 'RGBa')
 ORIENTATION = 0x0112  # EXIF's tag, and how to turn by its values
@@ -40,8 +40,29 @@ TURNS = dict(
 )
 NO_DATA_TAG = 42113  # of TIFF: what GDAL writes for pixels without data
 NO_DATA = (-9999.0, -99999.0, float(np.finfo(np.float32).min))  # what others write, who do not say so
+PHOTOMETRIC_TAG, WHITE_IS_ZERO = 262, 0  # which Pillow turns for up to 8 bits only
+FORMAT_TAG, SIGNED = 339, 2
 SUBFILE_TAG, PREVIEW_OR_MASK = 254, 0b101
 MOST_PAGES = 32  # of a TIFF that are looked at
+# How a file begins that Pillow does not know, what it is, and the way out
+OTHERS = {
+    b'II*\0': (
+        'a TIFF that is damaged, or of a kind that is not read (float of 16 or 64 bits, bands)',
+        'save it as PNG',
+    ),
+    b'MM\0*': (
+        'a TIFF that is damaged, or of a kind that is not read (float of 16 or 64 bits, bands)',
+        'save it as PNG',
+    ),
+    b'version https:': ('a pointer of Git LFS in place of the image', 'run `git lfs pull` in its repository'),
+    b'<svg': ('a drawing (SVG)', 'save it as PNG'),
+    b'%PDF': ('a PDF', 'save its image as PNG'),
+    b'PK': ('an archive (ZIP)', 'unpack it'),
+    b'\x1f\x8b': ('compressed (gzip)', 'unpack it'),
+    b'<': ('a web page or other text in place of an image', 'fetch it again, or remove it'),
+    b'\x93NUMPY': ('a NumPy array', 'save it as PNG'),
+    b'\x89HDF': ('an HDF5 or MATLAB file', 'save its image as PNG'),
+}
 
 
 def stretched(values: np.ndarray, path: Path, empty: np.ndarray | None = None) -> np.ndarray:
@@ -65,15 +86,16 @@ def stretched(values: np.ndarray, path: Path, empty: np.ndarray | None = None) -
 
 
 def _deep_grey(image: Image.Image, path: Path) -> Image.Image:
-    values = np.asarray(image)
-    said = getattr(image, 'tag_v2', {}).get(NO_DATA_TAG)
+    values, tags = np.asarray(image), getattr(image, 'tag_v2', {})
+    said = tags.get(NO_DATA_TAG, image.info.get('transparency'))
     try:
         number = float(str(said).strip(' \0')) if said is not None else math.nan
     except ValueError:
         number = math.nan
-    if math.isnan(number):
-        return Image.fromarray(stretched(values, path))
-    return Image.fromarray(stretched(values, path, values == np.asarray(number).astype(values.dtype)))
+    empty = np.isin(values, NO_DATA) if math.isnan(number) else values == np.asarray(number).astype(values.dtype)
+    if tags.get(PHOTOMETRIC_TAG) == WHITE_IS_ZERO:
+        values = -values.astype(np.float64)
+    return Image.fromarray(stretched(values, path, empty))
 
 
 def _raw(path: Path, mode: str, raw: str) -> np.ndarray:
@@ -95,6 +117,8 @@ def _deep_channels(image: Image.Image, path: Path) -> np.ndarray | None:
     if not image.tile or len(image.getbands()) == 1:
         return None
     codec, _, offset, arguments = image.tile[0]
+    if codec == 'ppm_plain' and arguments[-1] > 255:
+        raise BadInput(f'{path}: a PPM in colour with 16 bits as text is not read; save it as PNG')
     raw = arguments if isinstance(arguments, str) else str((arguments or ('',))[0])
     width, height = image.size
     if codec == 'ppm' and isinstance(arguments, tuple) and arguments[-1] > 255:
@@ -115,11 +139,16 @@ def _deep_channels(image: Image.Image, path: Path) -> np.ndarray | None:
     return (_raw(path, name, f'{name};16{order}') << 8) + _raw(path, name, f'{name};16{other}')
 
 
-def _from_channels(values: np.ndarray, path: Path) -> Image.Image:
-    """The picture of [H, W, 2 to 4] deep values: grey or colour, and with an even number of channels how opaque."""
+def _from_channels(values: np.ndarray, path: Path, nothing: tuple[int, ...] | None = None) -> Image.Image:
+    """The picture of [H, W, 2 to 4] deep values: grey or colour, and with an even number of channels how opaque.
+
+    `nothing` is a colour that holds no data.
+    """
     opaque = values[..., -1].astype(np.float64) if values.shape[2] in (2, 4) else None
     colour = values[..., : 1 if values.shape[2] == 2 else 3]
-    empty = np.zeros(values.shape[:2], dtype=bool) if opaque is None else opaque == 0
+    empty = (colour == nothing).all(axis=2) if nothing else np.zeros(values.shape[:2], dtype=bool)
+    if opaque is not None:
+        empty |= opaque == 0
     picture = Image.fromarray(stretched(colour.squeeze(2) if colour.shape[2] == 1 else colour, path, empty))
     if opaque is None or opaque.min() == opaque.max() > 0:
         return picture
@@ -156,6 +185,8 @@ def to_rgb(image: Image.Image, path: Path) -> Image.Image:
     """Any Pillow mode to RGB: transparent parts on black (the background of medical images), grey in all channels."""
     if image.mode in DEEP_MODES:
         image = _deep_grey(image, path)
+    elif image.mode == 'L' and getattr(image, 'tag_v2', {}).get(FORMAT_TAG, (1,))[0] == SIGNED:
+        image = Image.fromarray(stretched(np.asarray(image).view(np.int8), path))
     if image.mode in ALPHA_MODES or 'transparency' in image.info:
         image = image.convert('RGBA')
         return Image.alpha_composite(Image.new('RGBA', image.size, 'black'), image).convert('RGB')
@@ -178,7 +209,11 @@ def damage(path: Path, error: Exception) -> BadInput:
     if not start:
         fault = 'is empty'
     elif isinstance(error, Image.UnidentifiedImageError):
-        fault = f'is not an image (it begins with {start!r})'
+        for beginning, (kind, way) in OTHERS.items():
+            if start.startswith(beginning):
+                return BadInput(f'{path}: is {kind}; {way}')
+        known = start.startswith((b'\x89PNG', b'\xff\xd8', b'GIF8', b'BM'))
+        fault = 'is damaged at its beginning' if known else f'is not an image (it begins with {start!r})'
     elif 'truncated' in reason.lower() or isinstance(error, EOFError):
         fault = f'is cut off ({reason or "the end of the file is missing"})'
     else:
@@ -223,7 +258,11 @@ def _decoded(path: Path, least: int | None = None) -> tuple[str, tuple[int, int]
             mode, size = image.mode, image.size
             values = _deep_channels(image, path)
             if values is not None:
-                return f'{mode} 16 bit', size, to_rgb(_upright(image, _from_channels(values, path)), path)
+                return (
+                    f'{mode} 16 bit',
+                    size,
+                    to_rgb(_upright(image, _from_channels(values, path, image.info.get('transparency'))), path),
+                )
             if least:
                 image.draft(None, (least, least))
             image.load()

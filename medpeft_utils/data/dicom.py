@@ -5,7 +5,8 @@ rescaling (RescaleSlope and RescaleIntercept, or its table); then the first wind
 WindowWidth, or its table); where it names none, values of up to 8 bits as they are, and deeper ones from the darkest to
 the brightest pixel of the image, as for a 16-bit PNG. MONOCHROME1, in which 0 is white, is inverted after that.
 Pixels of the padding value, or between it and the padding limit, become black. Elements that are there and empty count
-as not there, as viewers take them. Files without the preamble of 128 bytes are read where they hold a picture.
+as not there, and a slope of 0 as 1, as viewers take them. Files without the preamble of 128 bytes are read where they
+hold a picture.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ GREY = ('MONOCHROME1', 'MONOCHROME2')
 # What maps stored values to others
 MAPPINGS = ('RescaleSlope', 'ModalityLUTSequence', 'WindowCenter', 'VOILUTSequence')
 OPTIONAL = (*MAPPINGS, 'RescaleIntercept', 'WindowWidth', 'PixelPaddingValue', 'PixelPaddingRangeLimit')
-PIXELS = ('PixelData', 'FloatPixelData', 'DoubleFloatPixelData')
+PIXELS = {'PixelData': '', 'FloatPixelData': 'Float', 'DoubleFloatPixelData': 'DoubleFloat'}  # and their padding's name
+LAYOUT = ('Rows', 'Columns', 'PhotometricInterpretation', 'SamplesPerPixel', 'BitsAllocated')
+DEPTH = ('BitsStored', 'PixelRepresentation')  # of whole numbers
 
 
 def is_dicom(path: Path) -> bool:
@@ -92,8 +95,8 @@ def _read(path: Path):
         plain = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
         found.file_meta.TransferSyntaxUID = plain if little else ExplicitVRBigEndian
     slope, intercept = found.get('RescaleSlope'), found.get('RescaleIntercept')
-    if _is_empty(slope) != _is_empty(intercept):
-        found.RescaleSlope, found.RescaleIntercept = (1, intercept) if _is_empty(slope) else (slope, 0)
+    if _is_empty(slope) != _is_empty(intercept) or slope == 0:
+        found.RescaleSlope, found.RescaleIntercept = slope or 1, 0 if _is_empty(intercept) else intercept
     for name in OPTIONAL:
         if name in found and (
             _is_empty(found.get(name)) or (name.endswith('LUTSequence') and not _is_table(found, name))
@@ -122,7 +125,8 @@ def _opened(path: Path):
 
     try:
         found = _read(path)
-        missing = [name for name in ('Rows', 'Columns', 'PhotometricInterpretation') if name not in found]
+        needed = (*LAYOUT, *(DEPTH if 'PixelData' in found else ()))
+        missing = [name for name in needed if _is_empty(found.get(name))]
         frames = _frames(found)
     except InvalidDicomError as error:
         with path.open('rb') as file:
@@ -142,6 +146,11 @@ def _opened(path: Path):
         raise BadInput(f'{path}: a DICOM file without {", ".join(missing)}, so that its pixels cannot be laid out')
     if frames > 1:
         raise BadInput(f'{path}: holds {frames} frames; give one image a file')
+    kind = found.PhotometricInterpretation = str(found.PhotometricInterpretation).upper()
+    if kind not in (*GREY, 'RGB', 'PALETTE COLOR') and not kind.startswith('YBR'):
+        raise BadInput(
+            f'{path}: its pixels are in {kind}, which is neither grey nor RGB; export it again as one of them'
+        )
     _require_decoder(path, found.file_meta.TransferSyntaxUID)
     return found
 
@@ -149,16 +158,24 @@ def _opened(path: Path):
 def _first(found, name: str) -> float | None:
     """The first value of an element that may have several, or none."""
     value = found.get(name)
-    if value is None or value == '':
+    if isinstance(value, bytes):  # of an element whose type is not said
+        value = int.from_bytes(value[:2], 'little' if found.original_encoding[1] else 'big')
+    if _is_empty(value):
         return None
-    return float(value) if np.isscalar(value) else float(value[0]) if len(value) else None
+    try:
+        number = float(value if np.isscalar(value) else value[0])
+    except ValueError:  # '1,5'
+        number = np.nan
+    if not np.isfinite(number):
+        raise BadInput(f'{found.filename}: its {name} is {value!r}, no number; mend it, or take it out of the file')
+    return number
 
 
 def _window(found, values: np.ndarray) -> np.ndarray | None:
     """Values [H, W] to 0..1 by the file's window or table (DICOM PS3.3, C.11.2.1); None where it names none."""
     centre, width = _first(found, 'WindowCenter'), _first(found, 'WindowWidth')
-    if centre is not None and width is not None and width >= 1:
-        kind = found.get('VOILUTFunction') or 'LINEAR'
+    kind = found.get('VOILUTFunction') or 'LINEAR'
+    if centre is not None and width is not None and width > 0 and (width >= 1 or kind != 'LINEAR'):
         if kind == 'SIGMOID':
             return 1 / (1 + np.exp(-4 * (values - centre) / width))
         if kind == 'LINEAR':
@@ -189,12 +206,24 @@ def _modality(found, stored: np.ndarray) -> np.ndarray:
 
 
 def _padding(found, stored: np.ndarray) -> np.ndarray:
-    """[H, W] which pixels hold the padding value, or one between it and the limit (DICOM PS3.3, C.7.5.1.1.2)."""
-    value, limit = _first(found, 'PixelPaddingValue'), _first(found, 'PixelPaddingRangeLimit')
+    """[H, W] which pixels hold the padding value, or one between it and the limit (DICOM PS3.3, C.7.5.1.1.2).
+
+    A value of the other sign is meant by its 16 bits, as many programs write it; one of more bits than are stored is
+    looked for in all bits that the file holds.
+    """
+    from pydicom.pixels import pixel_array
+
+    kind = next(name for pixels, name in PIXELS.items() if pixels in found)
+    value, limit = (_first(found, f'{kind}PixelPadding{end}') for end in ('Value', 'RangeLimit'))
     if value is None:
         return np.zeros(stored.shape, dtype=bool)
-    low, high = sorted((value, value if limit is None else limit))
-    return (stored >= low) & (stored <= high)
+    ends = [value, value if limit is None else limit]
+    if stored.dtype in (np.int16, np.uint16):
+        ends = np.array([int(end) & 0xFFFF for end in ends], dtype=np.uint16).view(stored.dtype).tolist()
+        least = -(2 ** (found.BitsStored - 1)) if found.PixelRepresentation else 0
+        if not all(least <= end < least + 2**found.BitsStored for end in ends):
+            stored = pixel_array(found, correct_unused_bits=False)
+    return (stored >= min(ends)) & (stored <= max(ends))
 
 
 def _grey(found, stored: np.ndarray, padding: np.ndarray) -> np.ndarray:
@@ -217,8 +246,14 @@ def _grey(found, stored: np.ndarray, padding: np.ndarray) -> np.ndarray:
 def _decoded(found, path: Path) -> Image.Image:
     """The picture of an opened file."""
     stored, photometric = found.pixel_array, found.PhotometricInterpretation
+    if not np.isfinite(stored).all():
+        raise BadInput(f'{path}: holds pixels that are no number (NaN or infinite); mend or remove it')
     if photometric not in GREY:
         return _colour(found, stored, path)
+    if stored.ndim > 2:
+        raise BadInput(
+            f'{path}: its pixels are of shape {stored.shape}, more than {found.Rows} rows; give one image a file'
+        )
     padding = _padding(found, stored)
     grey = _grey(found, stored, padding)
     if photometric == 'MONOCHROME1':
@@ -247,11 +282,16 @@ def _colour(found, stored: np.ndarray, path: Path) -> Image.Image:
     """[H, W, 3] stored values of a file in colour, which pydicom gives as RGB."""
     from pydicom.pixels import apply_color_lut
 
+    bits = int(found.get('BitsStored') or 16)
     if found.PhotometricInterpretation == 'PALETTE COLOR':
         stored = apply_color_lut(stored, found)
+        bits = 16 if stored.max() > 255 else 8  # some write 8 bits into a table of 16
     if stored.ndim != 3 or stored.shape[2] != 3:
         raise BadInput(f'{path}: pixels in {found.PhotometricInterpretation}, which is neither grey nor RGB')
     if stored.dtype.itemsize == 1:
         return Image.fromarray(stored.astype(np.uint8))
-    low, high = (stored.min(), stored.max()) if stored.size else (0, 0)  # as deep grey (`decode.stretched`)
-    return Image.fromarray(((stored - float(low)) * (255 / max(float(high) - float(low), 1))).round().astype(np.uint8))
+    low, high = 0.0, 2.0**bits - 1
+    if bits > 8 and found.PhotometricInterpretation != 'PALETTE COLOR':  # as deep grey (`decode.stretched`)
+        low, high = float(stored.min()), float(stored.max())
+    shares = (stored - low) / max(high - low, 1)
+    return Image.fromarray((shares.clip(0, 1) * 255).round().astype(np.uint8))

@@ -122,7 +122,7 @@ def in_share(table: pd.DataFrame, percentage: str) -> np.ndarray:
 
 
 def require_shares(table: pd.DataFrame, there: pd.DataFrame, folder: Path) -> None:
-    """Raise BadInput for a smaller list that has names in `table` and none `there`: its share would be random images."""
+    """Raise BadInput for a smaller list that has names in `table` and none `there`, where it would be random images."""
     for percentage, name in SHARES.items():
         listed = int(in_share(table, percentage).sum())
         if listed and not in_share(there, percentage).any():
