@@ -11,9 +11,9 @@ from sklearn.metrics import f1_score, roc_auc_score
 
 from medpeft_utils import auroc
 from medpeft_utils.core.errors import BadInput
-from medpeft_utils.report import crossover, inference, verdicts
+from medpeft_utils.report import claims, crossover, inference
+from medpeft_utils.report.claims import CONTRADICTED, NOT_RUN, REPRODUCED, UNDECIDED, Part, judge
 from medpeft_utils.report.inference import Interval, Sample, TestSplit, combine, random_effects
-from medpeft_utils.report.verdicts import CONTRADICTED, NOT_RUN, REPRODUCED, UNDECIDED, Part, judge
 
 CLASSES, PRIOR = 3, np.array([0.6, 0.3, 0.1])
 
@@ -178,7 +178,7 @@ def test_records_without_rows_have_intervals_over_seeds_alone():
     sample = Sample(tuple((0, s) for s in range(3)), np.array([0.6, 0.7, 0.8]))
     found = sample.interval()
     assert found.high - 0.7 == pytest.approx(4.30265 * 0.1 / math.sqrt(3), rel=1e-4)
-    assert found.over == 'seeds' and 'patients not drawn' in verdicts.about(found)
+    assert found.over == 'seeds' and 'patients not drawn' in claims.about(found)
     assert not Sample(((0, 0), (0, 1)), np.array([0.6, 0.7])).interval().known
     assert math.isnan(Sample((), np.array([])).interval().value)
 

@@ -12,7 +12,6 @@ from test_report_invented import invented_record, invented_records, records_with
 from medpeft_utils import report
 from medpeft_utils.core.errors import UnknownName
 from medpeft_utils.report import figure3, figure4, paper, paper_claims
-from medpeft_utils.report.labels import spread_out
 from medpeft_utils.report.output import Nothing, Row, Table, latex_text
 
 NAMES = {'figure1', 'figure1_crossover', 'figure3', 'table1', 'table2', 'table3', 'table5', 'table6', 'claims'}
@@ -152,11 +151,6 @@ def test_the_pareto_front_takes_a_dearer_point_only_where_it_is_detectably_bette
     assert figure3.pareto([1, 10, 100, 10], better) == [0, 1]
 
 
-def test_labels_are_spread_in_their_order():
-    moved = np.array(spread_out([0.0, 0.01, 0.02, 1.0], 0.1))
-    assert (np.diff(moved) >= 0.1 - 1e-6).all() and moved[3] == 1.0
-
-
 @pytest.fixture(scope='module')
 def protocol_study() -> pd.DataFrame:
     """A tied head takes 15 points from full FT and nothing from LoRA; short training the same."""
@@ -233,7 +227,7 @@ def test_latex_is_escaped():
 
 def test_a_repeated_heading_is_left_out_in_print_only():
     rows = [Row(('A', 'x'), ['1']), Row(('A', 'y'), ['2'], best=[True])]
-    table = Table(name='t', title='T', notes=[], data=pd.DataFrame(), columns=['E', 'D', 'v'], rows=rows)
+    table = Table(notes=[], data=pd.DataFrame(), columns=['E', 'D', 'v'], rows=rows)
     assert table.frame['E'].to_list() == ['A', 'A'] and '| A | y | **2** |' in table.markdown()
 
 

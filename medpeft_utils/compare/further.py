@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pandas as pd
 
+from medpeft_utils import report
 from medpeft_utils.compare.drawings import svg
 from medpeft_utils.compare.evidence import Evidence
 from medpeft_utils.compare.page import Block, Drawing, Section, Table, Words
-from medpeft_utils.report import renderers, source
+from medpeft_utils.report import source
 from medpeft_utils.report.output import Figure, Output
 from medpeft_utils.report.output import Table as Tabled
 from medpeft_utils.study import records
@@ -49,7 +50,7 @@ def further(found: Evidence, folder: Path, by: Sequence[str] = ()) -> list[Secti
             continue
         with warnings.catch_warnings():
             warnings.simplefilter('ignore', RuntimeWarning)  # of means of nothing: few test images; they show as '-'
-            outputs = [renderers.render(name, table, 'macro') for name in names]
+            outputs = [report.render(name, table, 'macro') for name in names]
         for output in outputs:
             output.save(folder)
         blocks: list[Block] = []

@@ -7,12 +7,12 @@ report.render('table2', records)       # a Table or Figure: shows itself in a no
 
 from __future__ import annotations
 
-__all__ = ['RENDERERS', 'render', 'render_all']
+__all__ = ['RENDERERS', 'render']
 
 
 def __getattr__(name: str):
     if name in __all__:
-        from medpeft_utils.report import renderers
+        from medpeft_utils.report import output
 
-        return renderers.discovered() if name == 'RENDERERS' else getattr(renderers, name)
+        return output.discovered() if name == 'RENDERERS' else getattr(output, name)
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -12,10 +12,8 @@ from dataclasses import dataclass
 import pandas as pd
 
 from medpeft_utils.report import provenance, scores
-from medpeft_utils.report.output import Nothing, Output, Row, Table
-from medpeft_utils.report.renderers import renderer
+from medpeft_utils.report.output import Nothing, Output, Row, Table, renderer
 
-TITLE = 'Reporting checklists, as far as records fill them'
 OPEN = 'for people'
 NOT_CLINICAL = 'Research software; it is no medical device, and nothing here was evaluated on patients prospectively.'
 
@@ -115,21 +113,23 @@ ITEMS: tuple[tuple[str, str, str, Callable[[Study], str] | None], ...] = (
 )  # fmt: skip
 
 
-@renderer('checklists', TITLE, 'Which items of the reporting checklists are filled?')
+@renderer(
+    'checklists',
+    'Reporting checklists, as far as records fill them',
+    'Which items of the reporting checklists are filled?',
+)
 def checklists(records: pd.DataFrame, f1: str = 'weighted') -> Output:
     """One row an item: what the records say, or that it is for people."""
     done = records[records['status'] == 'done']
     whole = [record for record in done.get('record', pd.Series(dtype=object)) if isinstance(record, dict)]
     whole = [record for record in whole if {'data', 'backbone', 'environment'} <= set(record)]
     if not whole:
-        return Nothing(name='checklists', title=TITLE, notes=['No whole record is among these.'])
+        return Nothing(notes=['No whole record is among these.'])
     study, rows = Study(whole, int((records['status'] != 'done').sum())), []
     for item, first, second, fill in ITEMS:
         rows.append(Row((item,), [f'{first}; {second}', fill(study) if fill else f'… ({OPEN})']))
     filled = sum(fill is not None for *_, fill in ITEMS)
     return Table(
-        name='checklists',
-        title=TITLE,
         columns=['Item', 'Where', 'From the records'],
         rows=rows,
         notes=[

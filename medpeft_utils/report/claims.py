@@ -1,6 +1,6 @@
-"""One scaffold for the pages of claims: a registry of answers, the page, its table, and the strip of verdicts.
+"""One scaffold for the pages of claims: parts and their verdicts, a registry of answers, the page, the strip.
 
-CLAIMS = Claims('claims', "The paper's claims", Study)
+CLAIMS = Claims(Study)
 
 @CLAIMS.claim('ssf_best', 'SSF is best.', 'Table 2')
 def ssf_best(study) -> Answer:
@@ -9,19 +9,23 @@ def ssf_best(study) -> Answer:
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
 from medpeft_utils.core.registry import Registry
 from medpeft_utils.report import style
+from medpeft_utils.report.inference import FEWEST, Interval
 from medpeft_utils.report.output import Nothing, Row, Table, write_pictures
-from medpeft_utils.report.panels import sheet
-from medpeft_utils.report.verdicts import CONTRADICTED, NOT_RUN, REPRODUCED, UNDECIDED, VERDICTS, Part, judge
+from medpeft_utils.report.style import sheet
 
+CONSEQUENCE = 0.02  # the smallest difference of a score (0..1) that is of consequence, declared before the runs
+REPRODUCED, CONTRADICTED, UNDECIDED, NOT_RUN = 'reproduced', 'contradicted', 'undecided', 'not run'
+VERDICTS = (REPRODUCED, CONTRADICTED, UNDECIDED, NOT_RUN)
 MEANINGS = {
     REPRODUCED: 'the interval of every part lies above zero',
     CONTRADICTED: 'the interval of a part lies below what is of consequence',
@@ -30,6 +34,93 @@ MEANINGS = {
 }
 SYNTHETIC = 'The images are synthetic: these verdicts show that the pipeline answers, and say nothing about medicine.'
 SMALL = 'Small networks and small images: a verdict holds for them, not for the networks of the paper.'
+
+
+# ---- parts and verdicts
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of a claim: a quantity that should be above zero; None where it was not run.
+
+    `scale`, `unit` and `digits` are for printing; `consequence` is in the quantity's own unit.
+    """
+
+    what: str
+    found: Interval | None
+    scale: float = 100.0
+    unit: str = 'points'
+    consequence: float = CONSEQUENCE
+    digits: int = 1
+
+    @property
+    def verdict(self) -> str:
+        """Reproduced: the interval lies above zero. Contradicted: it lies below what is of consequence. Fewer than
+        three seeds and splits decide nothing, however narrow the interval is."""
+        if self.found is None or math.isnan(self.found.value):
+            return NOT_RUN
+        if not self.found.decides:
+            return UNDECIDED
+        if self.found.low > 0:
+            return REPRODUCED
+        return CONTRADICTED if self.found.high < self.consequence else UNDECIDED
+
+    def __str__(self) -> str:
+        if self.verdict == NOT_RUN:
+            return f'{self.what}: not run'
+        return f'{self.what}: {self.found.text(self.scale, digits=self.digits)} {self.unit} ({about(self.found)})'
+
+    @property
+    def needs(self) -> str:
+        """What would decide it, in words."""
+        found = self.found
+        if found is None or not found.decides:
+            have = 0 if found is None else max(found.seeds, found.splits)
+            return f'at least {FEWEST} seeds or splits (there {"is" if have == 1 else "are"} {have})'
+        half, target = (found.high - found.low) / 2, max(abs(found.value), self.consequence)
+        more = max(half / target, 1.0) ** 2
+        of_groups, of_seeds = found.variances
+        if found.over == 'data sets':
+            return f'more data sets or larger ones: an interval {math.sqrt(more):.1f} times as narrow'
+        if found.over == 'patients and seeds' and of_seeds > of_groups:
+            return f'about {math.ceil(more * found.seeds):,} seeds'
+        if found.groups:
+            times = math.ceil(10 * more) / 10
+            return (
+                f'about {times:g} times the {found.groups:,} test patients' if times > 1 else 'somewhat more patients'
+            )
+        return f'about {math.ceil(more * max(found.seeds, found.splits)):,} seeds'
+
+
+def about(found: Interval) -> str:
+    """What an interval is over, in words: '3 seeds, 412 patients'."""
+    if found.over == 'data sets':
+        return f'at least {found.seeds} seeds or splits each, {found.groups:,} patients'
+    words = [f'{found.splits} splits'] if found.splits > 1 else []
+    if found.seeds:
+        words.append(f'{found.seeds} seed{"s" if found.seeds > 1 else ""}')
+    if found.over == 'patients' or found.over == 'patients and seeds':
+        words.append(f'{found.groups:,} patients')
+    if found.over == 'seeds':
+        words.append('patients not drawn')
+    return ', '.join(words) or 'as printed'
+
+
+def judge(parts: Sequence[Part]) -> str:
+    """The verdict on a claim, each part of which must hold.
+
+    One part contradicted contradicts it; all reproduced reproduce it; a part that was not run leaves it undecided, and
+    where no part was run the claim was not run.
+    """
+    found = [part.verdict for part in parts]
+    if CONTRADICTED in found:
+        return CONTRADICTED
+    if not found or set(found) == {NOT_RUN}:
+        return NOT_RUN
+    return REPRODUCED if set(found) == {REPRODUCED} else UNDECIDED
+
+
+# ---- claims and their page
 
 
 @dataclass(frozen=True)
@@ -75,14 +166,12 @@ class Claims(Registry[Claim]):
     """The claims of one paper, their answers and their page.
 
     Args:
-        name: the stem of the page's files.
-        title: of the page.
         study: (records, f1) -> what the answers take.
     """
 
-    def __init__(self, name: str, title: str, study: Callable[..., object]):
+    def __init__(self, study: Callable[..., object]):
         super().__init__('claim')
-        self.name, self.title, self.study = name, title, study
+        self.study = study
 
     def claim(self, name: str, text: str, where: str):
         """Register a function (study) -> Answer as the answer to a claim; its docstring is the rule."""
@@ -98,34 +187,24 @@ class Claims(Registry[Claim]):
         study = self.study(records, f1)
         return {name: claim.answer(study) for name, claim in self.items()}
 
-    def page(
-        self, records: pd.DataFrame, f1: str, notes: Sequence[str], synthetic: bool = False
-    ) -> ClaimsPage | Nothing:
+    def page(self, records: pd.DataFrame, f1: str, notes: Sequence[str], synthetic: bool = False) -> Table | Nothing:
         """Every claim with its verdict, rule, what decides, and caveat; Nothing where no claim was run."""
         rows, parts, answers = [], [], self.answers(records, f1)
         if all(answer.verdict == NOT_RUN for answer in answers.values()):
-            return Nothing(name=self.name, title=self.title, notes=notes, suffixes=('parts',))
+            return Nothing(notes=notes)
         for name, answer in answers.items():
             claim = self[name]
             row = {'name': name, 'claim': claim.text, 'where': claim.where, 'verdict': answer.verdict}
             rows.append(row | {'decides': '\n'.join(answer.decides), 'rule': claim.rule, 'caveat': answer.caveat})
             parts += [{'name': name} | _number(part) for part in answer.parts]
+        cells = [[r['where'], r['verdict'], r['decides'], r['caveat']] for r in rows]
         many = f'{len(self)} claims, each interval of 95 % by itself: nothing is corrected for their number.'
         return ClaimsPage(
-            name=self.name,
-            title=self.title + (', synthetic images' if synthetic else ''),
+            synthetic=synthetic,
             columns=['Claim', 'Where', 'Verdict', 'What decides', 'Caveat'],
-            rows=[
-                Row(
-                    (r['claim'],),
-                    [r['where'], r['verdict'], r['decides'], r['caveat']],
-                    [False, True, False, False],
-                    rule=True,
-                )
-                for r in rows
-            ],
+            rows=[Row((r['claim'],), c, [False, True, False, False]) for r, c in zip(rows, cells, strict=True)],
             notes=[*notes, *([SYNTHETIC] if synthetic else []), many],
-            data=pd.DataFrame(rows),
+            data=rows,
             further={'parts': pd.DataFrame(parts)} if parts else {},
             left=True,
         )
@@ -143,8 +222,6 @@ def _number(part: Part) -> dict:
 @dataclass(frozen=True, kw_only=True)
 class ClaimsPage(Table):
     """A table whose Markdown is a page: the strip of verdicts, then each claim by itself."""
-
-    sections: tuple[str, ...] = field(default=())
 
     def save(self, folder: Path | str) -> list[Path]:
         """As every table, with the strip as a picture."""

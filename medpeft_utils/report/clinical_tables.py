@@ -12,15 +12,11 @@ import pandas as pd
 
 from medpeft_utils.core.drawing import plain
 from medpeft_utils.report import clinical, cxr_scores, paper, provenance, scores, style
+from medpeft_utils.report.claims import CONSEQUENCE
 from medpeft_utils.report.inference import Interval, Sample, TestSplit
-from medpeft_utils.report.output import MISSING, Figure, Nothing, Output, Row, Table
-from medpeft_utils.report.panels import bar, mark_synthetic, sheet
-from medpeft_utils.report.renderers import renderer
-from medpeft_utils.report.verdicts import CONSEQUENCE
+from medpeft_utils.report.output import MISSING, Figure, Nothing, Output, Row, Table, renderer
+from medpeft_utils.report.style import bar, mark_synthetic, sheet
 
-TITLE = 'Clinical metrics, a class against the rest'
-TITLE_CURVES = 'Reliability and decision curves'
-TITLE_CALIBRATION = 'Does PEFT calibrate worse than full fine-tuning?'
 SHOWN = ('Full FT', 'Linear Probing', 'LoRA', 'SSF', 'BitFit', 'Bias Tuning')
 NO_ROWS = 'These records hold no rows of validation and test: clinical metrics are not available.'
 OF_INTEREST = ('malignant', 'mel', 'melanoma', 'glaucoma', 'pneumonia', 'lung opacity', 'effusion')
@@ -190,19 +186,19 @@ TABLE_NOTE = (
 )
 
 
-@renderer('clinical', TITLE, 'What would a clinician ask of these classifiers?')
+@renderer('clinical', 'Clinical metrics, a class against the rest', 'What would a clinician ask of these classifiers?')
 def clinical_table(records: pd.DataFrame, f1: str = 'weighted') -> Output:
     """AUROC, AUPRC, operating points, Brier score and calibration of each class, by encoder, data set and method."""
     runs = [run for run in runs_with_rows(records, f1) if run.method in SHOWN]
     if not runs:
-        return Nothing(name='clinical', title=TITLE, notes=[NO_ROWS])
+        return Nothing(notes=[NO_ROWS])
     rows, data = [], []
     for (encoder, name), methods in cells(runs):
         classes = next(iter(methods.values()))[0].classes
         shown = positive(classes)
         # of two classes the second one says it all; of many findings the CSV would be long, and holds eight
         for k in range(1 if len(classes) == 2 else 0, min(len(classes), 8)):
-            for place, (method, own) in enumerate(methods.items()):
+            for method, own in methods.items():
                 found = _measured(own, k)
                 row = {'encoder': encoder, 'dataset': name, 'class': classes[k], 'method': method, 'runs': len(own)}
                 for key, value in found.items():
@@ -216,11 +212,9 @@ def clinical_table(records: pd.DataFrame, f1: str = 'weighted') -> Output:
                 if k == shown:
                     heads = (encoder, f'{name}: {classes[k]}', method)
                     cell = [_text(found[key], digits) for key, digits in COLUMNS.values()]
-                    rows.append(Row(heads, cell, rule=place == 0 and bool(rows)))
-    synthetic = any(run.synthetic for run in runs)
+                    rows.append(Row(heads, cell))
     return Table(
-        name='clinical',
-        title=TITLE + (', synthetic images' if synthetic else ''),
+        synthetic=any(run.synthetic for run in runs),
         columns=['Encoder', 'Data: class', 'Method', *COLUMNS],
         rows=rows,
         notes=[TABLE_NOTE + 'Every class and operating point is in the CSV. ' + NOT_CLINICAL, *_over(runs)],
@@ -280,7 +274,11 @@ def _curves(axes, methods: dict[str, list[Run]], k: int) -> list[dict]:
     return drawn
 
 
-@renderer('clinical_curves', TITLE_CURVES, 'Can the probabilities be trusted, and do they help a decision?')
+@renderer(
+    'clinical_curves',
+    'Reliability and decision curves',
+    'Can the probabilities be trusted, and do they help a decision?',
+)
 def clinical_curves(records: pd.DataFrame, f1: str = 'weighted') -> Output:
     """Reliability and decision curves of full FT and two others, for the class of interest of up to three data sets."""
     runs = runs_with_rows(records, f1)
@@ -288,7 +286,7 @@ def clinical_curves(records: pd.DataFrame, f1: str = 'weighted') -> Output:
     chosen = [(key, {m: methods[m] for m in wanted if m in methods}) for key, methods in cells(runs)]
     chosen = sorted((one for one in chosen if len(one[1]) > 1), key=lambda one: -sum(map(len, one[1].values())))[:3]
     if not chosen:
-        return Nothing(name='clinical_curves', title=TITLE_CURVES, notes=[NO_ROWS])
+        return Nothing(notes=[NO_ROWS])
     drawn, used = [], [run for _, methods in chosen for own in methods.values() for run in own]
     with style.drawing():
         figure, axes = sheet(len(chosen), 2, ' '.join(_over(used)), 3.5, 2.5)
@@ -307,8 +305,6 @@ def clinical_curves(records: pd.DataFrame, f1: str = 'weighted') -> Output:
         axes[-1, 0].set_xlabel('predicted probability')
         axes[-1, 1].set_xlabel('threshold probability')
     return Figure(
-        name='clinical_curves',
-        title=TITLE_CURVES,
         figure=figure,
         notes=[*_over(used), 'Bands: 95 %. Dashed: perfect calibration. ' + NOT_CLINICAL],
         data=pd.DataFrame(drawn),
@@ -362,7 +358,11 @@ def forest(figures: list[tuple[str, dict[str, dict[str, Interval]]]], words: str
     return figure
 
 
-@renderer('calibration', TITLE_CALIBRATION, 'Are the probabilities of PEFT less reliable than those of full FT?')
+@renderer(
+    'calibration',
+    'Does PEFT calibrate worse than full fine-tuning?',
+    'Are the probabilities of PEFT less reliable than those of full FT?',
+)
 def calibration(records: pd.DataFrame, f1: str = 'weighted') -> Output:
     """Class-wise calibration error minus that of full FT, before and after a temperature fitted on validation."""
     runs = runs_with_rows(records, f1)
@@ -376,16 +376,14 @@ def calibration(records: pd.DataFrame, f1: str = 'weighted') -> Output:
         if found['as trained']:
             panels.append((f'{name}\n{encoder}', found))
     if not panels:
-        return Nothing(name='calibration', title=TITLE_CALIBRATION, notes=[NO_ROWS])
+        return Nothing(notes=[NO_ROWS])
     panels = sorted(panels, key=lambda panel: -len(panel[1]['as trained']))[:4]
     counts = verdicts(data)
     with style.drawing():
         marks = {'as trained': 'o', 'after a temperature': 'D'}
         figure = forest(panels, 'calibration error minus\nfull FT, points', counts + ' ' + ' '.join(_over(runs)), marks)
-    synthetic = ', synthetic images' if any(run.synthetic for run in runs) else ''
     return Figure(
-        name='calibration',
-        title=TITLE_CALIBRATION + synthetic,
+        synthetic=any(run.synthetic for run in runs),
         figure=figure,
         notes=[
             counts,

@@ -8,13 +8,9 @@ import pandas as pd
 
 from medpeft_utils.report import paper, provenance, scores, style
 from medpeft_utils.report.figure3 import pareto
-from medpeft_utils.report.labels import place_labels
-from medpeft_utils.report.output import MISSING, Figure, Nothing, Output, Row, Table
-from medpeft_utils.report.panels import mark_synthetic, sheet
-from medpeft_utils.report.renderers import renderer
+from medpeft_utils.report.output import MISSING, Figure, Nothing, Output, Row, Table, renderer
+from medpeft_utils.report.style import mark_synthetic, place_labels, sheet
 
-TITLE = 'What each method costs'
-TITLE_FRONT = 'Scores against costs'
 NO_COST = 'These records hold no costs.'
 COSTS = {  # field: heading, divisor, digits
     'forward_flops': ('Forward, GFLOP', 1e9, 2),
@@ -64,21 +60,21 @@ def _number(value: float | None) -> float:
     return math.nan if value is None else float(value)
 
 
-@renderer('cost', TITLE, 'What does each method cost in operations, bytes, memory and time?')
+@renderer('cost', 'What each method costs', 'What does each method cost in operations, bytes, memory and time?')
 def cost(records: pd.DataFrame, f1: str = 'weighted') -> Output:
     """Costs by backbone and method, the median over runs; what was not measured is left open, never estimated."""
     runs = run_costs(records, f1)
     if runs.empty:
-        return Nothing(name='cost', title=TITLE, notes=[NO_COST])
+        return Nothing(notes=[NO_COST])
     rows, data = [], []
     measured = [name for name in COSTS if runs[name].notna().any()]
     for (backbone, size), group in runs.groupby(['backbone', 'image_size'], sort=False, dropna=False):
         known = paper.CNN_METHODS if group['family'].iloc[0] == 'cnn' else paper.VIT_METHODS
-        for place, method in enumerate(scores.in_order(group['method'], known)):
+        for method in scores.in_order(group['method'], known):
             medians = group[group['method'] == method][measured].median()
             cells = [_shown(medians[name], COSTS[name]) for name in measured]
             name = backbone if pd.isna(size) else f'{backbone}, {size:g} px'
-            rows.append(Row((name, method), cells, rule=place == 0 and bool(rows)))
+            rows.append(Row((name, method), cells))
             data.append({'backbone': backbone, 'image_size': size, 'method': method} | medians.to_dict())
     devices, memory = provenance.listed(runs['device']), provenance.listed(filter(None, runs['memory_of']))
     absent = [COSTS[name][0] for name in COSTS if name not in measured]
@@ -90,19 +86,19 @@ def cost(records: pd.DataFrame, f1: str = 'weighted') -> Output:
         *([f'Energy: {provenance.listed(filter(None, runs["energy_of"]))}.'] if any(runs['energy_of']) else []),
     ]
     columns = ['Backbone', 'Method', *(COSTS[name][0] for name in measured)]
-    return Table(name='cost', title=TITLE, columns=columns, rows=rows, notes=notes, data=pd.DataFrame(data))
+    return Table(columns=columns, rows=rows, notes=notes, data=pd.DataFrame(data))
 
 
 def _shown(value: float, how: tuple[str, float, int]) -> str:
     return MISSING if math.isnan(value) else f'{value / how[1]:,.{how[2]}f}'
 
 
-@renderer('cost_front', TITLE_FRONT, 'What does a better score cost?')
+@renderer('cost_front', 'Scores against costs', 'What does a better score cost?')
 def cost_front(records: pd.DataFrame, f1: str = 'weighted') -> Output:
     """Average score against three costs, for the encoder with most methods; a front of detectable steps alone."""
     runs, chosen = run_costs(records, f1), scores.table_scores(records, f1)
     if runs.empty:
-        return Nothing(name='cost_front', title=TITLE_FRONT, notes=[NO_COST])
+        return Nothing(notes=[NO_COST])
     encoder = runs.groupby('encoder')['method'].nunique().idxmax()
     here = chosen[chosen['encoder'] == encoder]
     blocks = scores.complete(scores.grid(here, list(dict.fromkeys(here['method'])), [encoder]))
@@ -132,8 +128,7 @@ def cost_front(records: pd.DataFrame, f1: str = 'weighted') -> Output:
             mark_synthetic(axes[0, -1])
     more = 'Dashed: the front. A dearer method is on it only where it is detectably better than the one before it.'
     return Figure(
-        name='cost_front',
-        title=provenance.title(TITLE_FRONT, here),
+        synthetic=provenance.is_synthetic(here),
         figure=figure,
         notes=[*notes, more],
         data=pd.DataFrame(data),

@@ -6,14 +6,11 @@ import pandas as pd
 
 from medpeft_utils.report import cxr_scores as cxr
 from medpeft_utils.report import provenance
-from medpeft_utils.report.claims import SMALL, Answer, Claims
+from medpeft_utils.report.claims import CONTRADICTED, NOT_RUN, REPRODUCED, SMALL, UNDECIDED, Answer, Claims, Part
 from medpeft_utils.report.cxr_tables import PAPER_TASKS, PAPER_WINS
 from medpeft_utils.report.inference import Interval
-from medpeft_utils.report.output import Output
-from medpeft_utils.report.renderers import renderer
-from medpeft_utils.report.verdicts import CONTRADICTED, NOT_RUN, REPRODUCED, UNDECIDED, Part
+from medpeft_utils.report.output import Output, renderer
 
-TITLE = "The second paper's claims, and what these records say"
 PAPER_AUROC, PAPER_GAP = 0.806, 0.029
 LISTED = 785  # images in the authors' list of 1 % of NIH ChestX-ray14
 
@@ -42,7 +39,7 @@ class Study:
         ]
 
 
-CLAIMS = Claims('cxr_claims', TITLE, Study)
+CLAIMS = Claims(Study)
 
 
 @CLAIMS.claim('lora_wins_13_of_18', 'LoRA is better than full fine-tuning in 13 of 18 tasks.', 'Abstract')
@@ -110,7 +107,11 @@ def counted(runs: pd.DataFrame) -> str:
     return words.replace('%', ' %').replace('1  %', '1 %').strip()
 
 
-@renderer('cxr_claims', TITLE, 'Which claims of the second paper are reproduced?')
+@renderer(
+    'cxr_claims',
+    "The second paper's claims, and what these records say",
+    'Which claims of the second paper are reproduced?',
+)
 def cxr_claims(records: pd.DataFrame, f1: str = 'weighted') -> Output:
     """The claims of Lian et al. 2024, each answered or marked as one that these records cannot answer."""
     every = cxr.runs(records)

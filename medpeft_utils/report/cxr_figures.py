@@ -6,12 +6,9 @@ import pandas as pd
 
 from medpeft_utils.report import cxr_scores as cxr
 from medpeft_utils.report import provenance, scores, style
-from medpeft_utils.report.output import Figure, Nothing, Output
-from medpeft_utils.report.panels import bar, mark_synthetic, nothing, sheet, size_axis
-from medpeft_utils.report.renderers import renderer
+from medpeft_utils.report.output import Figure, Nothing, Output, renderer
+from medpeft_utils.report.style import bar, mark_synthetic, nothing, sheet, size_axis
 
-TITLE_LABELS = 'AUROC against the number of labels, LoRA and full fine-tuning'
-TITLE_RANK = 'AUROC against the rank of LoRA and the share of parameters that it trains'
 DRAWN = 'Dots: seeds, where there are several; bars: 95 %.'
 DRAWN_RANK = (
     'Bars: 95 %. Dashed, and open marks: full fine-tuning. Share: of all parameters, without the head. LoRA trains the '
@@ -34,13 +31,17 @@ def _panel(axes, table: pd.DataFrame, shown: pd.DataFrame) -> None:
     size_axis(axes, sorted(table['fraction']), table.set_index('fraction')['train_images'].to_dict())
 
 
-@renderer('cxr_labels', TITLE_LABELS, 'Does LoRA gain over full fine-tuning as labels become fewer?')
+@renderer(
+    'cxr_labels',
+    'AUROC against the number of labels, LoRA and full fine-tuning',
+    'Does LoRA gain over full fine-tuning as labels become fewer?',
+)
 def cxr_labels(records: pd.DataFrame, f1: str = 'weighted') -> Output:
     """Mean test AUROC over the shares of the labels: a row a model, a column a dataset."""
     shown = cxr.one_rank(cxr.runs(records))
     table, notes = cxr.tasks(shown), cxr.describe(records, shown)
     if table.empty:
-        return Nothing(name='cxr_labels', title=TITLE_LABELS, notes=notes)
+        return Nothing(notes=notes)
     models = scores.in_order(shown['model'], cxr.MODELS)
     datasets = scores.in_order(shown['data'], tuple(cxr.DATASETS.values()))
     with style.drawing():
@@ -60,9 +61,8 @@ def cxr_labels(records: pd.DataFrame, f1: str = 'weighted') -> Output:
         for axis in axes[-1]:
             axis.set_xlabel('labels: per cent, images')
         axes[0, 0].legend(loc='upper left', frameon=False, fontsize=7)
-    title = provenance.title(TITLE_LABELS, shown)
     data = table.drop(columns='found')
-    return Figure(name='cxr_labels', title=title, figure=figure, notes=[*notes, DRAWN], data=data)
+    return Figure(synthetic=provenance.is_synthetic(shown), figure=figure, notes=[*notes, DRAWN], data=data)
 
 
 def ranked_tasks(table: pd.DataFrame) -> list[tuple]:
@@ -112,7 +112,11 @@ def _draw_ranks(left, right, rows: pd.DataFrame) -> None:
     right.legend(loc='lower right', frameon=False, fontsize=6.5)
 
 
-@renderer('cxr_rank', TITLE_RANK, 'How many parameters does LoRA need on a radiograph model?')
+@renderer(
+    'cxr_rank',
+    'AUROC against the rank of LoRA and the share of parameters that it trains',
+    'How many parameters does LoRA need on a radiograph model?',
+)
 def cxr_rank(records: pd.DataFrame, f1: str = 'weighted') -> Output:
     """Mean test AUROC over ranks, and over the trained share, for the tasks that were run with several ranks."""
     every = cxr.runs(records)
@@ -120,11 +124,10 @@ def cxr_rank(records: pd.DataFrame, f1: str = 'weighted') -> Output:
     used = every[every[cxr.TASK].apply(tuple, axis=1).isin(ranked_tasks(every))] if len(every) else every
     notes = cxr.describe(records, used)
     if rows.empty:
-        return Nothing(name='cxr_rank', title=TITLE_RANK, notes=notes)
+        return Nothing(notes=notes)
     with style.drawing():
         figure, axes = sheet(1, 2, ' '.join(notes), 3.5, 2.7, sharey=True)
         _draw_ranks(*axes[0], rows)
         if provenance.is_synthetic(used):
             mark_synthetic(axes[0, 0])
-    title = provenance.title(TITLE_RANK, used)
-    return Figure(name='cxr_rank', title=title, figure=figure, notes=[*notes, DRAWN_RANK], data=rows)
+    return Figure(synthetic=provenance.is_synthetic(used), figure=figure, notes=[*notes, DRAWN_RANK], data=rows)

@@ -8,12 +8,9 @@ import pandas as pd
 
 from medpeft_utils.report import cxr_scores as cxr
 from medpeft_utils.report import paper, provenance, scores
-from medpeft_utils.report.output import MISSING, Nothing, Output, Row, Table
-from medpeft_utils.report.renderers import renderer
+from medpeft_utils.report.output import MISSING, Nothing, Output, Row, Table, renderer
 
-TITLE = 'LoRA against full fine-tuning on chest radiographs: AUROC in points'
 COLUMNS = ['Model', 'Dataset', 'Labels (images)', 'Full FT', 'LoRA', 'LoRA minus full FT', 'Rank', 'Trained', 'Seeds']
-TITLE_LISTS = "The second paper's published lists: counts, prevalence, overlap"
 COLUMNS_LISTS = [
     'Dataset',
     'List',
@@ -35,27 +32,28 @@ LISTS = {
 PAPER_WINS, PAPER_TASKS = 13, 18
 
 
-def _row(found: pd.Series, rule: bool) -> Row:
+def _row(found: pd.Series) -> Row:
     cells = [cxr.points(found[side], (found[f'{side}_low'], found[f'{side}_high'])) for side in ('full', 'lora')]
     lora = not math.isnan(found['rank'])
     share = f'{found["trainable"] / found["total"]:.2%}'.replace('%', ' %') if lora else MISSING
     cells += [found['found'].text(), f'{found["rank"]:.0f}' if lora else MISSING, share, f'{found["seeds"]:.0f}']
     bold = [found['high'] < 0, found['low'] > 0, False, False, False, False]
     heads = (found['model'], found['data'], f'{cxr.percent(found["fraction"])} ({found["train_images"]:,.0f})')
-    return Row(heads, cells, bold, rule=rule)
+    return Row(heads, cells, bold)
 
 
-@renderer('cxr_tasks', TITLE, 'On a radiograph model, is LoRA better than full fine-tuning, task by task?')
+@renderer(
+    'cxr_tasks',
+    'LoRA against full fine-tuning on chest radiographs: AUROC in points',
+    'On a radiograph model, is LoRA better than full fine-tuning, task by task?',
+)
 def cxr_tasks(records: pd.DataFrame, f1: str = 'weighted') -> Output:
     """The tasks of Lian et al. 2024 that were run, and others; how many LoRA wins, detectably or not."""
     shown = cxr.one_rank(cxr.runs(records))
     table = cxr.tasks(shown)
     if table.empty:
-        return Nothing(name='cxr_tasks', title=TITLE, notes=cxr.describe(records, shown), suffixes=('runs',))
-    rows = [
-        _row(row, rule=place > 0 and row['model'] != table['model'].iloc[place - 1])
-        for place, (_, row) in enumerate(table.iterrows())
-    ]
+        return Nothing(notes=cxr.describe(records, shown))
+    rows = [_row(row) for _, row in table.iterrows()]
     both = table.dropna(subset='difference')
     known = [one for one in both['found'] if one.known]
     top = ['No interval is known: no task has rows of its test split, or three seeds.']
@@ -70,8 +68,7 @@ def cxr_tasks(records: pd.DataFrame, f1: str = 'weighted') -> Output:
         f'task where it was run, else the best on validation. The paper’s own table is not held here ({cxr.CITATION}).'
     )
     return Table(
-        name='cxr_tasks',
-        title=provenance.title(TITLE, shown),
+        synthetic=provenance.is_synthetic(shown),
         columns=COLUMNS,
         rows=rows,
         notes=[*cxr.describe(records, shown), won, bold],
@@ -85,7 +82,7 @@ def _share(part: float, whole: float) -> str:
     return MISSING if pd.isna(part) else f'{part:,.0f} ({part / whole:.1%})'.replace('%', ' %')
 
 
-def _list_row(dataset: str, name: str, values: pd.Series, rule: bool) -> Row:
+def _list_row(dataset: str, name: str, values: pd.Series) -> Row:
     """One list: `values` by what they are, as `data.lists.arithmetic` names them."""
     images = values['images']
     positives = values[values.index.str.startswith('positives: ')].rename(lambda what: what.split(': ')[1])
@@ -97,27 +94,26 @@ def _list_row(dataset: str, name: str, values: pd.Series, rule: bool) -> Row:
     patients, elsewhere = (values.get(what, math.nan) for what in ('patients', 'patients_elsewhere'))
     counts = [MISSING if pd.isna(count) else f'{count:,.0f}' for count in (patients, elsewhere)]
     cells = [f'{images:,.0f}', counts[0], _share(values['without_finding'], images), *ends, inside, counts[1]]
-    return Row((dataset, LISTS[name]), cells, rule=rule)
+    return Row((dataset, LISTS[name]), cells)
 
 
-@renderer('cxr_lists', TITLE_LISTS, 'What do the published lists hold, and do they overlap?')
+@renderer(
+    'cxr_lists',
+    "The second paper's published lists: counts, prevalence, overlap",
+    'What do the published lists hold, and do they overlap?',
+)
 def cxr_lists(records: pd.DataFrame, f1: str = 'weighted') -> Output:
     """Counts of the lists that Lian et al. 2024 publish, by `medpeft_utils.data.lists`; no image is needed for it."""
     data, rows = paper.read('lian2024_lists'), []
     if not scores.is_published(records) and cxr.runs(records).empty:
-        return Nothing(name='cxr_lists', title=TITLE_LISTS, notes=cxr.describe(records, cxr.runs(records)))
+        return Nothing(notes=cxr.describe(records, cxr.runs(records)))
     for dataset, lists in data.groupby('dataset', sort=False):
         tables = lists.assign(list=lists['list'].str.removesuffix('.txt')).pivot(
             index='list', columns='what', values='value'
         )
         names = [name for name in LISTS if name in tables.index]
-        rows += [
-            _list_row(dataset.split(' (')[0], name, tables.loc[name].dropna(), rule=bool(rows) and not place)
-            for place, name in enumerate(names)
-        ]
+        rows += [_list_row(dataset.split(' (')[0], name, tables.loc[name].dropna()) for name in names]
     return Table(
-        name='cxr_lists',
-        title=TITLE_LISTS,
         columns=COLUMNS_LISTS,
         rows=rows,
         notes=[

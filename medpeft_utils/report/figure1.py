@@ -7,12 +7,10 @@ import math
 import pandas as pd
 
 from medpeft_utils.report import paper, provenance, scores, style
-from medpeft_utils.report.output import Figure, Nothing, Output
-from medpeft_utils.report.panels import bar, mark_synthetic, sheet, size_axis
-from medpeft_utils.report.renderers import renderer
+from medpeft_utils.report.output import Figure, Nothing, Output, renderer
+from medpeft_utils.report.style import bar, mark_synthetic, sheet, size_axis
 from medpeft_utils.report.tables import crossovers, figure1_scores
 
-TITLE1 = 'Figure 1: low-data regime'
 METHODS = ('Full FT', 'BitFit', 'LoRA')
 DASHED = {'linestyle': (0, (4, 2)), 'linewidth': 0.9, 'alpha': 0.8, 'zorder': 2, 'marker': ''}
 DRAWN = (
@@ -88,14 +86,14 @@ def _numbers(curves: pd.DataFrame, printed: pd.DataFrame, gains: pd.DataFrame) -
 
 @renderer(
     'figure1',
-    TITLE1,
+    'Figure 1: low-data regime',
     'Does parameter-efficient tuning gain as training data shrink, and where does full fine-tuning take over?',
 )
 def figure1(records: pd.DataFrame, f1: str = 'weighted') -> Output:
     """Figure 1: methods over data sizes, a column for each encoder and data set; the crossovers marked."""
     curves, published = figure1_scores(records, f1), scores.is_published(records)
     if curves.empty:
-        return Nothing(name='figure1', title=TITLE1, notes=['No curve of data sizes was run.'])
+        return Nothing(notes=['No curve of data sizes was run.'])
     printed = figure1_scores(paper.records())
     found, gains = crossovers(curves), []
     panels = list(curves.groupby(['encoder', 'data'], sort=False))
@@ -137,8 +135,7 @@ def figure1(records: pd.DataFrame, f1: str = 'weighted') -> Output:
     if not published and (curves['data'] == 'HAM10000').any():
         more.append(f'Thin dashed lines: the paper, read off its Figure 1 ({paper.CITATION}).')
     return Figure(
-        name='figure1',
-        title=provenance.title(TITLE1, curves),
+        synthetic=provenance.is_synthetic(curves),
         figure=figure,
         notes=[*(provenance.smallest(curves[curves['fraction'] == 1]) if not published else []), *notes, *more],
         data=_numbers(curves, printed, pd.concat(gains)),

@@ -9,14 +9,10 @@ import numpy as np
 import pandas as pd
 
 from medpeft_utils.report import paper, provenance, scores, style
-from medpeft_utils.report.labels import place_labels
-from medpeft_utils.report.output import Figure, Nothing, Output
-from medpeft_utils.report.panels import bar, mark_synthetic, sheet
-from medpeft_utils.report.renderers import renderer
+from medpeft_utils.report.output import Figure, Nothing, Output, renderer
 from medpeft_utils.report.score_tables import TABLE2, TABLE3, Layout
+from medpeft_utils.report.style import bar, mark_synthetic, place_labels, sheet
 
-TITLE3 = 'Figure 3: performance against trainable parameters'
-TITLE_RANKS = 'Average ranks, as a picture'
 LARGEST_AREA = 700  # square points of the disc of a method that trains every parameter
 DRAWN = (
     'Disc: area proportional to the share of the parameters that is trained. Dashed: Pareto front, of methods that '
@@ -104,7 +100,11 @@ def _draw(axes, rows: pd.DataFrame, front: list[int], title: str) -> None:
     place_labels(axes, rows[['parameters', 'f1']].to_numpy(), rows['method'].to_list(), lines)
 
 
-@renderer('figure3', TITLE3, 'How much does each method reach for the parameters that it trains?')
+@renderer(
+    'figure3',
+    'Figure 3: performance against trainable parameters',
+    'How much does each method reach for the parameters that it trains?',
+)
 def figure3(records: pd.DataFrame, f1: str = 'weighted') -> Output:
     """Figure 3: average F1 against trainable parameters, a panel for each encoder of the study (or the paper's two)."""
     panels = []
@@ -122,7 +122,7 @@ def figure3(records: pd.DataFrame, f1: str = 'weighted') -> Output:
             if len(table) > 3 or (len(table) > 2 and not panels):
                 panels.append((table, front, here['backbone_label'].iloc[0], provenance.is_synthetic(here)))
     if not panels:
-        return Nothing(name='figure3', title=TITLE3, notes=['No encoder was run with three methods on one data set.'])
+        return Nothing(notes=['No encoder was run with three methods on one data set.'])
     used = chosen[chosen['encoder'].isin({table['encoder'].iloc[0] for table, *_ in panels})]
     notes = provenance.describe(records, used, f1)
     with style.drawing():
@@ -140,7 +140,7 @@ def figure3(records: pd.DataFrame, f1: str = 'weighted') -> Output:
             if synthetic:
                 mark_synthetic(axis)
     data = pd.concat([table for table, *_ in panels], ignore_index=True)
-    return Figure(name='figure3', title=provenance.title(TITLE3, used), figure=figure, notes=[*notes, DRAWN], data=data)
+    return Figure(synthetic=provenance.is_synthetic(used), figure=figure, notes=[*notes, DRAWN], data=data)
 
 
 # ---- ranks
@@ -188,7 +188,7 @@ def average_ranks(chosen: pd.DataFrame, layout: Layout) -> pd.DataFrame:
     return table.assign(blocks=len(blocks)).sort_values('average_rank', ignore_index=True)
 
 
-@renderer('ranks', TITLE_RANKS, 'In which order do the methods come out, on average?')
+@renderer('ranks', 'Average ranks, as a picture', 'In which order do the methods come out, on average?')
 def ranks_figure(records: pd.DataFrame, f1: str = 'weighted') -> Output:
     """Average ranks on CNNs and on vision transformers: a picture, not a test."""
     chosen, panels = scores.table_scores(records, f1), []
@@ -198,7 +198,7 @@ def ranks_figure(records: pd.DataFrame, f1: str = 'weighted') -> Output:
         if len(table):
             panels.append((here, table.assign(family=title), f'{title}, {table["blocks"][0]} blocks'))
     if not panels:
-        return Nothing(name='ranks', title=TITLE_RANKS, notes=['No three methods were run on one data set.'])
+        return Nothing(notes=['No three methods were run on one data set.'])
     used = pd.concat([here for here, *_ in panels])
     notes = provenance.describe(records, used, f1)
     with style.drawing():
@@ -214,6 +214,4 @@ def ranks_figure(records: pd.DataFrame, f1: str = 'weighted') -> Output:
         'method is missing. Bar: 95 % over patients and seeds. Ranks hide by how much: differences are in the tables.'
     )
     data = pd.concat([table for _, table, _ in panels], ignore_index=True)
-    return Figure(
-        name='ranks', title=provenance.title(TITLE_RANKS, used), figure=figure, notes=[*notes, rule], data=data
-    )
+    return Figure(synthetic=provenance.is_synthetic(used), figure=figure, notes=[*notes, rule], data=data)

@@ -5,14 +5,11 @@ from __future__ import annotations
 import pandas as pd
 
 from medpeft_utils.report import provenance, scores, style
-from medpeft_utils.report.claims import Answer, Claims
+from medpeft_utils.report.claims import CONSEQUENCE, Answer, Claims, Part
 from medpeft_utils.report.inference import Sample
-from medpeft_utils.report.output import Figure, Nothing, Output
-from medpeft_utils.report.panels import bar, mark_synthetic, sheet
-from medpeft_utils.report.renderers import renderer
-from medpeft_utils.report.verdicts import CONSEQUENCE, Part
+from medpeft_utils.report.output import Figure, Nothing, Output, renderer
+from medpeft_utils.report.style import bar, mark_synthetic, sheet
 
-TITLE = 'Figure 4: what makes PEFT look better?'
 PAGE = 'What makes PEFT look better? The head, the steps, or the method'
 HEADS = {  # name in the records: what it is, its place in the palette, marker
     'tied': ('tied to the body', 3, 's'),
@@ -59,7 +56,7 @@ class Study:
         return ', '.join([method, f'{data} {100 * fraction:g} %', *(w for n, w in told.items() if n != without)])
 
 
-CLAIMS = Claims('protocol', PAGE, Study)
+CLAIMS = Claims(Study)
 OURS = 'our question'
 
 
@@ -101,7 +98,7 @@ def protocol(records: pd.DataFrame, f1: str = 'weighted') -> Output:
     """The page of Figure 4: each effect with its verdict and interval."""
     chosen = protocol_scores(records, f1)
     if chosen.empty:
-        return Nothing(name='protocol', title=PAGE, notes=['No run varies head and steps.'], suffixes=('parts',))
+        return Nothing(notes=['No run varies head and steps.'])
     return CLAIMS.page(records, f1, provenance.describe(records, chosen, f1), provenance.is_synthetic(chosen))
 
 
@@ -142,13 +139,17 @@ def _numbers(study: Study) -> pd.DataFrame:
     return means.merge(pd.DataFrame(rows), on=[*CELLS, 'method'], how='left')
 
 
-@renderer('figure4', TITLE, 'Is the gain of PEFT its own, or that of the head, or of short training?')
+@renderer(
+    'figure4',
+    'Figure 4: what makes PEFT look better?',
+    'Is the gain of PEFT its own, or that of the head, or of short training?',
+)
 def figure4(records: pd.DataFrame, f1: str = 'weighted') -> Output:
     """Figure 4: full FT's score and the gains over it against steps, a line a head, a column a data size."""
     study = Study(records, f1)
     chosen = study.chosen
     if chosen.empty or not study.methods:
-        return Nothing(name='figure4', title=TITLE, notes=['No run varies head and steps.'])
+        return Nothing(notes=['No run varies head and steps.'])
     first = chosen.groupby(['encoder', 'data']).size().idxmax()  # of several networks the one with most runs is drawn
     here = chosen[(chosen['encoder'] == first[0]) & (chosen['data'] == first[1])]
     fractions, steps = sorted(here['fraction'].unique()), sorted(here['steps'].unique())
@@ -188,8 +189,7 @@ def figure4(records: pd.DataFrame, f1: str = 'weighted') -> Output:
         )
     about = f'{here["backbone_label"].iloc[0]} on {first[1]}.'
     return Figure(
-        name='figure4',
-        title=provenance.title(TITLE, here),
+        synthetic=provenance.is_synthetic(here),
         figure=figure,
         notes=[about, *notes, DRAWN, 'Verdicts on each effect are in protocol.md.'],
         data=_numbers(study),

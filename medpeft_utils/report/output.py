@@ -1,54 +1,47 @@
-"""What a renderer gives back: a table or figure that shows itself in a notebook and saves itself; or nothing."""
+"""The registry of figures and tables, and what they are: each shows itself in a notebook and saves itself.
+
+    @renderer('table7', 'Time and memory', 'What does each method cost?')
+    def table7(records, f1): ...        # -> Table or Figure; Nothing, where no record bears on it
+
+One decorated function is all that a new one costs; a module of this folder that declares one is found by itself.
+"""
 
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache, wraps
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
+from medpeft_utils.core.registry import Registry
 from medpeft_utils.report import style
+from medpeft_utils.report.inference import Interval
 
 if TYPE_CHECKING:
     import matplotlib.figure
     from pandas.io.formats.style import Styler
 
 MISSING = '-'
-_LATEX = {
-    '\\': r'\textbackslash{}',
-    '&': r'\&',
-    '%': r'\%',
-    '_': r'\_',
-    '#': r'\#',
-    '$': r'\$',
-    '{': r'\{',
-    '}': r'\}',
-    '~': r'\textasciitilde{}',
-    '^': r'\textasciicircum{}',
-    '±': r'$\pm$',
-    '×': r'$\times$',
-    '²': r'$^2$',
-    '>': r'$>$',
-    '<': r'$<$',
-    '≥': r'$\geq$',
-    '≤': r'$\leq$',
-    'χ': r'$\chi$',
-    '✓': r'$\checkmark$',
-    '−': r'$-$',
-    '–': '--',
-    '·': r'$\cdot$',
-    '△': r'$\triangle$',
-    '\n': ' ',
-}
+KINDS = 'svg', 'png', 'pdf', 'csv', 'md', 'tex'
+_LATEX = str.maketrans(
+    {letter: f'\\{letter}' for letter in '&%_#${}'}
+    | {'\\': r'\textbackslash{}', '~': r'\textasciitilde{}', '^': r'\textasciicircum{}', '–': '--', '\n': ' '}
+    | {'±': r'$\pm$', '×': r'$\times$', '²': r'$^2$', '>': r'$>$', '<': r'$<$', '≥': r'$\geq$', '≤': r'$\leq$'}
+    | {'χ': r'$\chi$', '✓': r'$\checkmark$', '−': r'$-$', '·': r'$\cdot$', '△': r'$\triangle$'}
+)
 
 
 def latex_text(text: str) -> str:
     """Text with what LaTeX would misread escaped."""
-    return ''.join(_LATEX.get(letter, letter) for letter in str(text))
+    return str(text).translate(_LATEX)
 
 
 def _markdown_text(text: str) -> str:
@@ -76,23 +69,41 @@ def write_pictures(folder: Path, name: str, figure: matplotlib.figure.Figure, ki
     return paths
 
 
+def numbers(rows: Sequence[Mapping]) -> pd.DataFrame:
+    """Rows as a table of numbers: an `Interval` under 'gain' becomes the columns gain, gain_low and gain_high."""
+    flat = []
+    for row in rows:
+        flat.append({})
+        for name, value in row.items():
+            several = isinstance(value, Interval)
+            ends = {f'{name}_low': value.low, f'{name}_high': value.high} if several else {}
+            flat[-1] |= {name: value.value if several else value} | ends
+    return pd.DataFrame(flat)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Output:
     """What tables and figures share.
 
     Args:
-        name: the stem of its files, such as 'table2'.
-        title: one line.
         notes: which data, backbone, seeds and runs; what is missing; which rules were followed.
-        data: the numbers unrounded, one row a cell, written as CSV.
+        data: the numbers unrounded, one row a cell, written as CSV; rows as for `numbers`, or a frame.
         further: more of those by suffix: 'f1_macro' is written as `<name>_f1_macro.csv`.
+        synthetic: whether images are; the title says so.
+        name: the stem of its files, such as 'table2'; the renderer's, as the title is.
+        title: one line.
     """
 
-    name: str
-    title: str
     notes: Sequence[str]
-    data: pd.DataFrame
+    data: pd.DataFrame = field(default_factory=pd.DataFrame)
     further: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    synthetic: bool = False
+    name: str = ''
+    title: str = ''
+
+    def __post_init__(self):
+        if not isinstance(self.data, pd.DataFrame):
+            object.__setattr__(self, 'data', numbers(self.data))
 
     def markdown(self) -> str:
         raise NotImplementedError
@@ -113,13 +124,12 @@ class Output:
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a table: its headings, its cells as text, which of them are best, and how it stands out."""
+    """One row of a table: its headings, its cells as text, which of them are best, and whether it is in grey."""
 
     heads: tuple[str, ...]
     cells: Sequence[str]
     best: Sequence[bool] = ()
     muted: bool = False
-    rule: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +168,9 @@ class Table(Output):
 
     @property
     def rules(self) -> list[int]:
-        return [number for number, row in enumerate(self.rows) if row.rule]
+        """The rows whose first heading is another than that above."""
+        first = [row.heads[0] for row in self.rows]
+        return [number for number in range(1, len(first)) if first[number] != first[number - 1]]
 
     def styled(self) -> Styler:
         """The table for a notebook: best in bold, the paper's rows in grey, groups ruled off."""
@@ -220,8 +232,6 @@ class Figure(Output):
         return [*write_pictures(Path(folder), self.name, self.figure, self.kind), *super().save(folder)]
 
     def _repr_png_(self) -> bytes:
-        from io import BytesIO
-
         buffer = BytesIO()
         with style.drawing():
             self.figure.savefig(buffer, format='png', dpi=130)
@@ -252,14 +262,7 @@ class Figure(Output):
 
 @dataclass(frozen=True, kw_only=True)
 class Nothing(Output):
-    """What a renderer gives back where no record bears on it: it says so in a notebook, and no file is written.
-
-    Args:
-        suffixes: of the further CSVs that the renderer writes where there is something.
-    """
-
-    data: pd.DataFrame = field(default_factory=pd.DataFrame)
-    suffixes: Sequence[str] = ()
+    """What a renderer gives back where no record bears on it: it says so in a notebook, and no file is written."""
 
     def markdown(self) -> str:
         """Title and notes."""
@@ -270,7 +273,58 @@ class Nothing(Output):
 
     def save(self, folder: Path | str) -> list[Path]:
         """Write nothing, and remove what an earlier report wrote under this name."""
-        names = [f'{self.name}.{kind}' for kind in ('svg', 'png', 'pdf', 'csv', 'md', 'tex')]
-        for name in [*names, *(f'{self.name}_{suffix}.csv' for suffix in self.suffixes)]:
-            Path(folder, name).unlink(missing_ok=True)
+        others = tuple(name for name in RENDERERS if name.startswith(f'{self.name}_'))  # figure1_crossover is no part
+        further = [path for path in Path(folder).glob(f'{self.name}_*.csv') if not path.stem.startswith(others or '/')]
+        for path in (*further, *(Path(folder, f'{self.name}.{kind}') for kind in KINDS)):
+            path.unlink(missing_ok=True)
         return []
+
+
+# ---- the registry
+
+
+@dataclass(frozen=True)
+class Renderer:
+    """A figure or table: its name (the stem of its files), title, the question it answers, and what draws it.
+
+    `draw(records, f1)` takes the records of a study (`paper.records()` for the paper's own numbers) and the average of
+    F1: 'weighted', 'macro' or 'micro'. The paper's numbers it takes from `medpeft_utils.report.paper`.
+    """
+
+    name: str
+    title: str
+    question: str
+    draw: Callable[[pd.DataFrame, str], Output]
+
+
+RENDERERS: Registry[Renderer] = Registry('figure or table', 'list(medpeft_utils.report.RENDERERS)')
+
+
+def renderer(name: str, title: str, question: str):
+    """Register a function (records, f1) -> Table, Figure or Nothing under a name; name and title become its own."""
+
+    def register(draw: Callable[[pd.DataFrame, str], Output]) -> Callable[[pd.DataFrame, str], Output]:
+        @wraps(draw)
+        def named(records: pd.DataFrame, f1: str = 'weighted') -> Output:
+            output = draw(records, f1)
+            return replace(output, name=name, title=title + (', synthetic images' if output.synthetic else ''))
+
+        RENDERERS.register(name, Renderer(name, title, question, named))
+        return named
+
+    return register
+
+
+@cache
+def discovered() -> Registry[Renderer]:
+    """Every renderer of the folder."""
+    import medpeft_utils.report
+
+    for module in sorted(module.name for module in pkgutil.iter_modules(medpeft_utils.report.__path__)):
+        importlib.import_module(f'medpeft_utils.report.{module}')
+    return RENDERERS
+
+
+def render(name: str, records: pd.DataFrame, f1: str = 'weighted') -> Output:
+    """Draw one figure or table. Raises UnknownName where there is none of that name."""
+    return discovered()[name].draw(records, f1)

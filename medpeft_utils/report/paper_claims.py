@@ -13,16 +13,13 @@ import numpy as np
 import pandas as pd
 
 from medpeft_utils.report import paper, provenance, scores
-from medpeft_utils.report.claims import SMALL, Answer, Claims
+from medpeft_utils.report.claims import CONSEQUENCE, CONTRADICTED, REPRODUCED, SMALL, UNDECIDED, Answer, Claims, Part
 from medpeft_utils.report.crossover import Crossover
 from medpeft_utils.report.inference import FEWEST, Interval, Sample, combine, random_effects
-from medpeft_utils.report.output import Output
-from medpeft_utils.report.renderers import renderer
+from medpeft_utils.report.output import Output, renderer
 from medpeft_utils.report.score_tables import TABLE2, TABLE3, TABLE5, Layout
 from medpeft_utils.report.tables import crossovers, figure1_scores
-from medpeft_utils.report.verdicts import CONSEQUENCE, CONTRADICTED, REPRODUCED, UNDECIDED, Part
 
-TITLE = "The paper's claims, and what these records say"
 PEFT = ('LoRA', 'BitFit')
 
 
@@ -45,7 +42,7 @@ def _compared(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[methods >= 4] if (methods >= 4).any() else rows
 
 
-CLAIMS = Claims('claims', TITLE, Study)
+CLAIMS = Claims(Study)
 
 
 def _over_encoders(rows: pd.DataFrame, method: str, other: str) -> Sample | None:
@@ -308,7 +305,9 @@ def three_methods_beat_full_ft(study: Study) -> Answer:
 # ---- the page
 
 
-@renderer('claims', TITLE, 'Which of the claims of the paper are reproduced?')
+@renderer(
+    'claims', "The paper's claims, and what these records say", 'Which of the claims of the paper are reproduced?'
+)
 def claims(records: pd.DataFrame, f1: str = 'weighted') -> Output:
     """Every claim of the discriminative half with its verdict; for the paper's own numbers, what they bear out."""
     chosen = scores.seed_scores(records, f1, prefer=scores.TABLE_EXPERIMENTS)

@@ -21,11 +21,6 @@ def is_synthetic(chosen: pd.DataFrame) -> bool:
     return len(chosen) > 0 and bool(chosen['synthetic'].fillna(False).astype(bool).any())
 
 
-def title(text: str, chosen: pd.DataFrame) -> str:
-    """A title that says where images are synthetic."""
-    return text + (', synthetic images' if is_synthetic(chosen) else '')
-
-
 def listed(names: Iterable[str], most: int = 8) -> str:
     """Names in a row, each once, the rest counted."""
     names = list(dict.fromkeys(names))

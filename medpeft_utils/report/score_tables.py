@@ -13,8 +13,7 @@ import pandas as pd
 
 from medpeft_utils.report import paper, provenance, scores
 from medpeft_utils.report.inference import Interval, random_effects
-from medpeft_utils.report.output import MISSING, Nothing, Output, Row, Table
-from medpeft_utils.report.renderers import renderer
+from medpeft_utils.report.output import MISSING, Nothing, Output, Row, Table, renderer
 
 OURS, THEIRS = 'this study', 'paper'
 SELF_SUPERVISED = ('MAE', 'CLIP', 'DINO')
@@ -137,8 +136,8 @@ def _blocks(layout: Layout, own: pd.DataFrame, theirs: pd.DataFrame, data: list[
         here = own[own['encoder'] == encoder]
         best = {name: not_worse(group) for name, group in here.groupby('data')}
         printed = theirs[theirs['encoder'] == encoder]
-        for place, method in enumerate(scores.in_order(here['method'], layout.methods)):
-            rows.append(_study_row(here, encoder, method, data, best, published, rule=place == 0))
+        for method in scores.in_order(here['method'], layout.methods):
+            rows.append(_study_row(here, encoder, method, data, best, published))
             beneath = printed[printed['method'] == method]
             if len(beneath) and set(beneath['data']) & set(here['data']):
                 cells = [_printed(beneath, name) if name in set(here['data']) else MISSING for name in data]
@@ -147,7 +146,7 @@ def _blocks(layout: Layout, own: pd.DataFrame, theirs: pd.DataFrame, data: list[
     return rows
 
 
-def _study_row(rows: pd.DataFrame, encoder: str, method: str, data: list[str], best, published: bool, rule: bool):
+def _study_row(rows: pd.DataFrame, encoder: str, method: str, data: list[str], best, published: bool):
     cells, bold = [], []
     for name in data:
         cell = rows[(rows['data'] == name) & (rows['method'] == method)]
@@ -161,7 +160,7 @@ def _study_row(rows: pd.DataFrame, encoder: str, method: str, data: list[str], b
     params = paper.printed_parameters(encoder).get(method, MISSING) if published else _counted(rows, method)
     apart = _over_sets(rows, method) if not published else ''
     label = THEIRS if published else OURS
-    return Row((encoder, method, label), [*cells, apart, params], [*bold, False, False], rule=rule)
+    return Row((encoder, method, label), [*cells, apart, params], [*bold, False, False])
 
 
 def _printed(rows: pd.DataFrame, data: str) -> str:
@@ -212,8 +211,7 @@ def score_table(layout: Layout, records: pd.DataFrame, f1: str) -> Output:
     published = scores.is_published(records)
     own = layout.of(scores.table_scores(records, f1))
     if own.empty:
-        notes, more = provenance.describe(records, own, f1), [f'f1_{average}' for average in scores.AVERAGES]
-        return Nothing(name=layout.name, title=layout.title, notes=notes, suffixes=more)
+        return Nothing(notes=provenance.describe(records, own, f1))
     theirs = layout.of(scores.table_scores(paper.records())) if not published else own
     data = scores.in_order(own['data'], paper.DATASETS)
     rows = _blocks(layout, own, theirs if not published else own.iloc[:0], data, published)
@@ -222,8 +220,7 @@ def score_table(layout: Layout, records: pd.DataFrame, f1: str) -> Output:
     notes = provenance.describe(records, own, f1)
     columns = ['Encoder', 'Method', 'Source', *(_data_label(own, name) for name in data)]
     return Table(
-        name=layout.name,
-        title=provenance.title(layout.title, own),
+        synthetic=provenance.is_synthetic(own),
         columns=[*columns, 'Minus full FT, points', 'Trained parameters'],
         rows=rows,
         notes=[*notes, *(_contradictions(layout, own) if published else [BOLD])],

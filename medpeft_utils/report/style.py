@@ -1,10 +1,16 @@
-"""How figures look: one colour and one marker for a method wherever it appears; fonts embedded."""
+"""How figures look: a colour and a marker for each method, sheets of panels with a footer, bars, marks and labels."""
 
 from __future__ import annotations
 
-from medpeft_utils.core.drawing import GREY, INK, drawing, new_figure
+import itertools
+import textwrap
+from collections.abc import Mapping, Sequence
 
-__all__ = ['GREY', 'INK', 'PALE', 'TEXT_WIDTH', 'VERDICTS', 'drawing', 'look', 'new_figure', 'palette']
+from matplotlib.transforms import Bbox
+
+from medpeft_utils.core.drawing import GREY, INK, drawing, new_figure, plain
+
+__all__ = ['GREY', 'INK', 'drawing', 'new_figure']  # of core, used from here by every figure
 
 TEXT_WIDTH = 7.0  # inches, across two columns
 PALE = '#c8c8c8'
@@ -46,3 +52,147 @@ def look(method: str) -> dict[str, str]:
     number = sum(map(ord, method))
     position, marker, line = _LOOKS.get(method, (6 + 2 * (number % 2), _OTHERS[number % len(_OTHERS)], '-.'))
     return {'color': palette()[position], 'marker': marker, 'linestyle': line}
+
+
+# ---- panels
+
+FOOTER = 2  # lines; the rest of the notes stands on the page beside the figure
+
+
+def sheet(rows: int, columns: int, footer: str = '', width: float = 3.5, height: float = 2.6, **how):
+    """A figure of rows x columns panels, each of so many inches, with a footer of at most two lines.
+
+    Args:
+        how: for matplotlib's `subplots`.
+    Returns:
+        The figure and its axes [rows, columns].
+    """
+    wide, beneath = width * columns, 0.15 * FOOTER + 0.06 if footer else 0.0
+    tall = height * rows + beneath
+    figure = new_figure(wide, tall)
+    figure.set_layout_engine('constrained', rect=(0, beneath / tall, 1, 1 - beneath / tall))
+    axes = figure.subplots(rows, columns, squeeze=False, **how)
+    if footer:
+        lines = textwrap.wrap(footer, int(wide * 19), max_lines=FOOTER, placeholder=' …')
+        place = {'x': 0.06 / wide, 'y': beneath / tall, 'va': 'top', 'linespacing': 1.3}
+        figure.text(s=plain('\n'.join(lines)), size=6.2, color=GREY, **place)
+    return figure, axes
+
+
+def mark_synthetic(axes, inside: bool = False) -> None:
+    """Say in the picture itself that the images are synthetic: above its right corner, or inside the lower one."""
+    box = {'boxstyle': 'round,pad=0.25', 'facecolor': '#fff3c4', 'edgecolor': 'none'}
+    where = {'xy': (1, 0), 'xytext': (-5, 9)} if inside else {'xy': (1, 1), 'xytext': (-2, 9)}
+    how = {'xycoords': 'axes fraction', 'textcoords': 'offset points', 'ha': 'right', 'va': 'center', 'zorder': 8}
+    axes.annotate('synthetic images', size=7, weight='bold', bbox=box, **where, **how)
+
+
+def nothing(axes, words: str) -> None:
+    """A panel of which nothing was run says so."""
+    axes.set_axis_off()
+    axes.text(0.5, 0.5, words, ha='center', va='center', color=GREY, transform=axes.transAxes)
+
+
+def size_axis(axes, fractions: Sequence[float], images: Mapping[float, float] | None = None) -> None:
+    """A logarithmic axis of data sizes; a size whose label would touch its neighbour's has a tick without one.
+
+    Args:
+        fractions: of the training images.
+        images: fraction to number of images, written beneath the percentage.
+    """
+    axes.set_xscale('log')
+    low, high = min(fractions), max(fractions)
+    axes.set_xlim(100 * low / 1.2, 100 * high * 1.2)
+    room = (high / low) ** (0.13 if images else 0.08)  # the width of a label, as a factor of the size
+    shown, last = {low, high}, low
+    for fraction in sorted(fractions):
+        if fraction >= last * room and fraction * room <= high:
+            shown.add(fraction)
+            last = fraction
+    texts = {f: f'{100 * f:g}' + (f'\n{images[f]:,.0f}' if images else '') for f in shown}
+    labels = [texts.get(fraction, '') for fraction in fractions]
+    axes.set_xticks([100 * f for f in fractions], labels)
+    axes.minorticks_off()
+
+
+def bar(axes, x: float, low: float, high: float, color: str, across: bool = False, **how) -> list:
+    """An interval of 95 % as a bar, upright or across; nothing where there is none."""
+    if low != low:
+        return []
+    ends = ([low, high], [x, x]) if across else ([x, x], [low, high])
+    return axes.plot(*ends, color=color, **{'linewidth': 1.6, 'alpha': 0.55, 'zorder': 3, **how})
+
+
+# ---- labels beside points without overlap
+
+# Where a label may go, in order of liking: (horizontal, vertical) direction from its point.
+PLACES = ((1, 0), (0, 1), (0, -1), (-1, 0), (1, 1), (1, -1), (-1, 1), (-1, -1))
+REACHES = (1.0, 1.8, 2.8, 4.0)
+
+
+def _box(x: float, y: float, place: tuple[int, int], size: tuple[float, float], reach: float) -> Bbox:
+    (dx, dy), (width, height) = place, size
+    left = x + dx * reach - (width if dx < 0 else width / 2 if dx == 0 else 0)
+    bottom = y + dy * reach - (height if dy < 0 else height / 2 if dy == 0 else 0)
+    return Bbox.from_bounds(left, bottom, width, height)
+
+
+def _cost(box: Bbox, taken: Sequence[Bbox], frame: Bbox) -> float:
+    """The area of the label that lies on something else or outside the axes."""
+    overlap = 0.0
+    for other in taken:
+        wide = min(box.x1, other.x1) - max(box.x0, other.x0)
+        high = min(box.y1, other.y1) - max(box.y0, other.y0)
+        overlap += max(wide, 0) * max(high, 0)
+    inside = max(min(box.x1, frame.x1) - max(box.x0, frame.x0), 0) * max(
+        min(box.y1, frame.y1) - max(box.y0, frame.y0), 0
+    )
+    return overlap + 2 * (box.width * box.height - inside)
+
+
+def place_labels(axes, points, texts: Sequence[str], lines: Sequence = (), size: float = 7) -> None:
+    """Write each text near its point, on no point, line or other text; a thin line leads to one that lies far.
+
+    Args:
+        axes: with its limits and its place in the figure final.
+        points: [N, 2], x and y in data coordinates.
+        texts: one for each point.
+        lines: matplotlib lines that no label should lie on.
+        size: of the letters, in points.
+    """
+    renderer = axes.figure.canvas.get_renderer()
+    pixel = axes.figure.dpi / 72
+    where = axes.transData.transform(points)
+    taken = [Bbox.from_bounds(x - 4 * pixel, y - 4 * pixel, 8 * pixel, 8 * pixel) for x, y in where]
+    taken += [box for line in lines for box in _along(line, pixel)]
+    frame = axes.get_window_extent(renderer)
+    for (x, y), text in sorted(zip(where, texts, strict=True), key=lambda item: -item[0][1]):
+        label = axes.text(0, 0, text, size=size, zorder=6)
+        extent = label.get_window_extent(renderer)
+        tries = [(reach, place) for reach in REACHES for place in PLACES]
+        boxes = [_box(x, y, place, (extent.width, extent.height), 5.5 * pixel * reach) for reach, place in tries]
+        costs = [_cost(box, taken, frame) + 0.01 * number for number, box in enumerate(boxes)]
+        best = costs.index(min(costs))
+        box = boxes[best]
+        taken.append(box)
+        label.set_position(axes.transData.inverted().transform((box.x0, box.y0)))
+        if tries[best][0] > 1.8:
+            _lead(axes, (x, y), box)
+
+
+def _along(line, pixel: float) -> list[Bbox]:
+    """Small boxes along a line as it is drawn."""
+    path = line.get_path().transformed(line.get_transform()).interpolated(1)
+    boxes = []
+    for (x0, y0), (x1, y1) in itertools.pairwise(path.vertices):
+        steps = max(int(max(abs(x1 - x0), abs(y1 - y0)) / (3 * pixel)), 1)
+        for t in range(steps + 1):
+            x, y = x0 + (x1 - x0) * t / steps, y0 + (y1 - y0) * t / steps
+            boxes.append(Bbox.from_bounds(x - pixel, y - pixel, 2 * pixel, 2 * pixel))
+    return boxes
+
+
+def _lead(axes, point: tuple[float, float], box: Bbox) -> None:
+    near = min(max(point[0], box.x0), box.x1), min(max(point[1], box.y0), box.y1)
+    ends = axes.transData.inverted().transform([point, near])
+    axes.plot(ends[:, 0], ends[:, 1], color=GREY, linewidth=0.5, zorder=5)

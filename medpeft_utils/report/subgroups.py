@@ -14,11 +14,8 @@ from medpeft_utils.core.errors import BadInput
 from medpeft_utils.report import clinical, style
 from medpeft_utils.report.clinical_tables import NO_ROWS, Run, cells, forest, runs_with_rows, sample, verdicts
 from medpeft_utils.report.inference import TestSplit
-from medpeft_utils.report.output import MISSING, Figure, Nothing, Output, Row, Table
-from medpeft_utils.report.renderers import renderer
+from medpeft_utils.report.output import MISSING, Figure, Nothing, Output, Row, Table, renderer
 
-TITLE = 'Scores by subgroup, and the gap between subgroups'
-TITLE_GAPS = 'Does PEFT widen or narrow the gap between subgroups?'
 BY = ('sex', 'age:60')  # unless `records.attrs['by']` names others
 FEWEST = 10  # positives, and negatives, in every subgroup, or it is not judged
 PERMUTATIONS = 500
@@ -188,18 +185,18 @@ NOTE = (
 )
 
 
-@renderer('subgroups', TITLE, 'Does a method serve all patients alike?')
+@renderer('subgroups', 'Scores by subgroup, and the gap between subgroups', 'Does a method serve all patients alike?')
 def subgroup_table(records: pd.DataFrame, f1: str = 'weighted') -> Output:
     """AUROC by subgroup with the gap, its permutation p, and its change against full FT."""
     found, missing = measured(records, f1) if 'record' in records else ([], [])
     if not found:
-        return Nothing(name='subgroups', title=TITLE, notes=missing or [NO_ROWS])
+        return Nothing(notes=missing or [NO_ROWS])
     rows, data = [], []
     for row in found:
         by_group = '; '.join(f'{n} ({row["images"][n]:,}) {s.text(1, False, 2)}' for n, s in row['scores'].items())
         change = row['change'].text(1, digits=3) if row['change'] is not None else ''
         cells_ = [by_group, row['gap'].text(1, False, 3), f'{row["p"]:.3f}', change or MISSING]
-        rows.append(Row((row['encoder'], row['dataset'], row['by'], row['method']), cells_, rule=row['change'] is None))
+        rows.append(Row((row['encoder'], row['dataset'], row['by'], row['method']), cells_))
         about = {name: row[name] for name in ('encoder', 'dataset', 'by', 'method', 'p')}
         about |= {f'auroc {n}': s.value for n, s in row['scores'].items()}
         about |= {'gap': row['gap'].value, 'gap_low': row['gap'].low, 'gap_high': row['gap'].high}
@@ -207,8 +204,6 @@ def subgroup_table(records: pd.DataFrame, f1: str = 'weighted') -> Output:
             about |= {'change': row['change'].value, 'change_low': row['change'].low, 'change_high': row['change'].high}
         data.append(about)
     return Table(
-        name='subgroups',
-        title=TITLE,
         columns=['Encoder', 'Data', 'By', 'Method', 'AUROC by subgroup (images)', 'Gap', 'p', 'Change against full FT'],
         rows=rows,
         notes=[NOTE, *missing],
@@ -217,7 +212,11 @@ def subgroup_table(records: pd.DataFrame, f1: str = 'weighted') -> Output:
     )
 
 
-@renderer('gaps', TITLE_GAPS, 'Does PEFT treat subgroups more, or less, alike than full fine-tuning?')
+@renderer(
+    'gaps',
+    'Does PEFT widen or narrow the gap between subgroups?',
+    'Does PEFT treat subgroups more, or less, alike than full fine-tuning?',
+)
 def gaps(records: pd.DataFrame, f1: str = 'weighted') -> Output:
     """The change of the gap against full FT, by method; a panel for each data set and attribute."""
     found, missing = measured(records, f1) if 'record' in records else ([], [])
@@ -229,10 +228,10 @@ def gaps(records: pd.DataFrame, f1: str = 'weighted') -> Output:
             about = {name: row[name] for name in ('encoder', 'dataset', 'by', 'method')}
             data.append(about | {'change': row['change'].value, 'low': row['change'].low, 'high': row['change'].high})
     if not panels:
-        return Nothing(name='gaps', title=TITLE_GAPS, notes=missing or [NO_ROWS])
+        return Nothing(notes=missing or [NO_ROWS])
     shown = sorted(panels.items(), key=lambda panel: -len(panel[1]['gap']))[:4]
     with style.drawing():
         figure = forest(shown, 'change of the gap\nagainst full FT, points of AUROC', verdicts(data), {'gap': 'o'})
     words = 'To the right: a wider gap than that of full FT. Band: no change of consequence (2 points).'
     notes = [verdicts(data), words, NOTE, *missing]
-    return Figure(name='gaps', title=TITLE_GAPS, figure=figure, notes=notes, data=pd.DataFrame(data))
+    return Figure(figure=figure, notes=notes, data=pd.DataFrame(data))

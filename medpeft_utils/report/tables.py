@@ -7,14 +7,9 @@ import math
 import pandas as pd
 
 from medpeft_utils.report import crossover, paper, provenance, scores
-from medpeft_utils.report.output import MISSING, Nothing, Output, Row, Table
-from medpeft_utils.report.renderers import renderer
+from medpeft_utils.report.output import MISSING, Nothing, Output, Row, Table, renderer
 from medpeft_utils.report.score_tables import bracketed
 
-TITLE1 = 'Table 1: the fine-tuning methods'
-TITLE6 = 'Table 6: trainable parameters of each method (head left out)'
-TITLE_CROSSOVER = 'Crossover of Figure 1: the data size above which full fine-tuning stays better'
-TITLE_WEIGHTS = 'Pre-trained against random weights'
 FAMILIES = {'cnn': 'CNNs', 'vit': 'ViTs', 'unet': 'U-Nets'}
 
 
@@ -45,7 +40,11 @@ def _compared(own: pd.Series, theirs: pd.DataFrame) -> str:
     return 'paper has ' + ', '.join(differs) if differs else 'as in the paper'
 
 
-@renderer('table1', TITLE1, 'Which methods are compared, on which networks, and what do they train?')
+@renderer(
+    'table1',
+    'Table 1: the fine-tuning methods',
+    'Which methods are compared, on which networks, and what do they train?',
+)
 def table1(records: pd.DataFrame, f1: str = 'weighted') -> Output:
     """Table 1, from the registry of methods, checked against the paper's; of the paper's own, as printed."""
     theirs = paper.read('table1_methods')
@@ -59,8 +58,6 @@ def table1(records: pd.DataFrame, f1: str = 'weighted') -> Output:
     columns = ['Method', 'Paper', 'Summary', *FAMILIES.values(), 'Type', *([] if published else ['Beside the paper'])]
     source = 'As printed' if published else 'From the registry of methods; nothing here was measured'
     return Table(
-        name='table1',
-        title=TITLE1,
         columns=columns,
         rows=rows,
         notes=[
@@ -81,7 +78,11 @@ def _exact() -> pd.DataFrame:
     return exact.assign(encoder=exact['backbone'].map(names)).dropna(subset='encoder')
 
 
-@renderer('table6', TITLE6, 'How many parameters does each method train?')
+@renderer(
+    'table6',
+    'Table 6: trainable parameters of each method (head left out)',
+    'How many parameters does each method train?',
+)
 def table6(records: pd.DataFrame, f1: str = 'weighted') -> Output:
     """Table 6: a row for each encoder and method: counted in this study, or for the paper's as printed and exact."""
     if scores.is_published(records):
@@ -92,26 +93,24 @@ def table6(records: pd.DataFrame, f1: str = 'weighted') -> Output:
             rows.append(Row((encoder, method), [printed, f'{int(one["trainable_parameters"]):,}', agrees]))
         columns = ['Encoder', 'Method', 'Paper, printed', 'Real architecture, counted', 'Paper and count']
         notes = [f'As printed ({paper.CITATION}), and counted on the real architectures without weights.']
-        return Table(name='table6', title=TITLE6, columns=columns, rows=rows, notes=notes, data=exact)
+        return Table(columns=columns, rows=rows, notes=notes, data=exact)
     chosen = scores.table_scores(records, f1)
     if chosen.empty:
-        return Nothing(name='table6', title=TITLE6, notes=['No run of this study belongs here.'])
+        return Nothing(notes=['No run of this study belongs here.'])
     rows, data = [], []
     for backbone, here in chosen.groupby('backbone_label', sort=False):
         if backbone.endswith(scores.RANDOM):
             continue
         known = paper.CNN_METHODS if here['family'].iloc[0] == 'cnn' else paper.VIT_METHODS
-        for place, method in enumerate(scores.in_order(here['method'], known)):
+        for method in scores.in_order(here['method'], known):
             of, total = here[here['method'] == method], here['total_parameters'].max()
             trained, heads = of['trainable_parameters'].max(), of['head_parameters'].dropna()
             share = f'{trained / total:.2%}'.replace('%', ' %')
             cells = [f'{int(trained):,}', share, provenance.from_to(heads)]
-            rows.append(Row((backbone, method), cells, rule=place == 0 and bool(rows)))
+            rows.append(Row((backbone, method), cells))
             row = {'backbone': backbone, 'method': method, 'trainable_parameters': trained}
             data.append(row | {'share': trained / total, 'head_least': heads.min(), 'head_most': heads.max()})
     return Table(
-        name='table6',
-        title=TITLE6,
         columns=['Backbone', 'Method', 'Trained parameters', 'Share of all', 'Head (by number of classes)'],
         rows=rows,
         notes=[f'Counted in {len(chosen)} runs of this study; counts do not depend on data or seed.'],
@@ -146,13 +145,15 @@ def crossovers(curves: pd.DataFrame) -> pd.DataFrame:
 
 
 @renderer(
-    'figure1_crossover', TITLE_CROSSOVER, 'Below how many images is a parameter-efficient method the better choice?'
+    'figure1_crossover',
+    'Crossover of Figure 1: the data size above which full fine-tuning stays better',
+    'Below how many images is a parameter-efficient method the better choice?',
 )
 def figure1_crossover(records: pd.DataFrame, f1: str = 'weighted') -> Output:
     """The crossovers of Figure 1 with their intervals, beside the paper's in words and from its digitised curves."""
     curves, published = figure1_scores(records, f1), scores.is_published(records)
     if curves.empty:
-        return Nothing(name='figure1_crossover', title=TITLE_CROSSOVER, notes=['No curve of data sizes was run.'])
+        return Nothing(notes=['No curve of data sizes was run.'])
     theirs = crossovers(figure1_scores(paper.records())).set_index(['encoder', 'method'])['crossover']
     rows, data = [], []
     for one in crossovers(curves).itertuples():
@@ -168,8 +169,7 @@ def figure1_crossover(records: pd.DataFrame, f1: str = 'weighted') -> Output:
         data.append(row | ({} if published else {'inside': own.inside, 'over': own.over}))
     notes = [*provenance.describe(records, curves, f1), *provenance.rates(records, curves)]
     return Table(
-        name='figure1_crossover',
-        title=provenance.title(TITLE_CROSSOVER, curves),
+        synthetic=provenance.is_synthetic(curves),
         columns=['Encoder', 'Method', 'Data', *([] if published else ['This study']), 'Paper, text', 'Paper, curve'],
         rows=rows,
         notes=[*notes, CROSSOVER_NOTE],
@@ -188,7 +188,7 @@ CROSSOVER_NOTE = (
 # ---- weights
 
 
-@renderer('pretraining', TITLE_WEIGHTS, 'Does pre-training help the methods at all?')
+@renderer('pretraining', 'Pre-trained against random weights', 'Does pre-training help the methods at all?')
 def pretraining(records: pd.DataFrame, f1: str = 'weighted') -> Output:
     """F1 from pre-trained and from random weights, for every cell that was run from both."""
     chosen = scores.seed_scores(records, f1, prefer=scores.TABLE_EXPERIMENTS)
@@ -208,11 +208,10 @@ def pretraining(records: pd.DataFrame, f1: str = 'weighted') -> Output:
         data.append(row | {'low': apart.low, 'high': apart.high, 'seeds': apart.seeds})
         used.append(cell)
     if not rows:
-        return Nothing(name='pretraining', title=TITLE_WEIGHTS, notes=['Nothing was run from random weights.'])
+        return Nothing(notes=['Nothing was run from random weights.'])
     shown = pd.concat(used)
     return Table(
-        name='pretraining',
-        title=provenance.title(TITLE_WEIGHTS, shown),
+        synthetic=provenance.is_synthetic(shown),
         columns=['Encoder', 'Dataset', 'Method', 'Pre-trained', 'Random', 'Difference in points', 'Seeds'],
         rows=rows,
         notes=provenance.describe(records, shown, f1),

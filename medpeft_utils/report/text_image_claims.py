@@ -8,13 +8,10 @@ import pandas as pd
 
 from medpeft_utils.report import provenance, scores
 from medpeft_utils.report import text_image_scores as ti
-from medpeft_utils.report.claims import Answer, Claims
+from medpeft_utils.report.claims import CONTRADICTED, REPRODUCED, UNDECIDED, Answer, Claims, Part
 from medpeft_utils.report.inference import Interval, combine, random_effects
-from medpeft_utils.report.output import Output
-from medpeft_utils.report.renderers import renderer
-from medpeft_utils.report.verdicts import CONTRADICTED, REPRODUCED, UNDECIDED, Part
+from medpeft_utils.report.output import Output, renderer
 
-TITLE = "The paper's claims on generation, and what these records say"
 SEEDS = 'Intervals are over training seeds, paired by sampling seed; with fewer than three seeds nothing is decided.'
 PAPER_BETTER, PAPER_PEFT = 6, 7  # PEFT methods with a lower average FID than full fine-tuning's, of how many
 
@@ -60,7 +57,7 @@ def _mean(by_set: dict) -> Interval:
     return combine(samples, [1 / len(samples)] * len(samples)).interval()
 
 
-CLAIMS = Claims('text_image_claims', TITLE, Study)
+CLAIMS = Claims(Study)
 TABLE4 = 'Sec. 4.3, Table 4'
 
 
@@ -104,7 +101,11 @@ def peft_beats_full_on_generation(study: Study) -> Answer:
     return Answer(parts, [words], SEEDS, stated)
 
 
-@renderer('text_image_claims', TITLE, 'Which claims of the paper on generation are reproduced?')
+@renderer(
+    'text_image_claims',
+    "The paper's claims on generation, and what these records say",
+    'Which claims of the paper on generation are reproduced?',
+)
 def text_image_claims(records: pd.DataFrame, f1: str = 'weighted') -> Output:
     """The four claims on generation with their verdicts; for the paper's own numbers, what they bear out."""
     table = ti.runs(records)

@@ -17,11 +17,9 @@ import pandas as pd
 
 from medpeft_utils.report import scores, style
 from medpeft_utils.report import text_image_scores as ti
-from medpeft_utils.report.output import Figure, Nothing
-from medpeft_utils.report.panels import FOOTER
-from medpeft_utils.report.renderers import renderer
+from medpeft_utils.report.output import Figure, Nothing, renderer
+from medpeft_utils.report.style import FOOTER
 
-TITLE = 'Figure 2: images from one prompt'
 PROMPT = 'No acute cardiopulmonary process.'
 TRUTH = 'Ground truth'
 KEPT = 'figure2_{}.png'  # of a run's pictures, beside the figure
@@ -198,10 +196,10 @@ def _numbers(lines: list[tuple[str, list[Cell]]]) -> pd.DataFrame:
 def _nothing(records: pd.DataFrame) -> Withheld:
     theirs = scores.is_published(records)
     note = "The paper's pictures are not held here." if theirs else 'No run of text-to-image is among these records.'
-    return Withheld(name='figure2', title=TITLE, notes=[note])
+    return Withheld(notes=[note])
 
 
-@renderer('figure2', TITLE, 'Do the images look like radiographs?')
+@renderer('figure2', 'Figure 2: images from one prompt', 'Do the images look like radiographs?')
 def figure2(records: pd.DataFrame, f1: str = 'weighted') -> Gallery | Withheld:
     """Figure 2 of the paper for the set with most runs: pictures of synthetic data; of patients' data none."""
     table = ti.runs(records)
@@ -214,8 +212,6 @@ def figure2(records: pd.DataFrame, f1: str = 'weighted') -> Gallery | Withheld:
     if not synthetic:
         pictures = any(cell.images is not None for _, cells in lines for cell in cells)
         return Withheld(
-            name='figure2',
-            title=TITLE,
             notes=[PRIVATE, *notes],
             data=_numbers(lines),
             local=_draw(lines, notes, False) if pictures else None,
@@ -223,8 +219,7 @@ def figure2(records: pd.DataFrame, f1: str = 'weighted') -> Gallery | Withheld:
         )
     cells = [cell for _, line in lines for cell in line if cell.images is not None]
     return Gallery(
-        name='figure2',
-        title=f'{TITLE}, synthetic images',
+        synthetic=True,
         notes=notes,
         data=_numbers(lines),
         figure=_draw(lines, notes, True),

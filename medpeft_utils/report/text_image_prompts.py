@@ -6,14 +6,12 @@ import math
 
 import pandas as pd
 
-from medpeft_utils.report import style
+from medpeft_utils.report import provenance, style
 from medpeft_utils.report import text_image_scores as ti
-from medpeft_utils.report.output import Figure, Nothing
-from medpeft_utils.report.panels import bar, mark_synthetic, sheet
-from medpeft_utils.report.renderers import renderer
+from medpeft_utils.report.output import Figure, Nothing, renderer
+from medpeft_utils.report.style import bar, mark_synthetic, sheet
 from medpeft_utils.report.text_image_tables import NO_RUN
 
-TITLE = 'Do the images follow their prompts, and look like real ones?'
 REAL = 'Real test images'
 DRAWN = (
     "Left: how well a classifier's answer on an image tells whether a prompt asked for a finding, all findings pooled "
@@ -98,12 +96,16 @@ def _draw(axes, rows: pd.DataFrame) -> None:
             axis.text(0.5, 0.5, 'findings not judged', ha='center', color=style.GREY, transform=axis.transAxes)
 
 
-@renderer('prompt_following', TITLE, 'After tuning, do prompts say what is drawn?')
+@renderer(
+    'prompt_following',
+    'Do the images follow their prompts, and look like real ones?',
+    'After tuning, do prompts say what is drawn?',
+)
 def prompt_following(records: pd.DataFrame, f1: str = 'weighted') -> Figure | Nothing:
     """AUROC of the findings that prompts ask for, its change, and KID, by method and size: a row a set of pairs."""
     table = ti.runs(records)
     if table.empty:
-        return Nothing(name='prompt_following', title=TITLE, notes=[NO_RUN])
+        return Nothing(notes=[NO_RUN])
     rows, notes = numbers(table), ti.describe(records, table)
     sets = list(dict.fromkeys(rows['data']))
     lines = [rows[rows['data'] == data]['method'].nunique() for data in sets]
@@ -120,6 +122,5 @@ def prompt_following(records: pd.DataFrame, f1: str = 'weighted') -> Figure | No
         names = 'AUROC of findings', 'AUROC minus untuned', 'KID (lower is better)'
         for axis, words in zip(grid[-1], names, strict=True):
             axis.set_xlabel(words)
-    title = TITLE + (' (synthetic images)' if table['synthetic'].any() else '')
     notes = [*notes, DRAWN, *better(table)]
-    return Figure(name='prompt_following', title=title, figure=figure, notes=notes, data=rows)
+    return Figure(synthetic=provenance.is_synthetic(table), figure=figure, notes=notes, data=rows)

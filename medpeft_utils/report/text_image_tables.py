@@ -6,14 +6,10 @@ import math
 
 import pandas as pd
 
-from medpeft_utils.report import paper, scores
+from medpeft_utils.report import paper, provenance, scores
 from medpeft_utils.report import text_image_scores as ti
-from medpeft_utils.report.output import MISSING, Nothing, Row, Table
-from medpeft_utils.report.renderers import renderer
+from medpeft_utils.report.output import MISSING, Nothing, Row, Table, renderer
 
-TITLE4 = 'Table 4: FID of images generated from the test prompts, lower is better'
-TITLE_METRICS = 'Generated images: every number, not FID alone'
-TITLE_LORA = "LoRA trained, never trained, and not applied: the paper's odd result"
 NO_RUN = 'No run of it is among these records.'
 PLACES = ('Largest', 'Middle', 'Smallest')
 COLUMNS4 = ['Data', 'Method', 'Source', 'Trained parameters', *PLACES, 'Average FID', 'Average rank']
@@ -59,7 +55,7 @@ def _study_row(
     best = [False] * len(cells)
     if known:
         best[-2:] = [ranked[c][method] == ranked[c].min() for c in ('average_fid', 'average_rank')]
-    return Row((data, method, 'this study'), cells, best, rule=True)
+    return Row((data, method, 'this study'), cells, best)
 
 
 def _block(data: str, table: pd.DataFrame) -> list[Row]:
@@ -70,7 +66,6 @@ def _block(data: str, table: pd.DataFrame) -> list[Row]:
         Row(
             (data, 'Training pairs', 'this study'),
             [MISSING, *_placed(sizes, {s: f'{s:,}' for s in sizes}), '', ''],
-            rule=True,
         ),
         Row((data, 'Training pairs', 'paper'), [MISSING, *ti.PAPER_PAIRS, '', ''], muted=True),
     ]
@@ -83,10 +78,8 @@ def _block(data: str, table: pd.DataFrame) -> list[Row]:
             rows.append(Row((data, *theirs[method].heads[1:]), theirs[method].cells, muted=True))
     base, floor = ti.values(table, 'base'), _floor(table)
     fids = {size: ti.spread(base[base['pairs'] == size].drop_duplicates('sampling_seed')['fid']) for size in sizes}
-    rows.append(Row((data, ti.BASE, 'this study'), ['0', *_placed(sizes, fids), '', ''], rule=True))
-    rows.append(
-        Row((data, ti.FLOOR, 'this study'), ['0', *_placed(sizes, dict.fromkeys(sizes, floor)), '', ''], rule=True)
-    )
+    rows.append(Row((data, ti.BASE, 'this study'), ['0', *_placed(sizes, fids), '', '']))
+    rows.append(Row((data, ti.FLOOR, 'this study'), ['0', *_placed(sizes, dict.fromkeys(sizes, floor)), '', '']))
     return rows
 
 
@@ -105,22 +98,25 @@ def _numbers4(table: pd.DataFrame) -> pd.DataFrame:
     return rows.rename(columns={'mean': 'fid', 'std': 'fid_sd', 'count': 'values'})
 
 
-@renderer('table4', TITLE4, 'Which method adapts a text-to-image pipeline best, and on how many pairs?')
+@renderer(
+    'table4',
+    'Table 4: FID of images generated from the test prompts, lower is better',
+    'Which method adapts a text-to-image pipeline best, and on how many pairs?',
+)
 def table4(records: pd.DataFrame, f1: str = 'weighted') -> Table | Nothing:
     """Table 4: FID of every method and data size beside the paper's, with the untuned pipeline and the floor."""
     table, rows = ti.runs(records), []
     for data, group in ti.sets(table):
         rows += _block(data, group)
     if not rows and not scores.is_published(records):
-        return Nothing(name='table4', title=TITLE4, notes=ti.describe(records, table), suffixes=('samples',))
+        return Nothing(notes=ti.describe(records, table))
     if not rows:
         own = [Row(('MIMIC-CXR', 'Training pairs', 'paper'), [MISSING, *ti.PAPER_PAIRS, '', ''])]
         theirs = _paper_rows(muted=False)
         own += [Row(('MIMIC-CXR', *row.heads[1:]), row.cells, _bold(method)) for method, row in theirs.items()]
         rows = own
     return Table(
-        name='table4',
-        title=TITLE4 + _synthetic(table),
+        synthetic=provenance.is_synthetic(table),
         columns=COLUMNS4,
         rows=rows,
         notes=[*ti.describe(records, table), *(NOTES4 if len(table) else ())],
@@ -133,10 +129,6 @@ def _bold(method: str) -> list[bool]:
     printed = paper.read('table4_mimic_summary').set_index('method')
     ends = [printed[column][method] == printed[column].min() for column in ('average_fid', 'average_rank')]
     return [False] * 4 + ends
-
-
-def _synthetic(table: pd.DataFrame) -> str:
-    return ', synthetic images' if len(table) and table['synthetic'].any() else ''
 
 
 COLUMNS_METRICS = [
@@ -174,29 +166,30 @@ def _real_cells(real: dict, inception: bool) -> list[str]:
     return [*cells, _fixed(ti.number(floor.get('fid_inception')), 2)] if inception else cells
 
 
-@renderer('generation_metrics', TITLE_METRICS, 'Do the images follow their prompts, differ, and are they no copies?')
+@renderer(
+    'generation_metrics',
+    'Generated images: every number, not FID alone',
+    'Do the images follow their prompts, differ, and are they no copies?',
+)
 def generation_metrics(records: pd.DataFrame, f1: str = 'weighted') -> Table | Nothing:
     """FID, KID, diversity, adherence with the prompt and nearness to training images, by set, size and method."""
     table, rows = ti.runs(records), []
     if table.empty:
-        return Nothing(name='generation_metrics', title=TITLE_METRICS, notes=[NO_RUN], suffixes=('findings',))
+        return Nothing(notes=[NO_RUN])
     found = ti.against_base(table)
     inception = bool(found['fid_inception'].notna().any())
     columns = [*COLUMNS_METRICS, *(['FID on Inception'] if inception else [])]
     for (data, pairs), group in table.groupby(['data', 'pairs'], sort=False):
         here = found[(found['data'] == data) & (found['pairs'] == pairs)]
-        for place, method in enumerate([*dict.fromkeys(group['method']), ti.BASE]):
+        for method in [*dict.fromkeys(group['method']), ti.BASE]:
             own = here[here['method'] == method]
             if len(own):
-                rows.append(
-                    Row((data, f'{pairs:,}', method), _metric_cells(own, inception), rule=not place and bool(rows))
-                )
+                rows.append(Row((data, f'{pairs:,}', method), _metric_cells(own, inception)))
         rows.append(
             Row((data, f'{pairs:,}', 'Real test images'), _real_cells(group['real'].iloc[0], inception), muted=True)
         )
     return Table(
-        name='generation_metrics',
-        title=TITLE_METRICS + _synthetic(table),
+        synthetic=provenance.is_synthetic(table),
         columns=columns,
         rows=rows,
         notes=[*ti.describe(records, table), *_notes_metrics(table)],
@@ -252,7 +245,7 @@ def _lora_block(data: str, table: pd.DataFrame) -> list[Row]:
         'FID, trained, not applied': ti.values(table, 'not_applied'),
         f'FID, {ti.BASE.lower()}': ti.values(table, 'base'),
     }
-    rows.append(Row((data, 'Training pairs'), _placed(sizes, {s: f'{s:,}' for s in sizes}), rule=True))
+    rows.append(Row((data, 'Training pairs'), _placed(sizes, {s: f'{s:,}' for s in sizes})))
     for label, found in sources.items():
         cells = {size: ti.spread(found[found['pairs'] == size]['fid']) for size in sizes}
         rows.append(Row((data, label), _placed(sizes, cells)))
@@ -263,22 +256,25 @@ def _lora_block(data: str, table: pd.DataFrame) -> list[Row]:
     return rows
 
 
-@renderer('lora_controls', TITLE_LORA, 'Does an FID that hardly depends on the data size come from adapters left out?')
+@renderer(
+    'lora_controls',
+    "LoRA trained, never trained, and not applied: the paper's odd result",
+    'Does an FID that hardly depends on the data size come from adapters left out?',
+)
 def lora_controls(records: pd.DataFrame, f1: str = 'weighted') -> Table | Nothing:
     """LoRA trained and applied, never trained, and not applied, over data sizes, beside the paper's LoRA."""
     table = ti.runs(records)
     table, rows = table[table['method'] == ti.LORA], []
     if table.empty:
-        return Nothing(name='lora_controls', title=TITLE_LORA, notes=[NO_RUN])
+        return Nothing(notes=[NO_RUN])
     for data, group in ti.sets(table):
         rows += _lora_block(data, group)
-    rows.append(Row(('MIMIC-CXR', 'Training pairs, paper'), list(ti.PAPER_PAIRS), muted=True, rule=True))
+    rows.append(Row(('MIMIC-CXR', 'Training pairs, paper'), list(ti.PAPER_PAIRS), muted=True))
     rows.append(Row(('MIMIC-CXR', 'FID of LoRA, paper'), _paper_lora(), muted=True))
     parts = {'trained': 'samples', 'untrained': 'untrained', 'not applied': 'not_applied', 'base': 'base'}
     data = [ti.values(table, which).assign(adapters=label) for label, which in parts.items()]
     return Table(
-        name='lora_controls',
-        title=TITLE_LORA + _synthetic(table),
+        synthetic=provenance.is_synthetic(table),
         columns=COLUMNS_LORA,
         rows=rows,
         notes=[*ti.describe(records, table), *_notes_lora(table)],
