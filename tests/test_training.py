@@ -27,7 +27,7 @@ from medpeft_utils.training.config import TrainingConfig
 from medpeft_utils.training.loop import Diverged, fit
 from medpeft_utils.training.objective import MULTI_LABEL, SINGLE_LABEL
 from medpeft_utils.training.precision import PLAIN, Precision, candidates, measure
-from medpeft_utils.training.search import search
+from medpeft_utils.training.search import Trials, search
 
 HALF = torch.tensor([0.5, 0.5, 0.5])
 
@@ -459,6 +459,52 @@ def test_search_takes_both_rates_and_ends_hopeless_trials_early():
     assert abs(math.log10(found['values']['head_learning_rate'] / 1e-2)) < 0.5
     pruned = [row['score'] for row in found['trials'] if row['pruned']]
     assert pruned and max(pruned) < max(row['score'] for row in found['trials'])
+
+
+def test_an_ended_search_goes_on_to_the_same_end(tmp_path):
+    """It is ended at every step of twelve trials, some of which diverge or are pruned."""
+    trained: list[tuple[float, int]] = []
+
+    def rows(rates):
+        yield from (
+            {'step': step, 'score': -abs(math.log10(rates['learning_rate']) + 3) + step / 10} for step in (1, 2, 3, 4)
+        )
+
+    def attempt(doomed: int) -> dict:
+        trials = Trials(tmp_path / 'x.trials', lambda row: row['score'])
+
+        def train(rates, report, checkpoint):
+            done = int(checkpoint.read_text()) if checkpoint.is_file() else 0
+            for row in list(rows(rates))[done:]:
+                if rates['learning_rate'] > 1e-2:
+                    raise Diverged('too high')
+                trained.append((rates['learning_rate'], row['step']))
+                if len(trained) == doomed and doomed % 2:
+                    raise KeyboardInterrupt
+                report(row)
+                if len(trained) == doomed:
+                    raise KeyboardInterrupt
+                checkpoint.write_text(str(row['step']))
+
+        found = search(
+            lambda rates, tell: trials.score_at(rates, lambda *how: train(rates, *how), tell),
+            {'learning_rate': 1e-3},
+            12,
+        )
+        assert trials.seconds > 0
+        trials.remove()
+        return found
+
+    wanted, whole = attempt(0), list(trained)
+    assert not list(tmp_path.iterdir()) and any(row['pruned'] for row in wanted['trials'])
+    assert any(row['score'] is None for row in wanted['trials'])
+    for doomed in range(1, len(whole) - 1):
+        trained.clear()
+        try:
+            again = attempt(doomed)  # a trial that is pruned at that step is not interrupted
+        except KeyboardInterrupt:
+            again = attempt(0)
+        assert again == wanted and list(dict.fromkeys(trained)) == whole and len(trained) <= len(whole) + 1, doomed
 
 
 def test_a_best_rate_at_an_edge_widens_the_range_and_one_that_stays_there_is_named():

@@ -195,13 +195,13 @@ class TextToImage(Run):
         """The validation loss, negative."""
         return -row['validation_loss']
 
-    def trial(self, rates: dict[str, float], report: Callable[[dict], None]) -> Fit:
+    def trial(self, rates: dict[str, float], report: Callable[[dict], None], checkpoint: Path | None = None) -> Fit:
         """Train a fresh U-Net on pairs that no run of a study trains on in this order."""
         adapted = self._apply(self._load().unet, SEARCH_SEED)
         rows = self.data.train_pairs(self.settings.training_pairs, seed=SEARCH_SEED)
         train = EncodedPairs(self.encoded, rows, self.device)
         task = DenoisingTask(adapted, train, self.pairs('validation'), self.denoising)
-        return fit(task, self.training_config(rates, SEARCH_SEED), report, quiet=True)
+        return fit(task, self.training_config(rates, SEARCH_SEED), report, True, checkpoint)
 
     def train(
         self, report: Callable[[dict], None] | None = None, checkpoint: Path | None = None, quiet: bool = False

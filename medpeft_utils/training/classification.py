@@ -281,13 +281,13 @@ class Classification(Run):
     def _search_backbone(self) -> backbones.Backbone:
         return self._load_backbone(SEARCH_SEED)
 
-    def trial(self, rates: dict[str, float], report: Callable[[dict], None]) -> Fit:
+    def trial(self, rates: dict[str, float], report: Callable[[dict], None], checkpoint: Path | None = None) -> Fit:
         untouched = self._search_backbone
         adapted = self._apply(replace(untouched, model=copy.deepcopy(untouched.model)), SEARCH_SEED)
         if self.settings.head == 'probe':
             probe.place(adapted.model, self._search_probe['weight'], self._search_probe['bias'])
         task = Classifying(adapted, *self._search_batches, self.objective, self.settings.class_weighting)
-        return fit(task, self.training_config(rates, SEARCH_SEED), report, quiet=True)
+        return fit(task, self.training_config(rates, SEARCH_SEED), report, True, checkpoint)
 
     def score(self, row: dict) -> float:
         return float(np.nan_to_num(row[f'validation_{self.objective.selection}'], nan=-1.0))

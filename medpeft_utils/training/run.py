@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -22,7 +20,7 @@ from medpeft_utils.core.values import parse_config, settings_of
 from medpeft_utils.training.config import TrainingConfig
 from medpeft_utils.training.loop import Fit
 from medpeft_utils.training.precision import device_name
-from medpeft_utils.training.search import Tell, search
+from medpeft_utils.training.search import Report, Tell, Trials, search
 
 SEARCH_SEED = 1_000_003  # no run of a study trains with it
 BODY, HEAD = 'learning_rate', 'head_learning_rate'
@@ -132,7 +130,7 @@ class Run:
         """What a search depends on beside the parameters: hashes of weights and split."""
         raise NotImplementedError
 
-    def trial(self, rates: dict[str, float], report: Callable[[dict], None]) -> Fit:
+    def trial(self, rates: dict[str, float], report: Report, checkpoint: Path | None = None) -> Fit:
         """Train a fresh model with SEARCH_SEED."""
         raise NotImplementedError
 
@@ -166,7 +164,7 @@ class Run:
             code = Code.now().version(asdict(self.settings), [type(self).__module__])
             key = digest(self._searched() | self.identity() | {'code': code, 'given': given})
             path = Path(folder or self.cache / 'searches') / f'{key}.json'
-            found = once(path, lambda: self._search(asked, given))
+            found = once(path, lambda: self._search(asked, given, path.with_suffix('.trials')))
             rates, trials, how = rates | found['values'], found['trials'], 'searched'
             self.search_seconds = found['seconds']
             searched = {'search': {'key': key} | {name: found[name] for name in ('edge', 'seconds', 'device')}}
@@ -193,18 +191,12 @@ class Run:
         left_out = (*self.NOT_SEARCHED, BODY, HEAD)
         return {name: value for name, value in asdict(self.settings).items() if name not in left_out}
 
-    def _search(self, asked: dict[str, float], given: dict[str, float]) -> dict[str, Any]:
+    def _search(self, asked: dict[str, float], given: dict[str, float], path: Path) -> dict[str, Any]:
+        trials = Trials(path, self.score)
+
         def score_at(rates: dict[str, float], tell: Tell) -> float:
-            scores: list[float] = []
+            return trials.score_at(rates, lambda *how: self.trial(given | rates, *how), tell)
 
-            def report(row: dict) -> None:
-                if row['step']:
-                    scores.append(self.score(row))
-                    tell(len(scores), max(scores))
-
-            self.trial(given | rates, report)
-            return max(scores)
-
-        started = time.perf_counter()
         found = search(score_at, asked, self.settings.search_trials, seed=SEARCH_SEED)
-        return found | {'seconds': round(time.perf_counter() - started, 3), 'device': device_name(self.device)}
+        trials.remove()
+        return found | {'seconds': round(trials.seconds, 3), 'device': device_name(self.device)}

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 from medpeft_utils.core.errors import BadInput
+from medpeft_utils.core.files import read_json, write_json
+from medpeft_utils.core.hashing import json_digest
 from medpeft_utils.training.loop import Diverged
 
 # Every method is searched over the same span around its own default: a factor of thirty either way.
@@ -14,6 +19,74 @@ SPAN = 30.0
 CLOSE = 2.0
 
 Tell = Callable[[int, float], None]
+Report = Callable[[dict], None]
+
+
+class Trials:
+    """What the trials of a search have scored so far, in a file: a search that is killed goes on from there.
+
+    Trials that ended are told again instead of trained, and the sampler draws the same rates; the one that was on goes
+    on from its checkpoint.
+
+    Args:
+        path: of the file; checkpoints lie beside it.
+        score: of a row of a training curve.
+    """
+
+    def __init__(self, path: Path, score: Callable[[dict], float]):
+        self.path, self.score = path, score
+        self.known: dict[str, dict[str, Any]] = read_json(path) or {}  # by rates
+
+    def score_at(self, rates: dict[str, float], train: Callable[[Report, Path], Any], tell: Tell) -> float:
+        """The best score of the trial with these rates.
+
+        Args:
+            rates: of the trial.
+            train: trains it; gets what to call with every new row of the curve, and the file of its checkpoint.
+            tell: as in `search`.
+        Raises:
+            Diverged: as the training did.
+        """
+        key, started = json_digest(rates), time.perf_counter()
+        trial = self.known.setdefault(key, {'scores': {}, 'fault': None, 'whole': False, 'seconds': 0.0})
+        before, best = trial['seconds'], -math.inf
+        scores = trial['scores'] = {step: math.nan if s is None else s for step, s in trial['scores'].items()}
+        for number, score in enumerate(scores.values(), 1):
+            best = max(best, score)
+            tell(number, best)
+
+        def note() -> None:
+            trial['seconds'] = before + time.perf_counter() - started
+            write_json(self.path, self.known, durable=False)
+
+        def report(row: dict) -> None:
+            nonlocal best
+            if row['step'] and str(row['step']) not in scores:  # a checkpoint may be older than the last score
+                score = scores[str(row['step'])] = self.score(row)
+                best = max(best, score)
+                note()
+                tell(len(scores), best)
+
+        if not trial['whole']:
+            try:
+                train(report, self.path.with_name(f'{self.path.name}.{key}.safetensors'))
+            except Diverged as fault:
+                trial['fault'] = str(fault)
+            trial['whole'] = True
+            note()
+        if trial['fault'] is not None:
+            raise Diverged(trial['fault'])
+        return best
+
+    @property
+    def seconds(self) -> float:
+        """What all trials took, those of a killed search among them."""
+        return sum(trial['seconds'] for trial in self.known.values())
+
+    def remove(self) -> None:
+        """Remove the files, once the result of the search is kept."""
+        for path in self.path.parent.glob(f'{self.path.name}*'):
+            path.unlink(missing_ok=True)
 
 
 def search(
