@@ -21,7 +21,7 @@ from medpeft_utils.data.splits import SPLITS
 
 MOSTLY = 0.99  # a mode that fewer images than this have is worth a remark
 ELONGATED = 3.0  # an aspect ratio beyond which the resize to a square is worth a remark
-PERSON = re.compile(r'patient|subject|person|lesion|participant|case|study', re.IGNORECASE)
+PERSON = re.compile(r'patient|subject|person|lesion|participant|case|study|\bmrn\b|medical.?record', re.IGNORECASE)
 SMALL = 32  # a side in pixels below which an image is worth a remark
 
 

@@ -22,7 +22,11 @@ TABLES = ('.csv', '.tsv')
 MASK_FOLDERS = ('mask', 'masks', 'segmentation', 'segmentations')
 MASK = re.compile(r'(?P<of>.+?)[ _-](?:mask|masks|seg|segmentation)(?:[ _-]?\d+)?$', re.IGNORECASE)
 # What programs write into a cell that holds nothing; 'none' by hand can be a class
-NOTHING = ('nan', 'NaN', 'NAN', 'NA', '<NA>', 'N/A', 'n/a', '#N/A', 'None', 'null', 'NULL', 'NaT')
+NOTHING = (
+    *('nan', 'NaN', 'NAN', 'NA', '<NA>', 'N/A', 'n/a', '#N/A', 'None', 'null', 'NULL', 'NaT'),
+    *('-', '--', '?', '.', '...'),
+)
+UNKNOWN = ('unknown', 'none', 'missing', 'not available', 'n.a.')  # nobody's name, in any case of letters
 
 
 def clean(value: str) -> str:
@@ -91,8 +95,11 @@ def _rows(path: Path) -> list[list[str]]:
     try:
         with path.open(encoding='utf-8-sig', newline='') as file:
             content = file.read()
-        first = content.partition('\n')[0]
-        separator = max(',;\t', key=first.count)
+        if '\0' in content:
+            raise BadInput(f'{path}: holds zero bytes, so that it is no text, or damaged; save it as "CSV UTF-8"')
+        first, _, rest = content.partition('\n')
+        said = re.fullmatch(r'sep=(.)\s*', first)  # as Excel writes it
+        separator, content = (said[1], rest) if said else (max(',;\t|', key=first.count), content)
         return [row for row in csv.reader(io.StringIO(content, newline=''), delimiter=separator, strict=True) if row]
     except UnicodeDecodeError as error:
         raise BadInput(f'{path}: not text in UTF-8 ({error.reason}); save it as "CSV UTF-8"') from error
@@ -110,6 +117,10 @@ def read_table(path: Path) -> pd.DataFrame:
     """
     if not os.path.isfile(path):
         raise BadInput(f'{path}: no such file')
+    with path.open('rb') as file:
+        packed = {b'PK': 'an Excel workbook or other archive', b'\x1f\x8b': 'compressed'}.get(file.read(2))
+    if packed:
+        raise BadInput(f'{path}: is {packed} in spite of its name; save or unpack it as "CSV UTF-8"')
     rows = _rows(path)
     if not rows:
         raise BadInput(f'{path}: not a CSV table (it is empty); the first line must name its columns')

@@ -146,6 +146,12 @@ def _made_splits(frame: pd.DataFrame, card: DataCard, seed: int, folds: int) -> 
         rules, labels = multi_label, multi_label.matrix(frame, card.classes)
     elif card.texts:
         labels = frame.get('stratum', pd.Series('image', frame.index)).to_numpy(dtype=str)
+        patients, least = len(set(groups.tolist())), max(folds, len(splits.SPLITS))
+        if patients < least:
+            raise BadInput(
+                f'{card.label}: its pairs are of {patients} patient(s) (column group), too few for '
+                f'{f"{folds} folds" if folds else "train, validation and test"}; give pairs of {least} or more'
+            )
     if folds:
         train, validation, _ = card.shares
         return splits.assign_folds(labels, groups, seed, folds, validation / (train + validation), rules.parts)

@@ -13,6 +13,7 @@ import os
 import posixpath
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -26,6 +27,11 @@ from medpeft_utils.data.decode import VERSION
 from medpeft_utils.data.files import is_mask
 from medpeft_utils.data.splits import SPLITS, require_everywhere
 
+LOOKALIKES = str.maketrans(
+    '\u0430\u0435\u043e\u0440\u0441\u0443\u0445\u0456\u0410\u0412\u0415\u041a\u041c\u041d\u041e\u0420\u0421\u0422\u0425',
+    'aeopcyxiABEKMHOPCTX',
+)  # of Cyrillic
+NUMBER = re.compile(r'[+-]?\d+(\.\d*)?(e[+-]?\d+)?', re.IGNORECASE)
 COLUMNS = ('image', 'label', 'group', 'split')
 ALIASES = {'training': 'train', 'val': 'validation', 'valid': 'validation', 'dev': 'validation', 'testing': 'test'}
 
@@ -79,24 +85,60 @@ def _label_faults(frame: pd.DataFrame, card: DataCard) -> list[str]:
     return faults
 
 
+def _plain(name: str, parting: str = '') -> str:
+    """A name as it is compared with others: a number by its value, letters without case and as they look."""
+    number = name.replace(',', '.')
+    if NUMBER.fullmatch(number):
+        return f'{float(number) + 0:.12g}'  # -0 is 0
+    return re.sub(parting, '', unicodedata.normalize('NFKC', name).translate(LOOKALIKES)).casefold()
+
+
 def _likeness_faults(labels: pd.Series) -> list[str]:
     """Labels that are likely meant to be one class, or several: nobody has published them, so they are doubted."""
     faults, classes = [], sorted(set(labels) - {''})
     by_letters: dict[str, list[str]] = {}
     for name in classes:
-        by_letters.setdefault(re.sub(r'[\s_.-]+', '', unicodedata.normalize('NFKC', name)).casefold(), []).append(name)
+        by_letters.setdefault(_plain(name, r'[\s_.-]+'), []).append(name)
     for alike in by_letters.values():
         if len(alike) > 1:
             counts = ' and '.join(f'{name!r} ({(labels == name).sum()} images)' for name in alike)
-            faults.append(f"classes {counts} differ in case, blanks, '_', '-' or '.' alone; spell them in one way")
-    for name in classes:
-        parts = [part.strip() for part in re.split(r'[|;,/+&]', name)]
-        if len(parts) > 1 and any(part in classes for part in parts):
             faults.append(
-                f'label {name!r} holds several ({", ".join(parts)}), which are classes of their own too; give each '
-                'image one class'
+                f"classes {counts} differ in case, blanks, '_', '-', '.', leading zeros or letters that look alike "
+                'alone; spell them in one way'
+            )
+    named = [name for name in classes if not NUMBER.fullmatch(name.replace(',', '.'))]
+    held = {name: [part.strip(' \'"[]{}()') for part in re.split(r'[|;,/+&]', name)] for name in named}
+    held = {name: [part for part in parts if part] for name, parts in held.items()}
+    often = Counter(part for parts in held.values() for part in parts)
+    for name, parts in held.items():
+        listed = '|' in name or name.startswith('[') or any(part in classes for part in parts)
+        several = len(parts) > 1 and listed and any(often[part] > 1 for part in parts)
+        words = [] if several else name.split()
+        if several or (len(words) > 1 and all(word in classes for word in words)):
+            said = ', '.join(words or parts)
+            faults.append(
+                f'label {name!r} holds several ({said}), which other labels hold too; give each image one class'
             )
             break
+    return faults
+
+
+def _group_faults(groups: pd.Series) -> list[str]:
+    """Groups that are likely one, or of which a spreadsheet has cut the digits off."""
+    faults, by_letters = [], {}
+    for name in sorted(set(groups) - {''}):
+        by_letters.setdefault(_plain(name), []).append(name)
+    alike = [names for names in by_letters.values() if len(names) > 1]
+    if alike:
+        said = ' and '.join(map(repr, alike[0]))
+        more = f', and {len(alike) - 1:,} more such sets' if len(alike) > 1 else ''
+        faults.append(f'groups {said} differ in case or leading zeros alone{more}; spell each in one way')
+    short = sorted({name for name in groups if re.fullmatch(r'\d[.,]\d+E[+-]?\d+', name, re.IGNORECASE)})
+    if short:
+        faults.append(
+            f'group {_such(short)} is a number that a spreadsheet has cut short, so that several groups look like one; '
+            'write the column as text'
+        )
     return faults
 
 
@@ -114,15 +156,26 @@ def _text_faults(frame: pd.DataFrame) -> list[str]:
 
 
 def _hint(root: Path, path: str) -> str:
-    """What file may be meant by a path that is none: a link to nowhere, or a name without its ending."""
+    """What may be meant by a path that is no file: a link to nowhere, a folder, a name without ending or folder."""
     whole = root / path
+    if re.match(r'[a-z]+:/', path):
+        return '; it is an address: download the images, and give their paths'
     if whole.is_symlink():
         return f' (it is a link to {os.readlink(whole)}, which is not there)'
+    if whole.is_dir():
+        return ' (it is a folder)'
     try:
-        close = sorted(entry.name for entry in whole.parent.iterdir() if entry.stem == whole.name)
+        below = [(folder.name, os.listdir(folder)) for folder in root.iterdir() if folder.is_dir()]
+        inside = sorted([*os.listdir(root), *(f'{folder}/{name}' for folder, names in below for name in names)])
+        beside = sorted(os.listdir(whole.parent)) if whole.parent.is_dir() else []
     except OSError:
         return ''
-    return f' (is it {close[0]!r}? endings are part of the path)' if close else ''
+    meant = [
+        *((name, 'endings are') for name in beside if os.path.splitext(name)[0] == whole.name),
+        *((name, 'the case of letters is') for name in inside if name.lower() == path.lower()),
+        *((name, 'folders are') for name in inside if name.partition('/')[2] == path),
+    ]
+    return f' (is it {meant[0][0]!r}? {meant[0][1]} part of the path)' if meant else ''
 
 
 def _row_faults(frame: pd.DataFrame, root: Path, content: str) -> list[str]:
@@ -206,6 +259,9 @@ def faults(frame: pd.DataFrame, root: Path, card: DataCard, where: str) -> list[
     found = [] if card.texts else _label_faults(frame, card)
     if card.own and not card.texts:
         found += _likeness_faults(frame['label'])
+    if card.own:
+        found += _group_faults(frame['group'])
+    if card.own and not card.texts:
         stems = {os.path.splitext(path)[0] for path in frame['image'].tolist()}
         masks = [path for path in frame['image'].tolist() if is_mask(path, stems)]
         if masks:

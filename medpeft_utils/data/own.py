@@ -16,6 +16,7 @@ from medpeft_utils.data.files import (
     MASK_FOLDERS,
     NOTHING,
     TABLES,
+    UNKNOWN,
     clean,
     images_below,
     is_mask,
@@ -179,11 +180,9 @@ def read_csv(path: Path, root: Path, with_texts: bool | None = None) -> tuple[pd
     for column in ('label', 'text', 'group', 'split'):
         if column in table:
             cells = [clean(value) for value in table[column].tolist()]
-            empty = [value in NOTHING for value in cells]
+            empty = [value in NOTHING or (column == 'group' and value.lower() in UNKNOWN) for value in cells]
             if any(empty):
-                notes[f"cells of {column} taken as empty ('nan', 'NA', 'None': what programs write for nothing)"] = sum(
-                    empty
-                )
+                notes[f"cells of {column} taken as empty ('nan', 'NA', '-', ...: what stands for nothing)"] = sum(empty)
             cells = ['' if nothing else value for value, nothing in zip(cells, empty, strict=True)]
             table[column] = plain_numbers(cells) if column in ('label', 'group') else cells
     table['image'] = [_as_on_disk(root, image) for image in table['image'].tolist()]

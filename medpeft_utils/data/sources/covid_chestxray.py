@@ -76,8 +76,10 @@ CARD = DataCard(
         'four images are listed twice, each under two patients; such two are taken for one, and the image once',
         'ids that differ in a letter only (350a, 350b) are taken for one patient',
         'all images of a patient share one note, which may speak of another of them',
+        'some images are published twice with small differences, under two patients: near duplicates stay in one split',
         'three in four are COVID-19; images from many scanners and journals, often with letters and arrows in them',
     ),
+    near_duplicates_together=True,
 )
 
 
