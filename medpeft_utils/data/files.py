@@ -150,3 +150,13 @@ def require_columns(table: pd.DataFrame, columns: Iterable[str], path: Path) -> 
             close = difflib.get_close_matches(column, list(table.columns), n=1)
             hint = f'; is it {close[0]!r}?' if close else ''
             raise BadInput(f'{path}: has no column {column!r}, only {", ".join(table.columns)}{hint}')
+
+
+def require_known(names: Iterable[str], known: Iterable[str], path: Path) -> None:
+    """Raise BadInput where a table beside a dataset names none of its images: it is that of another one."""
+    names = list(names)
+    if names and not set(names) & set(known):
+        raise BadInput(
+            f'{path}: none of its {len(names):,} images is in this download ({names[0]!r}, for example); put that of '
+            'the download there, or take it out to work without'
+        )

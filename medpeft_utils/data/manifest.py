@@ -85,12 +85,16 @@ def _label_faults(frame: pd.DataFrame, card: DataCard) -> list[str]:
     return faults
 
 
-def _plain(name: str, parting: str = '') -> str:
-    """A name as it is compared with others: a number by its value, letters without case and as they look."""
+def _plain(name: str) -> str:
+    """A name as it is compared with others: without leading zeros and case, letters as they look."""
+    name = unicodedata.normalize('NFKC', name).translate(LOOKALIKES).casefold()
+    return name.lstrip('0') or '0' if name.isdecimal() else name
+
+
+def _plain_label(name: str) -> str:
+    """A label as it is compared with others: a number by its value, else without what parts words, too."""
     number = name.replace(',', '.')
-    if NUMBER.fullmatch(number):
-        return f'{float(number) + 0:.12g}'  # -0 is 0
-    return re.sub(parting, '', unicodedata.normalize('NFKC', name).translate(LOOKALIKES)).casefold()
+    return f'{float(number) + 0:.12g}' if NUMBER.fullmatch(number) else re.sub(r'[\s_.-]+', '', _plain(name))  # no -0
 
 
 def _likeness_faults(labels: pd.Series) -> list[str]:
@@ -98,7 +102,7 @@ def _likeness_faults(labels: pd.Series) -> list[str]:
     faults, classes = [], sorted(set(labels) - {''})
     by_letters: dict[str, list[str]] = {}
     for name in classes:
-        by_letters.setdefault(_plain(name, r'[\s_.-]+'), []).append(name)
+        by_letters.setdefault(_plain_label(name), []).append(name)
     for alike in by_letters.values():
         if len(alike) > 1:
             counts = ' and '.join(f'{name!r} ({(labels == name).sum()} images)' for name in alike)

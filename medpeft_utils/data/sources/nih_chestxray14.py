@@ -17,7 +17,7 @@ import pandas as pd
 from medpeft_utils.core.errors import BadInput
 from medpeft_utils.data import lists
 from medpeft_utils.data.cards import DataCard, part_of
-from medpeft_utils.data.files import images_below, read_table, require_columns
+from medpeft_utils.data.files import images_below, read_table, require_columns, require_known
 from medpeft_utils.data.sources import register
 
 log = logging.getLogger(__name__)
@@ -91,6 +91,7 @@ def _entries(root: Path) -> pd.DataFrame:
 def _with_entries(manifest: pd.DataFrame, root: Path) -> pd.DataFrame:
     entries = _entries(root)
     names = [path.rpartition('/')[2] for path in manifest['image'].tolist()]
+    require_known(entries.index, names, root / DATA_ENTRY)
     for column in entries:
         known = entries[column].reindex(names).to_numpy()
         manifest[column] = known if column == 'age' else pd.Series(known).fillna('').to_numpy()

@@ -14,7 +14,7 @@ import pandas as pd
 
 from medpeft_utils.core.errors import BadInput
 from medpeft_utils.data.cards import DataCard, part_of
-from medpeft_utils.data.files import images_below, read_table, require_columns
+from medpeft_utils.data.files import images_below, read_table, require_columns, require_known
 from medpeft_utils.data.sources import locate, register
 
 TABLE = 'stage_2_train_labels.csv'
@@ -110,6 +110,8 @@ def _table(root: Path) -> tuple[pd.DataFrame, int]:
 def _manifest(folded: pd.DataFrame, root: Path, notes: dict[str, int]) -> pd.DataFrame:
     """One row a radiograph, its boxes folded into one label; the group is the person."""
     patient, known, details = folded['patientid'], persons(root), _details(root)
+    require_known(known, patient, root / MAPPING)
+    require_known(details, patient, root / DETAILS)
     manifest = pd.DataFrame(
         {
             'image': folded['image'],

@@ -12,6 +12,7 @@ import pandas as pd
 
 from medpeft_utils.data import lists
 from medpeft_utils.data.cards import DataCard
+from medpeft_utils.data.files import require_known
 from medpeft_utils.data.sources import locate, register
 from medpeft_utils.data.sources.rsna_pneumonia import MAPPING, persons
 
@@ -61,6 +62,7 @@ def read(root: Path) -> pd.DataFrame:
     table['image'] = [path if (root / path).is_file() else '' for path in table['path'].tolist()]
     lists.require_files(table, root, folder, 'unpack stage_2_train_images and stage_2_test_images there')
     known = persons(root)
+    require_known(known, map(patient_of, table['path']), root / MAPPING)
     manifest = lists.manifest(table, lambda path: known.get(patient_of(path), patient_of(path)))
     if known:
         training = set(manifest['group'][manifest['split'] == 'train'])
