@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +144,20 @@ def test_trains_in_float32_on_a_half_precision_network(case: Case):
             assert torch.equal(parameter, frozen[name])
     kept = adapted.state()
     assert all(kept[name].dtype == torch.float32 for name in adapted.trainable())
+
+
+@over([case for case in [*ONE_EACH, Case('vit_other', 'ssf')] if METHODS[case.key].mergeable])
+def test_a_merged_half_precision_network_is_plain(case: Case):
+    """Nothing that trained in float32 is left: no hook, no parameter of another precision than the base has."""
+    adapted = perturb(case.apply(backbone(case.backbone).bfloat16())).eval()
+    merged = adapted.merge().eval()
+    for module in merged.modules():
+        assert not module._forward_hooks and not module._forward_pre_hooks
+        assert not [name for name in vars(module) if name.startswith('float32')]
+    assert {t.dtype for t in merged.state_dict().values() if t.is_floating_point()} == {torch.bfloat16}
+    with torch.no_grad():
+        before, after = (run(model, 0, torch.bfloat16).float() for model in (adapted.model, merged))
+    torch.testing.assert_close(after, before, rtol=0.05, atol=0.05)
 
 
 @over(ONE_EACH)
@@ -396,11 +412,63 @@ def test_hostile_metadata_are_one_clear_error(saved: Path, tmp_path: Path, about
         methods.load(backbone('vit'), tmp_path / 'hostile', 'vit')
 
 
+SPOILT = {
+    'not a number': lambda x: x.fill_(float('nan')),
+    'infinite': lambda x: x.fill_(float('inf')),
+    'too large for float32': lambda x: x.double().fill_(1e300),
+    'integers': lambda x: x.int(),
+    'truth values': lambda x: x > 0,
+    'complex': lambda x: x.to(torch.complex64),
+    'eight bits': lambda x: x.to(torch.float8_e4m3fn),
+    'a number': lambda x: torch.zeros(()),
+    'nothing': lambda x: torch.zeros(0),
+    'another shape': lambda x: torch.zeros(3, 5, 7),
+}
+
+
+@pytest.mark.parametrize('spoil', SPOILT.values(), ids=SPOILT)
+@pytest.mark.parametrize('case', [Case('vit', 'lora'), Case('basic', 'bn_tuning')], ids=str)
+def test_a_tensor_that_cannot_be_is_refused_whatever_its_name(case: Case, spoil, tmp_path: Path):
+    saved = case.apply().save(tmp_path / 'adapter.safetensors', HASH)
+    with safe_open(saved, framework='pt') as file:
+        about, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    for name in [name for name, tensor in tensors.items() if tensor.is_floating_point()]:
+        save_file(tensors | {name: spoil(tensors[name].clone())}, saved, about)
+        with pytest.raises(MedpeftError, match=re.escape(name)):
+            methods.load(backbone(case.backbone), saved, case.family)
+
+
+@pytest.mark.parametrize('text', ['', 'x', '[' * 100_000, '{"a":' * 50_000, '9' * 5000, '[1]', 'null'])
+@pytest.mark.parametrize('name', ['config', 'method', 'family', 'base_hash', 'schema'])
+def test_metadata_may_be_anything(saved: Path, tmp_path: Path, name: str, text: str):
+    with safe_open(saved, framework='pt') as file:
+        about = file.metadata() | {name: text}
+    save_file(load_file(saved), tmp_path / 'hostile', about)
+    with pytest.raises(MedpeftError) as refusal:
+        methods.load(backbone('vit'), tmp_path / 'hostile', 'vit', HASH)
+    assert len(str(refusal.value)) < 1000
+
+
+@pytest.mark.parametrize('value', [10**9, -1, 2**70, float('nan'), float('inf'), 1e308, '8', None, [8], True])
+@pytest.mark.parametrize('key', methods.names('vit'))
+def test_no_option_takes_what_no_option_can_be(key: str, value):
+    for field in dataclasses.fields(METHODS[key].Config):
+        kind, known = type(field.default), field.metadata
+        if kind is bool and isinstance(value, bool):
+            continue
+        if value == -1 and kind is not str and known['minimum'] is None:
+            continue  # a sign may be any
+        if value == 10**9 and (kind is float or field.name.endswith('seed')) and known['below'] is None:
+            continue
+        with pytest.raises(BadInput, match=f"option '{field.name}' of method '{key}'"):
+            METHODS[key].configure({field.name: value}, 'vit')
+
+
 def test_load_refuses_files_that_are_not_ours(tmp_path: Path):
     with pytest.raises(BadInput, match='no file'):
         methods.load(backbone('vit'), tmp_path / 'none.safetensors', 'vit')
     (tmp_path / 'text.safetensors').write_text('not a tensor')
-    with pytest.raises(BadInput, match='is not a safetensors file'):
+    with pytest.raises(BadInput, match='is not a whole safetensors file'):
         methods.load(backbone('vit'), tmp_path / 'text.safetensors', 'vit')
     save_file({'a': torch.zeros(1)}, tmp_path / 'other.safetensors')
     with pytest.raises(BadInput, match='was not written by medpeft'):

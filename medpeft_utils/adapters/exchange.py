@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import json
 import math
 import re
 from collections.abc import Iterable
@@ -16,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from medpeft_utils.core.errors import BadInput, DoesNotFit
-from medpeft_utils.core.files import write_tensors
+from medpeft_utils.core.errors import BadInput, DoesNotFit, short
+from medpeft_utils.core.files import parse_json, read_tensors, write_tensors
 from medpeft_utils.methods import METHODS
 from medpeft_utils.methods.base import BATCH_NORM
 from medpeft_utils.methods.lora import ADAPTER, FINAL_NORMS, adapted_layers
@@ -143,7 +142,10 @@ def from_peft(folder: Path, model: nn.Module, family: str) -> tuple[dict[str, An
         BadInput: a file is missing or spoilt.
         DoesNotFit: it computes something that no method here does.
     """
-    found, tensors = _config(folder), read_safetensors(folder / PEFT_WEIGHTS)
+    if not (folder / PEFT_CONFIG).is_file():
+        raise BadInput(f'{folder} holds no {PEFT_CONFIG}')
+    found = _object((folder / PEFT_CONFIG).read_bytes(), str(folder / PEFT_CONFIG))
+    _, tensors = read_tensors(folder / PEFT_WEIGHTS)
     key, config = _method_of(found, folder)
     saved = [str(name) for name in found.get('modules_to_save') or ()]
     if key == 'lora' and any(f'{name}.'.startswith(FINAL_NORMS) for name in saved):
@@ -160,15 +162,14 @@ def from_peft(folder: Path, model: nn.Module, family: str) -> tuple[dict[str, An
     return {'method': key, 'family': family, 'config': config}, _without_frozen(names, model, folder)
 
 
-def _config(folder: Path) -> dict[str, Any]:
+def _object(text: str | bytes, what: str) -> dict[str, Any]:
+    """The options by name in JSON. Raises BadInput that names them (`what`)."""
     try:
-        found = json.loads((folder / PEFT_CONFIG).read_text())
-    except FileNotFoundError:
-        raise BadInput(f'{folder} holds no {PEFT_CONFIG}') from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise BadInput(f'{folder / PEFT_CONFIG} is not JSON ({error})') from error
+        found = parse_json(text)
+    except ValueError as error:
+        raise BadInput(f'{what} is not JSON ({short(str(error), 100)})') from error
     if not isinstance(found, dict):
-        raise BadInput(f'{folder / PEFT_CONFIG} holds no options by name')
+        raise BadInput(f'{what} holds no options by name')
     return found
 
 
@@ -301,7 +302,8 @@ def from_diffusers(folder: Path, model: nn.Module) -> tuple[dict[str, Any], Tens
     Without metadata alpha is the rank, as diffusers takes it.
     """
     path = folder / DIFFUSERS_WEIGHTS
-    tensors, about = read_safetensors(path), _metadata(path)
+    metadata, tensors = read_tensors(path)
+    about = _object(metadata.get('lora_adapter_metadata', '{}'), f'{path}: lora_adapter_metadata')
     names = {}
     for name, tensor in tensors.items():
         own = name.replace('.lora.down.', '.lora_A.').replace('.lora.up.', '.lora_B.')
@@ -318,28 +320,3 @@ def from_diffusers(folder: Path, model: nn.Module) -> tuple[dict[str, Any], Tens
         raise BadInput(f'{path}: unet.lora_alpha={alpha!r} in its metadata is no number')
     config = {'rank': rank, 'alpha': float(alpha)} | _parts_of(layers, 'lora', model, 'unet', folder)
     return {'method': 'lora', 'family': 'unet', 'config': config}, names
-
-
-def _metadata(path: Path) -> dict[str, Any]:
-    from safetensors import safe_open
-
-    with safe_open(path, framework='pt') as file:
-        text = (file.metadata() or {}).get('lora_adapter_metadata', '{}')
-    try:
-        found = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise BadInput(f'{path}: lora_adapter_metadata is not JSON ({error})') from error
-    return found if isinstance(found, dict) else {}
-
-
-def read_safetensors(path: Path) -> Tensors:
-    """The tensors of a file. Raises BadInput where there is none or it is spoilt."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    if not path.is_file():
-        raise BadInput(f'{path}: no such file; other formats than safetensors are not read, since they can run code')
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise BadInput(f'{path} is not a safetensors file: {error}') from error

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from medpeft_utils.adapters import exchange
 from medpeft_utils.core.errors import BadInput, DoesNotFit
-from medpeft_utils.core.files import read_json, write_json
+from medpeft_utils.core.files import read_json, read_tensors, write_json
 from medpeft_utils.methods.adapted import Adapted, install, read
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def _classes(saved: Saved, name: str) -> int:
     """The number of classes of a foreign adapter, by the rows of its head."""
     from medpeft_utils import backbones
 
-    tensors = exchange.read_safetensors(saved.path / exchange.PEFT_WEIGHTS)
+    _, tensors = read_tensors(saved.path / exchange.PEFT_WEIGHTS)
     head = exchange.PREFIX + next(iter(backbones.head_names(backbones.build(name, 2))), '')
     if head not in tensors:
         raise BadInput(f'{saved.path}: it has no weights of a head for {name} ({head}), so its classes are not known')

@@ -9,6 +9,7 @@ downloaded here.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -30,7 +31,7 @@ from medpeft_utils.backbones.names import (
 from medpeft_utils.backbones.published import published, warning
 from medpeft_utils.backbones.radiograph import RADIOGRAPH_BACKBONES
 from medpeft_utils.backbones.small import SMALL_BACKBONES
-from medpeft_utils.core.errors import BadInput, DoesNotFit
+from medpeft_utils.core.errors import BadInput, DoesNotFit, short
 
 if TYPE_CHECKING:
     from torch import nn
@@ -122,7 +123,7 @@ def build(
     base, depth = split_name(name)
     require_known(base)
     more = {'drop_path_rate': drop_path} if drop_path else {}
-    if depth:
+    if depth is not None:
         with torch.device('meta'):
             whole = build(base)
         cut_of(name, len(whole.blocks) if structure_of(whole) == 'vit' and hasattr(whole, 'blocks') else None, depth)
@@ -270,8 +271,8 @@ def weights_path(name: str, weights: str = 'pretrained') -> Path | None:
     if weights == 'random':
         return None
     if weights != 'pretrained':
-        if not Path(weights).is_file():
-            raise BadInput(f'{weights}: no such weights file; give a .safetensors, .pth, .pt or .bin file')
+        if not os.path.isfile(weights):
+            raise BadInput(f'{short(weights, 200)}: no such weights file; give a .safetensors, .pth, .pt or .bin file')
         return Path(weights)
     if foreign.is_foreign(base):
         return foreign.weights_of(base)

@@ -9,6 +9,7 @@ unpickled beyond tensors, plain values and `argparse.Namespace`, in which MAE's 
 from __future__ import annotations
 
 import argparse
+import os
 import pickle
 import sys
 from collections import Counter
@@ -17,12 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from medpeft_utils.backbones.foreign import from_transformers, take_epsilon
 from medpeft_utils.backbones.names import split_name
-from medpeft_utils.core.errors import BadInput, DoesNotFit
+from medpeft_utils.core.errors import BadInput, DoesNotFit, short
+from medpeft_utils.core.files import read_tensors, require_numbers
 
 # Parts that only pre-training needs; `mask_token` also makes timm take an MAE file for a DINOv2 one.
 TRUNK = 'visual.trunk.'  # open_clip's prefix of a timm network
@@ -52,13 +53,13 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
         BadInput: no such file, cut short, of an unknown kind, or a pickle that holds more than tensors.
     """
     path = Path(path)
-    if not path.is_file():
-        raise BadInput(f'{path}: no such weights file; give a .safetensors, .pth, .pt or .bin file')
+    if not os.path.isfile(path):
+        raise BadInput(f'{short(str(path), 200)}: no such weights file; give a .safetensors, .pth, .pt or .bin file')
     safe = path.suffix == '.safetensors'
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
-            content = load_file(path) if safe else torch.load(path, map_location='cpu', weights_only=True)
-        return {name: _checked(tensor, name) for name, tensor in _unwrap(content, path).items()}
+            content = read_tensors(path)[1] if safe else torch.load(path, map_location='cpu', weights_only=True)
+        return {name: _checked(tensor, name, path) for name, tensor in _unwrap(content, path).items()}
     except BadInput as error:
         raise error if str(path) in str(error) else BadInput(f'{path}: {error}') from error
     except pickle.UnpicklingError as error:
@@ -66,23 +67,17 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
         raise BadInput(f'{message}; convert it to safetensors where you trust it') from error
     except Exception as error:  # a damaged or hostile file makes its reader raise whatever it likes
         kind = 'safetensors' if safe else 'weights'
-        reason = ' '.join(str(error).split())[:200]
+        reason = short(' '.join(str(error).split()), 200)
         raise BadInput(f'{path}: not a whole {kind} file ({reason}); fetch it again') from error
 
 
-def _checked(tensor: torch.Tensor, name: str) -> torch.Tensor:
+def _checked(tensor: torch.Tensor, name: str, path: Path) -> torch.Tensor:
     """A tensor in float32, or as it is where it holds counts or places. Raises BadInput for what is no weight."""
-    if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_complex() or tensor.is_meta:
-        raise BadInput(f'{name} is no plain tensor of real numbers ({tensor.dtype}, {tensor.layout}, {tensor.device})')
-    if not tensor.is_floating_point():
-        if name.endswith(('.weight', '.bias')):
-            raise BadInput(f'{name} holds {tensor.dtype}, not weights; give them in half or full precision')
-        return tensor
-    tensor = tensor.float()
-    if not torch.isfinite(tensor).all():
-        raise BadInput(
-            f'{name} holds values that are not finite (NaN or infinity); the training that wrote it diverged'
-        )
+    require_numbers(tensor, name, path)
+    if tensor.is_floating_point():
+        return tensor.float()
+    if name.endswith(('.weight', '.bias')):
+        raise BadInput(f'{path}: {name} holds {tensor.dtype}, not weights; give them in half or full precision')
     return tensor
 
 
@@ -91,9 +86,15 @@ def _unwrap(content: object, path: Path) -> dict[str, torch.Tensor]:
     for key in ('model', 'state_dict', 'model_state_dict'):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
-    if not isinstance(content, dict) or not any(isinstance(value, torch.Tensor) for value in content.values()):
+    named = content.items() if isinstance(content, dict) else ()
+    state = {
+        name: value
+        for name, value in named
+        if isinstance(name, str) and name.isprintable() and isinstance(value, torch.Tensor)
+    }
+    if not state:
         raise BadInput(f'{path}: holds no state dict (names to tensors)')
-    return {name: value for name, value in content.items() if isinstance(value, torch.Tensor)}
+    return state
 
 
 def _is_for_pretraining(name: str) -> bool:
@@ -110,16 +111,13 @@ def _convert(
     if any(key.startswith(TRUNK) for key in state):
         left += [key for key in state if not key.startswith(TRUNK)]
         state = {key.removeprefix(TRUNK): value for key, value in state.items() if key.startswith(TRUNK)}
-    state, others = from_transformers(state, model)
-    if others:
-        left += others
-    rename = getattr(sys.modules[type(model).__module__], 'checkpoint_filter_fn', None)
-    if rename is None:
-        return state, left
+    rename = getattr(sys.modules[type(model).__module__], 'checkpoint_filter_fn', lambda state, model: state)
     try:
-        return rename(state, model), left
+        state, others = from_transformers(state, model)
+        return rename(state, model), left + others
     except Exception as error:  # timm's filters take a file at its word
-        raise DoesNotFit(f'{path}: does not fit backbone {name!r} ({type(error).__name__}: {error})') from error
+        reason = short(' '.join(str(error).split()), 200)
+        raise DoesNotFit(f'{path}: does not fit backbone {name!r} ({type(error).__name__}: {reason})') from error
 
 
 def _add_biases(model: nn.Module, given: dict[str, torch.Tensor]) -> None:
@@ -149,7 +147,7 @@ def _require_patches(model: nn.Module, state: dict[str, torch.Tensor], name: str
 def _misfits(own: dict[str, torch.Tensor], given: dict[str, torch.Tensor], wanted: list[str], cut: bool) -> str:
     """What of the network is missing from the file, has another shape there, or goes deeper; '' where nothing is."""
     missing = [key for key in wanted if key not in given]
-    wrong = [key for key in wanted if key in given and given[key].shape != own[key].shape]
+    wrong = [key for key in own if key in given and given[key].shape != own[key].shape]
     deeper = [key for key in given if key.startswith('blocks.') and key not in own and not cut]
     if not (missing or wrong or deeper):
         return ''
@@ -185,6 +183,9 @@ def fill(model: nn.Module, state: dict[str, torch.Tensor], name: str, path: Path
         raise DoesNotFit(f'{path}: does not fit backbone {name!r}: {misfits}')
     _add_biases(model, given)
     own = model.state_dict()
+    for key in own.keys() & given.keys():
+        if own[key].is_floating_point() != given[key].is_floating_point():
+            raise BadInput(f'{path}: {key} holds {given[key].dtype}, and must hold {own[key].dtype}')
     model.load_state_dict({key: value for key, value in given.items() if key in own}, strict=False)
     take_epsilon(model, path)
     return Filling(tuple(sorted({*left, *(key for key in given if key not in own)})), fresh)

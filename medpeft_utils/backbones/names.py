@@ -44,8 +44,8 @@ PROJECTIONS = ('qkv', 'q', 'q_proj', 'qk', 'query')
 
 def split_name(name: str) -> tuple[str, int | None]:
     """The name of the whole network, and how many blocks are kept: ('vit_base_mini', 6) of 'vit_base_mini:6'."""
-    base, _, depth = name.rpartition(':')
-    return (base, int(depth)) if base and depth.isdecimal() else (name, None)
+    cut = re.fullmatch(r'(.+):([0-9]{1,4})', name)
+    return (cut[1], int(cut[2])) if cut else (name, None)
 
 
 def is_shipped(name: str) -> bool:
@@ -79,8 +79,13 @@ def require_known(name: str) -> None:
         folder_of(name)
         return
     known = [*SMALL_BACKBONES, *RADIOGRAPH_BACKBONES]
-    if name not in known and not timm.is_model(name.split('.')[0]):
+    architecture = name.split('.')[0]
+    if name not in known and not timm.is_model(architecture):
         raise UnknownName('backbone', name, [*known, *timm.list_models()], LISTING)
+    try:
+        timm.get_pretrained_cfg(name)
+    except RuntimeError:  # a tag that it has not
+        raise UnknownName('backbone', name, timm.list_pretrained(f'{architecture}.*'), LISTING) from None
 
 
 @cache
@@ -92,7 +97,7 @@ def family_of(name: str) -> str:
         DoesNotFit: a cut of the depth of a network that has no such blocks.
     """
     base, depth = split_name(name)
-    if base in SMALL_BACKBONES and not depth:
+    if base in SMALL_BACKBONES and depth is None:
         return SMALL_BACKBONES[base].family
     import torch
 

@@ -4,6 +4,20 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
+
+
+def short(value: Any, length: int = 60) -> str:
+    """A value for a message: its repr, cut where it is long."""
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # nested too deeply; a number of more digits than Python writes
+        text = f'a {type(value).__name__} too large to be written'
+    text = text.encode(errors='replace').decode()
+    return text if len(text) <= length else f'{text[: length - 3]}...'
+
+
+MOST_NAMES = 60  # in a message
 
 
 class MedpeftError(Exception):
@@ -22,11 +36,12 @@ class UnknownName(MedpeftError, KeyError):
 
     def __init__(self, kind: str, name: str, known: Iterable[str], listing: str = ''):
         known = sorted(known)
-        wanted = str(name).lower()
+        more = f' and {len(known) - MOST_NAMES} more' if len(known) > MOST_NAMES else ''
+        wanted = str(name)[:200].lower()
         close = sorted((entry for entry in known if wanted and entry.startswith(wanted)), key=len)
         close = close or difflib.get_close_matches(wanted, known, n=1, cutoff=0.5)
-        hint = f'did you mean {close[0]!r}?' if close else f'known: {", ".join(known)}'
-        self.message = f'unknown {kind} {name!r}; {hint}' + (f' ({listing})' if listing else '')
+        hint = f'did you mean {close[0]!r}?' if close else f'known: {", ".join(known[:MOST_NAMES])}{more}'
+        self.message = f'unknown {kind} {short(name, 100)}; {hint}' + (f' ({listing})' if listing else '')
         super().__init__(self.message)
 
     def __str__(self) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from medpeft_utils.core.errors import MedpeftError
+from medpeft_utils.core.errors import BadInput, MedpeftError, short
 
 # What no retry of a run can mend: no space, over quota, read-only, a device that fails.
 STORAGE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
@@ -146,6 +146,47 @@ def check_writable(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         probe.write_bytes(b'x' * 4096)
         probe.unlink(missing_ok=True)
+
+
+def read_tensors(path: Path | str) -> tuple[dict[str, str], dict[str, Any]]:
+    """Metadata and tensors of a safetensors file, each in half or full precision and finite, or of whole numbers.
+
+    Raises:
+        BadInput: there is no such file, it is cut off or of another kind, or holds what no network computes with.
+    """
+    from safetensors import safe_open
+
+    if not os.path.isfile(path):
+        raise BadInput(f'no file {short(str(path), 200)}; other formats than safetensors are not read')
+    try:
+        with safe_open(path, framework='pt') as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            about = dict(file.metadata() or {})
+    except Exception as error:  # a damaged header makes the library raise more than its own error
+        raise BadInput(f'{path} is not a whole safetensors file ({short(str(error), 200)}); fetch it again') from error
+    for name, tensor in tensors.items():
+        require_numbers(tensor, name, path)
+    return about, tensors
+
+
+def require_numbers(tensor: Any, name: str, path: Path | str) -> None:
+    """Raise BadInput for a tensor that is sparse, quantized, complex, of 8 bits or fewer, or not finite."""
+    import torch
+
+    floats = torch.float16, torch.bfloat16, torch.float32, torch.float64
+    plain_one = tensor.layout is torch.strided and not (tensor.is_quantized or tensor.is_complex() or tensor.is_meta)
+    if not plain_one or (tensor.is_floating_point() and tensor.dtype not in floats):
+        raise BadInput(
+            f'{path}: {short(name)} is no plain tensor of real numbers in half or full precision ({tensor.dtype}, '
+            f'{tensor.layout}, {tensor.device})'
+        )
+    if tensor.is_floating_point() and not torch.isfinite(tensor.float()).all():
+        raise BadInput(
+            f'{path}: {short(name)} holds values that are not finite (NaN or infinity); the training that wrote it '
+            'diverged'
+        )
+    if name.endswith('running_var') and (tensor < 0).any():
+        raise BadInput(f'{path}: {short(name)} holds variances below 0; the file is spoilt')
 
 
 def write_tensors(path: Path | str, tensors: dict[str, Any], about: dict[str, str] | None = None) -> Path:

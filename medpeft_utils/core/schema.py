@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from medpeft_utils.core.errors import BadInput
+from medpeft_utils.core.errors import BadInput, short
 
 if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError
@@ -33,13 +33,3 @@ def faults_of(error: ValidationError) -> list[str]:
         value = '' if fault['type'] == 'missing' else f' (it is {short(fault["input"])})'
         lines.append(f'{place or "the whole"}: {fault["msg"][:1].lower()}{fault["msg"][1:]}{value}')
     return lines + ([f'and {len(faults) - MOST_TOLD} more'] if len(faults) > MOST_TOLD else [])
-
-
-def short(value: Any, length: int = 60) -> str:
-    """A value for a message: its repr, cut where it is long."""
-    try:
-        text = repr(value)
-    except RecursionError:
-        text = f'a deeply nested {type(value).__name__}'
-    text = text.encode(errors='replace').decode()
-    return text if len(text) <= length else f'{text[: length - 3]}...'

@@ -7,9 +7,8 @@ import re
 from dataclasses import fields
 from typing import Any, TypeVar
 
-from medpeft_utils.core.errors import BadInput
+from medpeft_utils.core.errors import BadInput, short
 from medpeft_utils.core.files import parse_json
-from medpeft_utils.core.schema import short
 
 NUMBER = re.compile(r'[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?')
 WHOLE = re.compile(r'[+-]?\d{1,18}')

@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from medpeft_utils import backbones
-from medpeft_utils.core.errors import BadInput, DoesNotFit
-from medpeft_utils.core.files import write_tensors
+from medpeft_utils.core.errors import BadInput, DoesNotFit, short
+from medpeft_utils.core.files import parse_json, read_tensors, write_tensors
 from medpeft_utils.methods.base import BATCH_NORM, METHODS, Method, head_names, modules_of_type, prepare_for_additions
-from medpeft_utils.methods.precision import train_in_float32
+from medpeft_utils.methods.precision import in_own_precision, train_in_float32
 from medpeft_utils.methods.structure import Structure, detached, unchanged_on_error
 
 SCHEMA = '1'
@@ -126,6 +125,7 @@ class Adapted:
         del merged.medpeft_method
         with torch.no_grad():
             self.method.merge(merged, self.config)
+        in_own_precision(merged)
         return merged.requires_grad_(True)
 
 
@@ -219,9 +219,11 @@ def install(
 ) -> Adapted:
     """`load` from what `read` gives; `where` names the file in messages."""
     if base_hash is not None and about.get('base_hash') not in (None, base_hash):
-        raise DoesNotFit(f'{where} was trained over backbone {about["base_hash"]}, this one is {base_hash}')
+        raise DoesNotFit(f'{where} was trained over backbone {about["base_hash"][:32]}, this one is {base_hash}')
     if about['family'] != family:
-        raise DoesNotFit(f'{where} was trained on family {about["family"]!r}, this backbone is of family {family!r}')
+        raise DoesNotFit(
+            f'{where} was trained on family {short(about["family"])}, this backbone is of family {family!r}'
+        )
     check_sizes(where, about['config'], tensors)
     with unchanged_on_error(base_model):
         adapted = apply(base_model, about['method'], family, about['config'], cache=cache, keep=True)
@@ -276,42 +278,44 @@ def _why_not(model: nn.Module, method: Method, family: str) -> str:
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """What a saved file says of itself (schema, method, family, base_hash, config) and its tensors. Raises BadInput."""
-    if not path.is_file():
-        raise BadInput(f'no file {path}')
-    try:
-        with safe_open(path, framework='pt') as file:
-            about = dict(file.metadata() or {})
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except SafetensorError as error:
-        raise BadInput(f'{path} is not a safetensors file: {error}') from error
+    about, tensors = read_tensors(path)
     if about.get('schema') != SCHEMA or not {'method', 'family', 'base_hash', 'config'} <= about.keys():
-        raise BadInput(f'{path} was not written by medpeft: its metadata hold {sorted(about) or "nothing"}')
+        raise BadInput(f'{path} was not written by medpeft: its metadata hold {short(sorted(about) or "nothing")}')
     try:
-        about['config'] = json.loads(about['config'])
-    except json.JSONDecodeError as error:
-        raise BadInput(f'{path}: the config in its metadata is not JSON ({error})') from error
-    if not isinstance(about['config'], dict):
-        raise BadInput(f'{path}: the config in its metadata is {about["config"]!r}, not options by name')
-    return about, tensors
+        config = parse_json(about['config'])
+    except ValueError as error:
+        raise BadInput(f'{path}: the config in its metadata is not JSON ({short(str(error), 100)})') from error
+    if not isinstance(config, dict):
+        raise BadInput(f'{path}: the config in its metadata is {short(config)}, not options by name')
+    return about | {'config': config}, tensors
 
 
 def check_sizes(where: str | Path, config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
     """No option may ask for more than the file holds: a rank of 10^9 would fill the memory before any comparison."""
     largest = max((tensor.numel() for tensor in tensors.values()), default=0)
     for name, value in config.items():
-        if isinstance(value, int) and not name.endswith('seed') and value > max(largest, 1 << 16):
-            raise BadInput(f'{where}: option {name!r} is {value}, but its largest tensor has {largest} numbers')
+        if isinstance(value, int) and not name.endswith('seed') and value > max(largest, 1 << 10):
+            raise BadInput(
+                f'{where}: option {short(name)} is {short(value)}, but its largest tensor has {largest} numbers'
+            )
 
 
 def _check_tensors(path: str | Path, tensors: dict[str, torch.Tensor], adapted: Adapted) -> None:
-    wanted = {name: tuple(tensor.shape) for name, tensor in adapted.state().items()}
+    state = adapted.state()
+    wanted = {name: tuple(tensor.shape) for name, tensor in state.items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     where = f'{path} does not fit {name_of(adapted.model)}'
     if unknown := sorted(found.keys() - wanted.keys()):
-        raise DoesNotFit(f'{where}: it has no {", ".join(unknown[:3])} ({len(unknown)} unknown names)')
+        raise DoesNotFit(
+            f'{where}: it has no {", ".join(name[:100] for name in unknown[:3])} ({len(unknown)} unknown names)'
+        )
     if missing := sorted(wanted.keys() - found.keys()):
         raise DoesNotFit(f'{where}: the file lacks {", ".join(missing[:3])} ({len(missing)} names)')
     for name, shape in wanted.items():
         if found[name] != shape:
-            hint = f'; build it with num_classes={found[name][0]}' if name in adapted.head_names else ''
+            classes = found[name][:1] if name in adapted.head_names else ()
+            hint = f'; build it with num_classes={classes[0]}' if classes else ''
             raise DoesNotFit(f'{where}: {name} is {found[name]} in the file and {shape} in the network{hint}')
+    for name, tensor in state.items():
+        if tensor.is_floating_point() != tensors[name].is_floating_point():
+            raise BadInput(f'{path}: {name} holds {tensors[name].dtype}, and must hold {tensor.dtype}')

@@ -13,11 +13,12 @@ from torch import nn
 
 from medpeft_utils.backbones import head_names
 from medpeft_utils.backbones.names import attention_of
-from medpeft_utils.core.errors import BadInput
+from medpeft_utils.core.errors import BadInput, short
 from medpeft_utils.core.registry import Registry
 
 BATCH_NORM = nn.modules.batchnorm._BatchNorm  # 1d, 2d and 3d, and timm's BatchNormAct2d
 
+LARGEST, LARGEST_COUNT = 2**32, 2**16  # of options; a rank of 10^9 would fill the memory before anything is said
 PEFT_RATE = (
     'Dutt et al. 2024, Appendix B: PEFT prefers rates about a magnitude above those of full fine-tuning (here 1e-4, on '
     'a U-Net 1e-5)'
@@ -139,17 +140,19 @@ class Method:
         return self.Config(**(self.family_defaults.get(family, {}) | (given or {})))
 
     def _unknown_option(self, name: str, known: Iterable[str]) -> str:
-        close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+        close = difflib.get_close_matches(name[:200], list(known), n=1, cutoff=0.5)
         hint = f'did you mean {close[0]!r}? ' if close else ''
         options = ', '.join(known) or 'none'
-        return f'method {self.key!r} has no option {name!r}; {hint}its options: {options}'
+        return f'method {self.key!r} has no option {short(name)}; {hint}its options: {options}'
 
     def _check_option(self, field: dataclasses.Field, value: Any) -> None:
         kind, about = type(field.default), field.metadata
         accepted = (int, float) if kind is float else kind
-        wanted = ''
+        wanted, most = '', LARGEST_COUNT if kind is int and not field.name.endswith('seed') else LARGEST
         if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
             wanted = f'a {kind.__name__}'
+        elif isinstance(value, (int, float)) and not abs(value) <= most:  # NaN is not, either
+            wanted = f'a number of a size up to {most}'
         elif about['choices'] and value not in about['choices']:
             wanted = 'one of ' + ', '.join(map(repr, about['choices']))
         elif about['minimum'] is not None and value < about['minimum']:
@@ -157,7 +160,7 @@ class Method:
         elif about['below'] is not None and not value < about['below']:
             wanted = f'below {about["below"]}'
         if wanted:
-            raise BadInput(f'option {field.name!r} of method {self.key!r} is {value!r}; it must be {wanted}')
+            raise BadInput(f'option {field.name!r} of method {self.key!r} is {short(value)}; it must be {wanted}')
 
     def __repr__(self) -> str:
         return f'{type(self).__module__}.{type(self).__name__}'

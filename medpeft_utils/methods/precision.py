@@ -24,16 +24,27 @@ def train_in_float32(model: nn.Module, names: Iterable[str]) -> None:
         parameter = model.get_parameter(name)
         if parameter.dtype not in HALF:
             continue
-        parameter.data = parameter.data.float()
+        half, parameter.data = parameter.dtype, parameter.data.float()
         prefix, _, leaf = name.rpartition('.')
         owner = model.get_submodule(prefix)
         if isinstance(owner, nn.ParameterDict):  # peft's layers, which take float32 adapters themselves
             continue
         if 'float32_parameters' not in vars(owner):
-            owner.float32_parameters, owner.float32_kept = [], []
-            owner.register_forward_pre_hook(_lower, with_kwargs=True)
-            owner.register_forward_hook(_raise, always_call=True)
-        owner.float32_parameters.append(leaf)
+            owner.float32_parameters, owner.float32_kept = {}, []
+            lower = owner.register_forward_pre_hook(_lower, with_kwargs=True)
+            owner.float32_hooks = lower, owner.register_forward_hook(_raise, always_call=True)
+        owner.float32_parameters[leaf] = half
+
+
+def in_own_precision(model: nn.Module) -> None:
+    """Undo `train_in_float32`, in place: parameters in the precision that they had, no hook left."""
+    for module in model.modules():
+        for leaf, half in vars(module).pop('float32_parameters', {}).items():
+            if leaf in module._parameters:  # else it was merged into another
+                module._parameters[leaf].data = module._parameters[leaf].data.to(half)
+        for hook in vars(module).pop('float32_hooks', ()):
+            hook.remove()
+        vars(module).pop('float32_kept', None)
 
 
 def _lower(module: nn.Module, arguments: tuple, named: dict[str, Any]) -> None:

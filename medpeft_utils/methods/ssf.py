@@ -147,7 +147,7 @@ class ScaledOutput(nn.Module):
         base = self.base
         base.weight.mul_(self.scale.view(-1, *[1] * (base.weight.dim() - 1)))
         if base.bias is None:
-            base.bias = nn.Parameter(self.shift.clone())
+            base.bias = nn.Parameter(self.shift.clone().to(base.weight.dtype))
         else:
             base.bias.mul_(self.scale).add_(self.shift)
         return base

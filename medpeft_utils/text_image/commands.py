@@ -12,9 +12,8 @@ from pathlib import Path
 import click
 
 from medpeft_utils.core import schema
-from medpeft_utils.core.errors import BadInput, DoesNotFit
+from medpeft_utils.core.errors import BadInput, DoesNotFit, short
 from medpeft_utils.core.files import check_writable, parse_json, write_bytes
-from medpeft_utils.core.schema import short
 from medpeft_utils.core.values import LARGEST_SEED
 
 MOST_GUIDANCE, MOST_STEPS, MOST_IMAGES, MOST_SIDE = 100, 1000, 10_000, 4096

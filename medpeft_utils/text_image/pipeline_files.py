@@ -15,9 +15,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from medpeft_utils.core.errors import BadInput, DoesNotFit
+from medpeft_utils.core.errors import BadInput, DoesNotFit, short
 from medpeft_utils.core.files import parse_json
-from medpeft_utils.core.schema import checked, short
+from medpeft_utils.core.schema import checked
 
 if TYPE_CHECKING:
     import torch
