@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from medpeft_utils.core.errors import BadInput, DoesNotFit, UnknownName
 from medpeft_utils.core.hashing import digest
-from medpeft_utils.data import duplicates, manifest, multi_label, own, sources, splits, texts
-from medpeft_utils.data.cache import BLOCK, Store, cache_root, decoded, digests, mapped, write_whole
+from medpeft_utils.data import drawn, duplicates, manifest, multi_label, own, sources, splits, texts
+from medpeft_utils.data.cache import Store, cache_root, decoded, digests, mapped, write_whole
 from medpeft_utils.data.cards import CARDS, DataCard, names
 from medpeft_utils.data.dataset import Dataset
 from medpeft_utils.data.decode import VERSION, examine_image
+from medpeft_utils.data.drawn import generator_hash
 from medpeft_utils.data.files import TABLES
 
 log = logging.getLogger(__name__)
@@ -271,55 +270,6 @@ def _load_prepared(card: DataCard, image_size: int, choice: Choice, root: Path) 
     return _packed(card, full, store, choice, image_size, None)
 
 
-def generator_hash(part: str = '') -> str:
-    """Hash of the code that draws the synthetic images, or those of a folder of it: another code draws others."""
-    from medpeft_utils.data import synthetic
-
-    folder = Path(synthetic.__file__).parent
-    files = sorted({*(folder / part).glob('*.py'), folder / 'canvas.py'})
-    return hashlib.sha256(b''.join(path.read_bytes() for path in files)).hexdigest()[:16]
-
-
-def _drawn(name: str, image_size: int, rows: range) -> tuple[np.ndarray, np.ndarray, pd.DataFrame]:
-    from medpeft_utils.data import synthetic
-
-    return synthetic.generate(name, image_size=image_size, seed=0, indices=rows)
-
-
-def _synthetic_manifest(card: DataCard, count: int) -> pd.DataFrame:
-    """Labels or texts, groups and given splits of all synthetic images.
-
-    Those with labels are drawn at the smallest size to be read off.
-    """
-    if card.texts:
-        from medpeft_utils.data.synthetic import chest_pairs
-
-        return manifest.normalised(chest_pairs.describe(0), Path(), 'text')
-    _, labels, extra = _drawn(card.name, 16, range(count))
-    frame = extra.reset_index(drop=True).assign(
-        image=[f'{card.name}/{row:06d}' for row in range(count)], group=extra['group'].astype(str).to_numpy()
-    )
-    if 'split' not in frame:
-        frame['split'] = ''
-    if card.multi_label:
-        frame['labels'] = [' '.join(map(str, row)) for row in labels.tolist()]
-        frame = multi_label.with_label(frame, card.classes)
-    else:
-        frame['label'] = np.asarray(card.classes)[labels]
-    own_columns = [column for column in frame if column not in manifest.COLUMNS]
-    return frame[[*manifest.COLUMNS, *own_columns]]
-
-
-def _drawn_blocks(card: DataCard, image_size: int, count: int, first: int) -> Iterator[np.ndarray]:
-    from medpeft_utils.data.synthetic import chest_pairs
-
-    for start in tqdm(
-        range(first, count, BLOCK), desc=f'drawing {card.label} at {image_size} px', unit=f'x{BLOCK} images'
-    ):
-        rows = range(start, min(start + BLOCK, count))
-        yield chest_pairs.images(image_size, 0, rows) if card.texts else _drawn(card.name, image_size, rows)[0]
-
-
 def _load_synthetic(card: DataCard, image_size: int, choice: Choice, root: Path) -> Dataset:
     from medpeft_utils.data import synthetic
     from medpeft_utils.data.synthetic import chest_pairs
@@ -328,8 +278,8 @@ def _load_synthetic(card: DataCard, image_size: int, choice: Choice, root: Path)
         chest_pairs.require_size(image_size)
     store = Store(root, card.name, generator_hash('chest_pairs' if card.texts else ''))
     count = sum(chest_pairs.SIZES.values()) if card.texts else synthetic.default_size(card.name)
-    full = store.manifest(lambda: _synthetic_manifest(card, count))
-    images = store.images(image_size, count, lambda start: _drawn_blocks(card, image_size, count, start))
+    full = store.manifest(lambda: drawn.manifest_of(card, count))
+    images = store.images(image_size, count, lambda start: drawn.blocks(card, image_size, count, start))
     if choice.folds or (full['split'] == '').all():
         full = full.assign(split=_made_splits(full, card, choice.split_seed, choice.folds))
     rows = choice.rows(full, card.label)
