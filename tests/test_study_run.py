@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from study_project import FINISH, START, WORK, Project, write_notebook
@@ -260,6 +261,55 @@ def test_control_c_finishes_what_runs_and_twice_stops_at_once(project):
     assert process.returncode == 130 and time.monotonic() - began < 4 and len(project.records()) == 1
     project.medpeft('run', 'tiny', '--jobs', '2')
     assert len(project.records()) == 3
+
+
+TRAINS = """
+import torch
+from medpeft_utils.training.config import TrainingConfig
+from medpeft_utils.training.loop import Evaluation, Task, WholeNetwork, fit
+
+class Small(Task):
+    def batch(self, rows, generator):
+        with (context.searches.parent / 'steps').open('a') as steps:
+            steps.write('.')
+        time.sleep(pause)
+        return torch.randn(len(rows), 4, generator=generator)
+    def loss(self, batch):
+        return self.adapted.model(batch).square().mean()
+    def evaluate(self):
+        weight = self.adapted.model.weight.sum().item()
+        return Evaluation((weight,), {'weight': weight})
+
+torch.manual_seed(0)
+task = Small(WholeNetwork(torch.nn.Linear(4, 1)), 16, torch.device('cpu'))
+config = TrainingConfig(0.1, min_steps=40, max_steps=40, batch_size=4, evaluations=4)
+checkpoint = context.searches / f'{context.run}.checkpoint.safetensors'
+value = fit(task, config, quiet=True, checkpoint=checkpoint).curve[-1]['weight']
+"""
+
+
+@linux
+def test_what_trains_is_put_down_at_a_signal_and_goes_on_to_the_same_record(project):
+    """SIGTERM to the runner, then Ctrl-C twice, each in the middle of the training; no step is done twice."""
+    write_notebook(project.notebook, START, TRAINS, FINISH)
+    project.grid(axes={'seed': [0], 'pause': [0.1]})
+    steps = project.results / 'tiny' / 'steps'
+    for signals, at in (([signal.SIGTERM], random.randrange(1, 10)), ([signal.SIGINT] * 2, random.randrange(12, 25))):
+        with project.start('run', 'tiny') as process:
+            wait_for(lambda at=at: steps.is_file() and steps.stat().st_size >= at)
+            for number in signals:
+                process.send_signal(number)
+                time.sleep(0.3)
+            out, err = process.communicate(timeout=60)
+        assert process.returncode == 130 and not project.records(), out + err
+        assert next(project.results.glob('tiny/searches/*.checkpoint.safetensors'))
+    project.medpeft('run', 'tiny')
+    assert steps.stat().st_size == 40
+    whole = {'context': SimpleNamespace(searches=project.results / 'whole' / 'x', run='x'), 'pause': 0, 'time': time}
+    (project.results / 'whole').mkdir()
+    exec(TRAINS, whole)
+    (record,) = project.records().values()
+    assert record['metrics']['test']['f1_macro'] == whole['value'] * 7 % 1 and record['attempt'] == 1
 
 
 def test_a_full_disk_stops_the_study_with_one_message(project):

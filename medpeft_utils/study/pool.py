@@ -137,6 +137,11 @@ class Pool:
         finally:
             tempfile.tempdir = usual
 
+    def ask_to_end(self) -> None:
+        """Let all runs put down what they do, as a training can; `wait` reports them as ended."""
+        for process in self.processes.values():
+            process.terminate()
+
     def kill(self, run: str) -> None:
         """End a run's process with its kernel; `wait` reports it as ended."""
         if run in self.processes:

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
@@ -37,10 +38,17 @@ def adopt_orphans() -> None:
         _prctl(PR_SET_CHILD_SUBREAPER, 1)
 
 
-def end_with(parent: int) -> None:
-    """Adopt all descendants, and end them and this process when `parent` ends: what they left behind dies with it."""
+def end_with(parent: int, told: Callable[[], object] = lambda: None) -> None:
+    """Adopt all descendants, and end them and this process when `parent` ends: what they left behind dies with it.
+
+    While the parent lives, a request to end (SIGTERM) calls `told` instead: a scheduler asks all processes at once, and
+    the parent decides what becomes of them.
+    """
 
     def end(*_: object) -> None:
+        if os.getppid() == parent:
+            told()
+            return
         end_descendants()
         os._exit(1)
 
@@ -72,6 +80,15 @@ def kill(pid: int, group: bool = False) -> None:
     """SIGKILL a process, or its group; nothing happens where there is none."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         (os.killpg if group else os.kill)(pid, signal.SIGKILL)
+
+
+def ask_children_to_end() -> None:
+    """SIGTERM to the direct children: a training writes its checkpoint first."""
+    import psutil
+
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):
+            child.terminate()
 
 
 def process_mark(pid: int) -> float | None:

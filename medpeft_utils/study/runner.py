@@ -11,7 +11,6 @@ import shutil
 import signal
 import time
 import uuid
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from medpeft_utils.core.files import (
     write_json,
 )
 from medpeft_utils.core.leases import Lease
+from medpeft_utils.core.signals import handled
 from medpeft_utils.study import outcomes, records
 from medpeft_utils.study.grid import Grid, Run, dump
 from medpeft_utils.study.identity import code_version
@@ -43,6 +43,7 @@ LOOK_AGAIN = 2.0  # seconds until a run that another runner does is looked at ag
 CHECK_LEASE = 10.0
 SHOW_SECONDS = 0.5
 SIGNAL_GRACE = 0.3
+STOP_SECONDS = 60.0  # that runs get to write their checkpoints
 CHECKPOINTS = 'checkpoint*'  # files of an attempt that the next one goes on from
 
 
@@ -108,6 +109,7 @@ class Runner:
         self.threads = options.threads or threads_for(options.jobs)
         self.cards, self.commit = graphics_cards(), records.commit()
         self.stopping, self.started, self.fault = 0, 0, None
+        self.put_down_by: float | None = None
         self.said_of_others = False
         self.shown = 0.0
         self.look_at: dict[str, float] = {}
@@ -153,7 +155,8 @@ class Runner:
         remove_left_sockets()
         self.pool = Pool(self.threads, self.grid.preload, self.options.plain)
         try:
-            with stop_signals(self._stop):
+            stops = {signal.SIGINT: lambda *_: self._stop(1), signal.SIGTERM: lambda *_: self._stop(2)}
+            with handled(stops):
                 while self._step():
                     pass
         finally:
@@ -169,7 +172,9 @@ class Runner:
         """Start what can be started and take note of what has happened; False when nothing is left to do."""
         while self.slots and not self.stopping and self._start_next():
             pass
-        if self.stopping > 1 or (not self.active and (self.stopping or not self._left())):
+        if not self.active and (self.stopping or not self._left()):
+            return False
+        if self.stopping > 1 and self._has_put_down():
             return False
         for event in self.pool.wait(0.2):
             self._note(event)
@@ -366,14 +371,22 @@ class Runner:
 
     # Stopping
 
-    def _stop(self, at_once: bool) -> None:
-        """A signal: the first lets runs finish, the second ends them."""
-        self.stopping = 2 if at_once else self.stopping + 1
+    def _stop(self, least: int) -> None:
+        """A signal: the first lets runs finish, the second (or SIGTERM) asks them to end, the third ends them."""
+        self.stopping = max(least, self.stopping + (least == 1))
         if self.stopping == 1:
             now = time.monotonic()
             seconds = [(self.times.expected(active.run) or 0) - (now - active.began) for active in self.active.values()]
             takes = f', {duration(max(seconds))} to go' if seconds and max(seconds) > 0 else ''
-            self.progress.say(f'finishing {len(self.active)} runs{takes}; Ctrl-C again to stop at once')
+            self.progress.say(f'finishing {len(self.active)} runs{takes}; Ctrl-C again: they stop, and go on later')
+
+    def _has_put_down(self) -> bool:
+        """Ask runs to end, once; whether there is no more time, or patience, to wait for their checkpoints."""
+        if self.put_down_by is None:
+            job = self.options.job
+            self.put_down_by = time.monotonic() + (min(STOP_SECONDS, job.notice / 2) if job else STOP_SECONDS)
+            self.pool.ask_to_end()
+        return self.stopping > 2 or time.monotonic() > self.put_down_by
 
     def _give_up(self, reason: str) -> None:
         self.fault = MedpeftError(reason)
@@ -399,17 +412,3 @@ def in_order(runs: list[Run]) -> list[Run]:
         turns.append(seen.get(run.group, 0))
         seen[run.group] = turns[-1] + 1
     return [run for _, run in sorted(zip(turns, runs, strict=True), key=lambda pair: pair[0])]
-
-
-class stop_signals:
-    """Within it, Ctrl-C calls `stop(False)`, and a request to terminate `stop(True)`."""
-
-    def __init__(self, stop: Callable[[bool], None]):
-        self.handlers = {signal.SIGINT: lambda *_: stop(False), signal.SIGTERM: lambda *_: stop(True)}
-
-    def __enter__(self) -> None:
-        self.before = {number: signal.signal(number, handler) for number, handler in self.handlers.items()}
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)

@@ -20,7 +20,7 @@ from typing import Any
 
 from medpeft_utils.core.files import STORAGE_ERRORS, StorageFault, storage
 from medpeft_utils.study.outcomes import LOG, LOG_LINES, Outcome, describe_end
-from medpeft_utils.study.processes import end_descendants, end_with, process_mark, process_space
+from medpeft_utils.study.processes import ask_children_to_end, end_descendants, end_with, process_mark, process_space
 
 NOTEBOOK = 'notebook.ipynb'
 SOCKETS = 'medpeft-'
@@ -37,7 +37,7 @@ def be_worker(job: dict[str, Any], forked: bool) -> None:
     """
     code = 1
     try:
-        end_with(os.getppid())
+        end_with(os.getppid(), told=ask_children_to_end)
         os.setsid()
         redirect_output(Path(job['folder']))
         os.environ.update(job['environment'])
