@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import timm
@@ -15,7 +16,7 @@ from safetensors.torch import save_file
 from medpeft_utils import backbones, methods
 from medpeft_utils.backbones.checkpoints import fill, read_state
 from medpeft_utils.backbones.small import SMALL_BACKBONES
-from medpeft_utils.core.errors import BadInput, DoesNotFit, UnknownName
+from medpeft_utils.core.errors import BadInput, DoesNotFit, MedpeftError, UnknownName
 
 TINY = 'vit_tiny_patch16_224'  # 12 blocks of width 192: the smallest of timm's with the paper's layout
 
@@ -298,3 +299,44 @@ def test_the_registry_is_filled_in_either_order_of_imports_and_without_torch_unt
     code = f"{quiet}{order}; print(timm.create_model('resnet50_mini', pretrained=True).num_features)"
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert done.stdout.strip() == '512', done.stderr
+
+
+@pytest.mark.parametrize(
+    ('name', 'said'),
+    [
+        ('vit_base_mini:0', 'has 12 blocks; 0 cannot be kept'),
+        ('vit_base_mini:99', 'has 12 blocks; 99 cannot be kept'),
+        ('vit_base_mini:٣', 'unknown backbone'),
+        (f'vit_base_mini:{"9" * 5000}', 'unknown backbone'),
+        ('vit_base_patch16_224.nope', 'unknown backbone'),
+        ('', 'unknown backbone'),
+        ('x' * 400, 'unknown backbone'),
+        ('a\0b', 'unknown backbone'),
+        ('hf-hub:../..', 'no owner/name'),
+        ('local-dir:/nowhere', 'holds no config.json'),
+    ],
+    ids=lambda value: value[:24],
+)
+def test_a_name_that_is_none_is_one_short_message(name: str, said: str):
+    with pytest.raises(MedpeftError, match=said) as refusal:
+        backbones.load(name, 2)
+    assert len(str(refusal.value)) < 4000
+
+
+@pytest.mark.parametrize('suffix', ['.safetensors', '.pth'])
+def test_weights_of_another_kind_of_number_or_shape_are_refused_in_every_place(suffix: str, tmp_path: Path):
+    """Counts in the place of weights, whatever the name of these; a count of another shape; names that are none."""
+    state = backbones.load('vit_base_mini:1', 2).model.state_dict()
+    path = tmp_path / f'weights{suffix}'
+    save = save_file if suffix == '.safetensors' else torch.save
+    for name in ('cls_token', 'pos_embed', 'blocks.0.attn.qkv.weight', 'norm.bias'):
+        for odd in (torch.zeros_like(state[name], dtype=torch.int64), torch.zeros(()), torch.full((1,), torch.nan)):
+            save(state | {name: odd}, path)
+            with pytest.raises(MedpeftError):
+                backbones.load('vit_base_mini:1', 2, weights=str(path))
+    if suffix == '.pth':
+        save({7: state['norm.bias'], **state}, path)
+        assert backbones.load('vit_base_mini:1', 2, weights=str(path)).hash
+        save({name: state['norm.bias'] for name in (7, None)}, path)
+        with pytest.raises(BadInput, match='holds no state dict'):
+            backbones.load('vit_base_mini:1', 2, weights=str(path))

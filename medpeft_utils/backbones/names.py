@@ -79,8 +79,10 @@ def require_known(name: str) -> None:
         folder_of(name)
         return
     known = [*SMALL_BACKBONES, *RADIOGRAPH_BACKBONES]
+    if name in known:
+        return
     architecture = name.split('.')[0]
-    if name not in known and not timm.is_model(architecture):
+    if not timm.is_model(architecture):
         raise UnknownName('backbone', name, [*known, *timm.list_models()], LISTING)
     try:
         timm.get_pretrained_cfg(name)
