@@ -337,6 +337,6 @@ def test_weights_of_another_kind_of_number_or_shape_are_refused_in_every_place(s
     if suffix == '.pth':
         save({7: state['norm.bias'], **state}, path)
         assert backbones.load('vit_base_mini:1', 2, weights=str(path)).hash
-        save({name: state['norm.bias'] for name in (7, None)}, path)
+        save(dict.fromkeys((7, None), state['norm.bias']), path)
         with pytest.raises(BadInput, match='holds no state dict'):
             backbones.load('vit_base_mini:1', 2, weights=str(path))
