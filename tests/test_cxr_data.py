@@ -183,7 +183,11 @@ def test_sex_age_and_view_come_from_the_table_of_the_nih(nih):
     known = loaded.attributes.set_index(loaded.groups)
     assert known.loc['00000002'].to_dict('list') == {'sex': ['F', 'F'], 'age': [32, 32], 'view': ['PA', 'PA']}
     assert known.loc['00000001', 'age'].isna().sum() == 1  # nobody is 411 years old
+    foreign = pd.DataFrame([('99999999_000.png', *rows[1][1:])], columns=columns)
     assert known.loc['00000015', 'sex'].tolist() == ['', ''] and known.loc['00000015', 'age'].isna().all()
+    foreign.to_csv(nih / 'Data_Entry_2017_v2020.csv', index=False)
+    with pytest.raises(BadInput, match=r'Data_Entry.*none of its 1 images is in this download'):
+        data.load('nih_chestxray14', nih, image_size=16)
 
 
 # ---- CheXpert

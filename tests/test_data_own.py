@@ -83,6 +83,39 @@ def test_labels_that_differ_in_spelling_alone_are_a_fault(tmp_path, pair):
         data.load(path, image_size=16)
 
 
+@pytest.mark.parametrize(
+    'pair', [('0', '00'), ('1', '1e0'), ('+1', '1'), ('0,0', '0'), ('mass', 'm\u0430ss'), ('a', '\uff41')]
+)
+def test_numbers_and_letters_that_are_the_same_are_a_fault(tmp_path, pair):
+    found = check(table(tmp_path, [*pair, 'other'] * 6))['faults']
+    assert len(found) == 1 and all(f'{name!r} (6 images)' in found[0] for name in pair)
+
+
+def test_labels_that_only_look_like_each_other_are_none(tmp_path):
+    labels = ['-1', '1', '1.5', '15', '1-11', 'grade 1', 'grade 2', 'mass', 'masses'] * 4
+    assert check(table(tmp_path, labels))['faults'] == []
+
+
+def test_groups_that_are_likely_one_are_a_fault(tmp_path):
+    for number, (names, words) in enumerate(
+        (
+            (['7', '007'], "groups '007' and '7' differ"),
+            (['p7', 'P7'], "groups 'P7' and 'p7' differ"),
+            (['1.23E+15', '1234567890123456'], "group '1.23E+15' is a number that a spreadsheet has cut short"),
+        )
+    ):
+        groups = [*names, *(f'x{i // 2}' for i in range(22))]
+        assert words in said(check(table(tmp_path / str(number), ['a', 'b'] * 12, group=groups)))
+    apart = ['1234567890123456', '1234567890123457', '12e5', '1200000', '1-11', '11-1', '1.2.3', '1.20.3'] * 3
+    assert check(table(tmp_path / 'apart', ['a', 'a', 'b', 'b'] * 6, group=apart))['faults'] == []
+
+
+@pytest.mark.parametrize('nothing', ['unknown', 'Unknown', '-', '?', 'n.a.'])
+def test_groups_of_nobody_are_no_group(tmp_path, nothing):
+    path = table(tmp_path, ['a', 'b'] * 12, group=[nothing if i < 12 else f'p{i // 2}' for i in range(24)])
+    assert check(path)['groups'] == 6 and len(set(data.load(path, image_size=16).groups)) == 18
+
+
 @pytest.mark.parametrize('nothing', ['nan', 'NaN', 'NA', 'N/A', 'None', 'null', '<NA>'])
 def test_what_programs_write_for_nothing_is_nothing(tmp_path, nothing):
     path = table(tmp_path, ['a', 'b'] * 11 + [nothing, 'a'])
@@ -110,6 +143,10 @@ def test_a_class_called_none_by_hand_stays_one(tmp_path):
 def test_several_findings_in_one_label_are_a_fault(tmp_path):
     assert "'Edema|Mass' holds several" in said(check(table(tmp_path, ['Edema|Mass', 'Edema', 'Mass'] * 6)))
     assert check(table(tmp_path, ['G1/2', 'G3'] * 6))['faults'] == []  # nothing of it is a class of its own
+    for labels in (['Edema|Mass', 'Mass|Nodule'], ["['a', 'b']", "['a']"], ['Edema Mass', 'Edema', 'Mass']):
+        assert 'give each image one class' in said(check(table(tmp_path, labels * 6))), labels
+    for labels in (['ductal, benign', 'ductal, malignant'], ['soft tissue', 'tissue']):
+        assert check(table(tmp_path, labels * 6))['faults'] == [], labels
 
 
 def test_own_columns_of_any_name_change_nothing(tmp_path):
@@ -235,6 +272,37 @@ def test_a_name_without_its_ending_is_guessed(tmp_path):
     path = table(tmp_path, ['a', 'b'] * 6)
     path.write_text(path.read_text().replace('.png', ''))
     assert "no file 'img/00' and 11 more" in said(check(path)) and "is it '00.png'?" in said(check(path))
+
+
+@pytest.mark.parametrize(
+    ('written', 'words'),
+    [
+        ('', "is it 'img/00.png'? folders are part of the path"),
+        ('IMG/', "is it 'img/00.png'? the case of letters is part of the path"),
+        ('https://x.org/', 'it is an address: download the images'),
+    ],
+)
+def test_the_file_that_a_path_means_is_guessed(tmp_path, written, words):
+    path = table(tmp_path, ['a', 'b'] * 6)
+    path.write_text(path.read_text().replace('img/', written))
+    assert words in said(check(path))
+    path.write_text('image,label\nimg,a\nimg/01.png,b\n')
+    assert "no file 'img' below" in said(check(path)) and '(it is a folder)' in said(check(path))
+
+
+def test_tables_as_programs_write_them(tmp_path):
+    path = table(tmp_path, ['a', 'b'] * 6)
+    plain = path.read_text()
+    for content in ('sep=;\n' + plain.replace(',', ';'), plain.replace(',', '|'), plain.replace('\n', '\r')):
+        path.write_text(content, newline='')
+        assert check(path)['classes'] == {'a': 6, 'b': 6}
+    for content, words in (
+        (plain.replace('a\n', 'a\0\n').encode(), 'holds zero bytes'),
+        (b'PK\3\4' + bytes(60), 'is an Excel workbook or other archive in spite of its name'),
+        (b'\x1f\x8b' + bytes(60), 'is compressed in spite of its name'),
+    ):
+        path.write_bytes(content)
+        assert words in said(check(path))
 
 
 def test_cleaning_is_the_same_twice():

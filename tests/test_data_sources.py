@@ -212,6 +212,9 @@ def test_rsna_keeps_persons_together_where_the_mapping_tells(tmp_path):
     assert sorted(loaded.manifest.groupby('group').size()) == [1, 2, 3, 3, 3, 3, 3, 3, 3]
     assert counted('rsna_pneumonia', folder, 'whose person') == 23
     assert set(loaded.manifest['detail']) == {'Normal'}
+    foreign = [row | {'subset_img_id': f'other-{i}'} for i, row in enumerate(rows)]
+    (folder / rsna_pneumonia.MAPPING).write_text(json.dumps(foreign))
+    refuses('rsna_pneumonia', folder, rsna_pneumonia.MAPPING, "none of its 23 images is in this download ('other-0'")
     (folder / rsna_pneumonia.MAPPING).write_text('[{"img_id": "1"}]')
     refuses('rsna_pneumonia', folder, rsna_pneumonia.MAPPING, 'subset_img_id')
 

@@ -238,7 +238,7 @@ def test_one_clear_message_for_every_fault(tmp_path, values, message):
 
 def test_what_is_asked_for_wrongly(tmp_path):
     path = make_csv(tmp_path, patients=2)
-    with pytest.raises(BadInput, match=r'in 2 group\(s\): too few to be in train'):
+    with pytest.raises(BadInput, match=r'pairs are of 2 patient\(s\) \(column group\), too few for train'):
         load(path, image_size=16, cache=tmp_path)
     with pytest.raises(UnknownName, match=r"did you mean 'mimic_cxr'\?"):
         load('mimic', cache=tmp_path)
