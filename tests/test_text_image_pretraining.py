@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from medpeft_utils.core.errors import BadInput
-from medpeft_utils.text_image import pipeline
+from medpeft_utils.text_image import names, pipeline
 from recipes.backbones.source import NaturalImages
 from recipes.text_image import captions, mini, recipe
 from recipes.text_image.autoencoder import Autoencoder, grey, to_input
@@ -188,10 +188,10 @@ def test_an_unfinished_stage_is_not_published(source, made, tmp_path):
 
 
 def test_the_shipped_weights_are_those_of_the_card():
-    if not pipeline.CARD.is_file():
+    if not names.CARD.is_file():
         pytest.skip('the small pipeline is not published yet')
     from medpeft_utils.backbones.cards import file_hash
 
-    card, folder = json.loads(pipeline.CARD.read_text()), pipeline.WEIGHTS_FOLDER / mini.NAME
+    card, folder = json.loads(names.CARD.read_text()), names.WEIGHTS_FOLDER / mini.NAME
     assert {name: file_hash(folder / name) for name in card['sha256']} == card['sha256']
     assert pipeline.load(mini.NAME).image_size == 64

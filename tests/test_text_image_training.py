@@ -15,7 +15,7 @@ import torch
 from medpeft_utils import methods
 from medpeft_utils.core.errors import BadInput, DoesNotFit, UnknownName
 from medpeft_utils.methods import unet as unets
-from medpeft_utils.text_image import computing, measuring, pipeline
+from medpeft_utils.text_image import computing, measuring, names, pipeline
 from medpeft_utils.text_image.adaptation import Settings, TextToImage
 from medpeft_utils.text_image.encoding import encode
 from medpeft_utils.text_image.sampling import denoise, sample, starting_noise
@@ -85,7 +85,7 @@ def test_timesteps_are_even_or_shifted_towards_noise():
 
 
 def test_a_pipeline_of_diffusers_is_read(folder, pipe):
-    assert pipeline.image_size_of(str(folder)) == pipe.image_size == tiny.SIZE
+    assert names.image_size_of(str(folder)) == pipe.image_size == tiny.SIZE
     assert (pipe.length, pipe.shrinking, pipe.scaling, pipe.family) == (tiny.TOKENS, 2, 0.5, 'unet')
     theirs = tiny.diffusers_pipeline()
     for part in ('text_encoder', 'vae', 'unet'):
@@ -143,7 +143,7 @@ def test_a_pipeline_that_cannot_be_used_is_refused(copied, what, error, words):
 
 def test_names_that_are_none_and_pipelines_that_are_not_here(tmp_path, monkeypatch):
     with pytest.raises(UnknownName, match='stable_diffusion_mini'):
-        pipeline.family_of('stable_difusion_mini')
+        names.family_of('stable_difusion_mini')
     monkeypatch.setattr('huggingface_hub.constants.HF_HUB_CACHE', str(tmp_path))
     with pytest.raises(BadInput, match='medpeft pipelines fetch stable_diffusion_v1_5'):
         pipeline.load('stable_diffusion_v1_5')

@@ -78,10 +78,10 @@ def _settings_class(code: str) -> type | None:
 
 @cache
 def _usual_settings(backbone: str) -> type:
-    from medpeft_utils.text_image import adaptation, pipeline
+    from medpeft_utils.text_image import adaptation, names
     from medpeft_utils.training import classification
 
-    return (adaptation if pipeline.is_pipeline(backbone) else classification).Settings
+    return (adaptation if names.is_pipeline(backbone) else classification).Settings
 
 
 def _fault(look: Callable[..., Any], given: Any) -> list[str]:

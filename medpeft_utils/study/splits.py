@@ -76,11 +76,11 @@ def prepare(
 def _missing_weights(runs: Iterable[Run]) -> dict[str, None]:
     """What is wrong with the weights that runs name; looked for before images are decoded, not read."""
     from medpeft_utils import backbones
-    from medpeft_utils.text_image import pipeline
+    from medpeft_utils.text_image import names
 
     faults = {}
     for name, weights in {(run.parameters.get('backbone'), run.parameters.get('weights')) for run in runs}:
-        if name and weights and not pipeline.is_pipeline(name):
+        if name and weights and not names.is_pipeline(name):
             try:
                 backbones.weights_path(name, weights)
             except MedpeftError as error:
@@ -100,14 +100,14 @@ def _split_of(
 ) -> str:
     from medpeft_utils import backbones, data
     from medpeft_utils.data.cards import packed_pairs
-    from medpeft_utils.text_image import pipeline
+    from medpeft_utils.text_image import names
     from medpeft_utils.training.classification import stored_size
 
     more: dict[str, Any] = {'with_texts': pairs is not None, 'folds': folds}
     if pairs is None:
         side = stored_size(size or backbones.image_size_of(backbone))
     else:
-        side, more['train_pairs'] = size or pipeline.image_size_of(backbone), packed_pairs(dataset, pairs)
+        side, more['train_pairs'] = size or names.image_size_of(backbone), packed_pairs(dataset, pairs)
     return data.load(dataset, folder=folder or None, image_size=side, split_seed=split_seed, **more).split_hash
 
 

@@ -19,7 +19,7 @@ from torch import nn
 from medpeft_utils import data, methods
 from medpeft_utils.core.errors import BadInput, UnknownName
 from medpeft_utils.data.cards import packed_pairs
-from medpeft_utils.text_image import computing, pipeline
+from medpeft_utils.text_image import computing, names, pipeline
 from medpeft_utils.text_image.encoding import Encoded, encode
 from medpeft_utils.text_image.pipeline import Cut, Pipeline
 from medpeft_utils.text_image.sampling import latent_shape, sample
@@ -57,7 +57,7 @@ class Settings(BaseSettings):
 
     @property
     def family(self) -> str:
-        return pipeline.family_of(self.backbone)
+        return names.family_of(self.backbone)
 
     def check(self) -> None:
         """Raise BadInput, UnknownName or DoesNotFit for the first setting that cannot be used; nothing is loaded."""
@@ -84,7 +84,7 @@ class TextToImage(Run):
 
     def __init__(self, settings: Settings, cache: Path | None = None):
         super().__init__(settings, cache)
-        self.image_size = settings.image_size or pipeline.image_size_of(settings.backbone)
+        self.image_size = settings.image_size or names.image_size_of(settings.backbone)
         self.data = data.load(
             settings.dataset,
             folder=settings.data_folder or None,
@@ -165,7 +165,7 @@ class TextToImage(Run):
     def denoising(self) -> Denoising:
         s = self.settings
         how = {'micro_batch': s.micro_batch, 'gradient_checkpointing': s.gradient_checkpointing}
-        shift = pipeline.timestep_shift(s.backbone)
+        shift = names.timestep_shift(s.backbone)
         return Denoising(self.pipeline.noising, s.prompt_dropout, shift, precision=self.precision, **how)
 
     def training_config(self, rates: dict[str, float], seed: int | None = None) -> TrainingConfig:
@@ -185,7 +185,7 @@ class TextToImage(Run):
     def centres(self) -> dict[str, float]:
         """The method's documented rate, times what the pipeline asks for (the mini wants larger rates)."""
         rate = methods.METHODS[self.settings.method].learning_rate['unet']
-        return {BODY: rate * pipeline.learning_rate_factor(self.settings.backbone)}
+        return {BODY: rate * names.learning_rate_factor(self.settings.backbone)}
 
     def identity(self) -> dict[str, Any]:
         """What a search depends on beside the parameters."""

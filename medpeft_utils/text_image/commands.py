@@ -148,9 +148,9 @@ def tuned(adapter: Path, backbone: str):
     import torch
 
     from medpeft_utils import methods
-    from medpeft_utils.text_image import pipeline
+    from medpeft_utils.text_image import names, pipeline
 
-    backbone = backbone or pipeline.MINI
+    backbone = backbone or names.MINI
     pipe = pipeline.load(backbone).to(torch.device('cuda' if torch.cuda.is_available() else 'cpu'))
     try:
         loaded = methods.load(pipe.unet, adapter, 'unet', pipe.hash)
@@ -184,7 +184,7 @@ def pipelines() -> None:
 @pipelines.command('list')
 def list_() -> None:
     """Show the pipelines that have a name."""
-    from medpeft_utils.text_image.pipeline import CARD, PIPELINES
+    from medpeft_utils.text_image.names import CARD, PIPELINES
 
     for name, known in PIPELINES.items():
         where = f'hub: {known.repository}' if known.repository else 'shipped with the package'
@@ -200,7 +200,7 @@ def list_() -> None:
 @click.argument('name')
 def fetch(name: str) -> None:
     """Download the published pipeline NAME (4.3 GB) into the local hub cache."""
-    from medpeft_utils.text_image.pipeline import fetch as download
+    from medpeft_utils.text_image.names import fetch as download
 
     click.echo(f'{name}: {download(name)}')
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from medpeft_utils.text_image.pipeline import MINI, PIPELINES
+from medpeft_utils.text_image.names import MINI, PIPELINES
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel

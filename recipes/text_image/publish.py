@@ -8,7 +8,8 @@ from pathlib import Path
 
 from medpeft_utils.backbones.cards import file_hash
 from medpeft_utils.core.errors import BadInput
-from medpeft_utils.text_image.pipeline import CARD, WEIGHTS_FOLDER, Pipeline
+from medpeft_utils.text_image.names import CARD, WEIGHTS_FOLDER
+from medpeft_utils.text_image.pipeline import Pipeline
 from recipes.text_image import mini
 from recipes.text_image.autoencoder import Autoencoder
 from recipes.text_image.diffusion import Captioned, Diffusion
