@@ -24,6 +24,7 @@ from medpeft_utils.core.shared import once
 from medpeft_utils.study import records
 from medpeft_utils.study.grid import Run, load_grid
 from medpeft_utils.study.progress import Counts, Progress, Times, duration, earlier_times
+from medpeft_utils.study.room import AUTO, BESIDE_MB, MARGIN, Room
 from medpeft_utils.study.runner import in_order
 from medpeft_utils.study.worker import remove_left_sockets, socket_folder
 
@@ -343,7 +344,7 @@ def test_time_left_is_right_within_a_quarter_from_early_on(tmp_path, seed):
         {'experiment': 'vit', 'parameters': run.parameters, 'time': {'total_seconds': before[run.hash]}} for run in runs
     ]
     kept.write_text('\n'.join(map(json.dumps, lines)))
-    times, searched, spent = Times(earlier_times(kept)), set(), []
+    times, searched, spent = Times(earlier_times(records.contents(kept))), set(), []
     for run in runs:  # the first of each search takes three times as long
         search = 2 * here[run.hash]
         spent.append(here[run.hash] + (search if run.group not in searched else 0.0))
@@ -354,6 +355,60 @@ def test_time_left_is_right_within_a_quarter_from_early_on(tmp_path, seed):
             assert abs(times.left(runs[number + 1 :], [], jobs=1) / sum(spent[number + 1 :]) - 1) < 0.6
         if number >= len({run.group for run in runs}):
             assert abs(times.left(runs[number + 1 :], [], jobs=1) / sum(spent[number + 1 :]) - 1) < 0.25
+
+
+def a_run(method: str, seed: int = 0, dataset: str = 'ham10000') -> Run:
+    parameters = {'dataset': dataset, 'backbone': 'vit', 'method': method, 'seed': seed}
+    return Run(f'{method}{seed}{dataset}', 'vit', 'vit', parameters, parameters, '', None)
+
+
+def needs(run: Run, mb: float, device: str = 'NVIDIA H100') -> dict:
+    return {
+        'experiment': run.experiment,
+        'parameters': run.parameters,
+        'peak_memory_mb': mb,
+        'environment': {'device': device},
+    }
+
+
+def started(room: Room, runs: list[Run]) -> list[int]:
+    """Where runs would start, one after the other, until one has to wait."""
+    active: list[tuple[Run, int]] = []
+    for run in runs:
+        if (place := room.place_for(run, active)) is None:
+            break
+        active.append((run, place))
+    return [place for _, place in active]
+
+
+def test_as_many_runs_start_as_fit_on_a_card_by_the_peaks_of_runs_alike():
+    room, lora = Room(AUTO, ['0'], [80_000.0], most=16), [a_run('lora', seed) for seed in range(20)]
+    assert started(room, lora) == [0], 'the first runs alone: nothing is known of it'
+    room.note(needs(lora[0], 9_300.0, 'x86_64 CPU, 2 threads'))
+    assert started(room, lora) == [0], 'what a run takes on a CPU says nothing of a card'
+    room.note(needs(lora[0], 9_300.0))
+    room.note(needs(lora[1], 9_200.0))  # the largest counts
+    assert len(started(room, lora)) == int(80_000 / (9_300 * MARGIN + BESIDE_MB)) == 7
+    assert len(started(room, [a_run('lora', seed, 'breastus') for seed in range(20)])) == 7, 'on other data, the same'
+    assert started(room, [lora[0], a_run('full_ft')]) == [0], 'one of which nothing is known waits for the card'
+    assert started(room, [a_run('full_ft'), lora[0]]) == [0]
+    room.note(needs(a_run('full_ft'), 60_000.0))
+    assert started(room, [a_run('full_ft'), lora[0], lora[1]]) == [0, 0]
+    room.note(needs(lora[0], 100.0, 'NVIDIA H100') | {'peak_memory_mb': None})
+    room.note({'experiment': 'vit'})
+    assert room.needed(lora[0]) == 9_300 * MARGIN + BESIDE_MB
+
+
+def test_runs_are_shared_out_among_cards_and_never_more_than_cores():
+    room, runs = Room(AUTO, ['3', '5'], [24_000.0, 10_000.0], most=16), [a_run('lora', seed) for seed in range(20)]
+    assert started(room, runs) == [0, 1], 'the first on each card runs alone'
+    room.note(needs(runs[0], 5_000.0))
+    assert started(room, runs) == [0, 1, 0, 0], 'three on the large card, one on the small one'
+    assert len(started(Room(AUTO, ['0'], [None], most=16), runs)) == 1, 'a card that tells nothing'
+    machine = Room(AUTO, [], [16_000.0], most=4)
+    machine.note(needs(runs[0], 1_000.0, 'x86_64 CPU, 1 threads'))
+    assert started(machine, runs) == [0] * 4
+    assert started(Room(3, ['0', '1'], [None, None]), runs) == [0, 1, 0], 'a number that is given holds'
 
 
 def test_progress_is_a_line_a_run_where_there_is_no_terminal(capsys):

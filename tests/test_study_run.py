@@ -105,7 +105,7 @@ os.chdir('/')
 """
     write_notebook(project.notebook, START, cell, "assert os.environ['OMP_NUM_THREADS'] == '1'", FINISH)
     project.grid(axes={'seed': [0, 1, 2]})
-    assert '3 done' in project.medpeft('run', 'tiny', '--threads', '1')
+    assert '3 done' in project.medpeft('run', 'tiny', '--threads', '1', '--jobs', 'auto')
 
 
 @linux

@@ -108,13 +108,14 @@ def test_the_script_is_one_that_slurm_takes(on_slurm, tmp_path):
     on_slurm.grid()
     header = tmp_path / 'site.sh'
     header.write_text('#SBATCH --comment=ours\nexport SITE=1\n')
-    printed = send(on_slurm, '--slurm', 'gpus=1', '--slurm', 'time=10', '--slurm-header', str(header), '--dry-run')
+    asked = ('--slurm', 'gpus=1', '--slurm', 'time=10', '--slurm-header', str(header), '--jobs', 'auto')
+    printed = send(on_slurm, *asked, '--dry-run')
     assert not on_slurm.results.exists(), 'nothing is written by a dry run'
     done = subprocess.run(
         ['sbatch', '--test-only'], input=printed[printed.index('#!') :], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert 'export SITE=1' in printed and '--gpus=1' in printed
+    assert 'export SITE=1' in printed and '--gpus=1' in printed and '--jobs auto' in printed
 
 
 @needs_slurm

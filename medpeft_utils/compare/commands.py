@@ -132,9 +132,9 @@ class Comparison:
         side = stored_size(size or backbones.image_size_of(self.network.name))
         self.data = data.load(self.dataset, self.data_folder or None, side)
         self.folder = StudyFolder(self.results / profile_of(self.dataset, self.data))
-        threads = self.running['threads'] or threads_for(self.running['jobs'])
+        threads = self.running['threads'] or threads_for(self.running['jobs'] or 1)
         speeds = plan.speeds(self.network, self.methods, threads, data.cache_root())
-        work = plan.Work(*(len(self.data.rows(s)) for s in data.SPLITS), self.seeds, self.running['jobs'])
+        work = plan.Work(*(len(self.data.rows(s)) for s in data.SPLITS), self.seeds, self.running['jobs'] or 1)
         work = replace(work, shares=len(SHARES)) if self.curve else work
         self.plan = self._planned(work, speeds)
         self.each = {key: work.seconds(key, speeds[key], self.plan.settings) / work.seeds for key in self.methods}

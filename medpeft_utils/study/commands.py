@@ -48,6 +48,15 @@ class Seconds(click.FloatRange):
         return seconds
 
 
+class Jobs(click.IntRange):
+    """A number, or 'auto', which is 0 (`room.AUTO`)."""
+
+    name = 'N|auto'
+
+    def convert(self, value: Any, option: click.Parameter | None, context: click.Context | None) -> int:
+        return 0 if value in ('auto', 0) else super().convert(value, option, context)
+
+
 def typed_pairs(context: click.Context, option: click.Parameter, values: tuple[str, ...]) -> dict[str, Any]:
     """'key=value' options with values as a grid file would have them."""
     given = pairs(context, option, values)
@@ -77,7 +86,13 @@ def _grid_options(command: Callable) -> Callable:
 def run_options(command: Callable) -> Callable:
     """What every command takes that executes runs."""
     options = (
-        click.option('--jobs', default=1, show_default=True, type=click.IntRange(1), help='Runs at a time.'),
+        click.option(
+            '--jobs',
+            default='1',
+            show_default=True,
+            type=Jobs(1),
+            help="Runs at a time; 'auto' for as many as fit in the memory of the cards, or of the machine.",
+        ),
         click.option(
             '--threads',
             default=0,
@@ -147,7 +162,8 @@ def _send(
     check(grid, runs)
     command = [str(folder.grid.resolve()), '--results', str(folder.root.parent.resolve()), '--in-slurm']
     command += [word for name, value in only.items() for word in ('--only', f'{name}={value}')]
-    for name in ('jobs', 'threads', 'time_limit', 'data_root', 'kept'):
+    command += ['--jobs', str(options['jobs'] or 'auto')]
+    for name in ('threads', 'time_limit', 'data_root', 'kept'):
         if options[name]:
             value = options[name].resolve() if isinstance(options[name], Path) else options[name]
             command += [f'--{name.replace("_", "-")}', str(value)]

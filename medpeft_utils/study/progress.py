@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import sys
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TextIO
 
-from medpeft_utils.core.files import parse_json
 from medpeft_utils.study.grid import Run
 
 FEATURES = 'dataset', 'backbone', 'method', 'fraction'
@@ -57,28 +56,28 @@ class Times:
         search = min(search_seconds or 0.0, seconds) if run.group not in self.searched else 0.0
         self.searched.add(run.group)
         for kind, spent in (('run', seconds - search), *([('search', search)] if search else [])):
-            for key in _keys(kind, run.experiment, run.parameters):
+            for key in alike(kind, run.experiment, run.parameters):
                 self._sums[key][0] += spent
                 self._sums[key][1] += 1
         if earlier := self._of_earlier(run):
             self._here, self._there = self._here + seconds - search, self._there + earlier
 
     def _of_earlier(self, run: Run) -> float | None:
-        keys = _keys('run', run.experiment, run.parameters)[:3]
+        keys = alike('run', run.experiment, run.parameters)[:3]
         return next((self.earlier[key] for key in keys if key in self.earlier), None)
 
     def expected(self, run: Run) -> float | None:
         """Seconds that a run will take; None where nothing was measured."""
-        keys = _keys('run', run.experiment, run.parameters)
+        keys = alike('run', run.experiment, run.parameters)
         means = [self._mean(key) for key in keys]
-        alike, any_run = next((mean for mean in means[:2] if mean), None), means[-1]
-        if alike is None and self._there and (earlier := self._of_earlier(run)):
-            alike = earlier * self._here / self._there
-        alike = alike or next((mean for mean in means[2:] if mean), any_run)
-        if alike is None or run.group in self.searched or not run.parameters.get('search_trials'):
-            return alike
-        searches = (self._mean(key) for key in _keys('search', run.experiment, run.parameters))
-        return alike + (next((mean for mean in searches if mean), None) or 0.0)
+        like, any_run = next((mean for mean in means[:2] if mean), None), means[-1]
+        if like is None and self._there and (earlier := self._of_earlier(run)):
+            like = earlier * self._here / self._there
+        like = like or next((mean for mean in means[2:] if mean), any_run)
+        if like is None or run.group in self.searched or not run.parameters.get('search_trials'):
+            return like
+        searches = (self._mean(key) for key in alike('search', run.experiment, run.parameters))
+        return like + (next((mean for mean in searches if mean), None) or 0.0)
 
     def _mean(self, key: tuple) -> float | None:
         total, count = self._sums.get(key, (0.0, 0))
@@ -100,8 +99,8 @@ class Times:
         return max(sum(rest) / max(1, min(jobs, len(rest))), max(rest, default=0.0))
 
 
-def _keys(kind: str, experiment: str, parameters: dict[str, Any]) -> list[tuple]:
-    """From what is most alike to anything: each key leaves out one feature more."""
+def alike(kind: str, experiment: str, parameters: dict[str, Any]) -> list[tuple]:
+    """Keys under which runs are alike, from all that tells to nothing: each leaves out one feature more."""
     dataset, backbone, method, fraction = (parameters.get(name) for name in FEATURES)
     return [
         (kind, experiment, backbone, method, dataset, fraction),
@@ -113,17 +112,13 @@ def _keys(kind: str, experiment: str, parameters: dict[str, Any]) -> list[tuple]
     ]
 
 
-def earlier_times(path: Path) -> dict[tuple, float]:
-    """Seconds of the runs of a records.jsonl, the median over what is alike; empty where there is none."""
+def earlier_times(records: Iterable[dict[str, Any]]) -> dict[tuple, float]:
+    """Seconds of the runs of an earlier study, the median over what is alike."""
     seconds = defaultdict(list)
-    for line in path.read_bytes().splitlines() if path.is_file() else []:
-        try:
-            record = parse_json(line)
-            spent = float(record['time']['total_seconds'])
-            for key in _keys('run', record['experiment'], record['parameters'])[:3]:
-                seconds[key].append(spent)
-        except (ValueError, TypeError, LookupError, AttributeError):
-            continue  # only a guess hangs on it
+    for record in records:
+        with contextlib.suppress(TypeError, LookupError, AttributeError):  # only a guess hangs on it
+            for key in alike('run', record['experiment'], record['parameters'])[:3]:
+                seconds[key].append(float(record['time']['total_seconds']))
     return {key: statistics.median(spent) for key, spent in seconds.items()}
 
 

@@ -318,7 +318,7 @@ def read_all(source: Path | str) -> Iterator[dict[str, Any]]:
     where a file has lines and not one of them is a record.
     """
     source, left_out, whole = Path(source), Counter(), 0
-    for content in _contents(source):
+    for content in contents(source):
         wrong = [content] if isinstance(content, str) else faults(content)
         if wrong:
             left_out[wrong[0]] += 1
@@ -334,7 +334,7 @@ def read_all(source: Path | str) -> Iterator[dict[str, Any]]:
         )
 
 
-def _contents(source: Path) -> Iterator[Any]:
+def contents(source: Path) -> Iterator[Any]:
     """The content of every record's file or line; where that is no JSON, why."""
     if source.is_file():
         with source.open('rb') as file:

@@ -11,6 +11,7 @@ import shutil
 import signal
 import time
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,8 +34,9 @@ from medpeft_utils.study.identity import code_version
 from medpeft_utils.study.outcomes import OUTCOME, PLAN, Outcome
 from medpeft_utils.study.paths import StudyFolder
 from medpeft_utils.study.pool import Event, Pool
-from medpeft_utils.study.processes import graphics_cards, threads_for
+from medpeft_utils.study.processes import cores, threads_for
 from medpeft_utils.study.progress import Counts, Progress, Times, duration, earlier_times
+from medpeft_utils.study.room import Room
 from medpeft_utils.study.slurm import Job
 from medpeft_utils.study.splits import with_data_root
 from medpeft_utils.study.worker import STORAGE_EXIT, remove_left_sockets
@@ -52,7 +54,7 @@ class Options:
     """How to execute a grid.
 
     Args:
-        jobs: runs at a time.
+        jobs: runs at a time; `room.AUTO` for as many as fit in memory.
         threads: of every run; where 0, OMP_NUM_THREADS if it is set, else the cores shared out among the jobs.
         limit: most runs to start; None for all.
         retry: do runs again that failed or died before.
@@ -81,7 +83,7 @@ class Active:
     run: Run
     lease: Lease
     attempt: int
-    slot: int
+    place: int  # `Room.place_for`
     folder: Path
     began: float = field(default_factory=time.monotonic)
     checked: float = field(default_factory=time.monotonic)
@@ -103,11 +105,11 @@ class Runner:
         self.grid, self.folder, self.options, self.progress = grid, folder, options, progress
         self.name = uuid.uuid4().hex[:12]
         self.leases: dict[str, Lease] = {}
-        self.times, self.counts = Times(earlier_times(options.earlier) if options.earlier else None), Counts()
+        self.threads = options.threads or threads_for(options.jobs or cores())
+        self.room = Room.here(options.jobs, cores() // self.threads)
+        self.times, self.counts = Times(earlier_times(self._earlier())), Counts()
         self.active: dict[str, Active] = {}
-        self.slots = list(range(options.jobs))
-        self.threads = options.threads or threads_for(options.jobs)
-        self.cards, self.commit = graphics_cards(), records.commit()
+        self.commit = records.commit()
         self.stopping, self.started, self.fault = 0, 0, None
         self.put_down_by: float | None = None
         self.said_of_others = False
@@ -117,6 +119,13 @@ class Runner:
         if options.retry:
             self._note_failed(runs)
         self.waiting = [run for run in in_order(runs) if not self._count(run)]
+
+    def _earlier(self) -> Iterator[dict[str, Any]]:
+        path = self.options.earlier
+        for record in records.contents(path) if path and path.is_file() else ():
+            if isinstance(record, dict):
+                self.room.note(record)
+                yield record
 
     def _note_failed(self, runs: list[Run]) -> None:
         for run in runs:
@@ -135,6 +144,7 @@ class Runner:
     def _tally(self, run: Run, record: dict[str, Any], seconds: float | None = None) -> None:
         setattr(self.counts, record['status'], getattr(self.counts, record['status']) + 1)
         if record['status'] == 'done':
+            self.room.note(record)
             search = (record.get('cost') or {}).get('search_seconds')
             self.times.add(run, seconds or record['time'].get('total_seconds'), search)
 
@@ -149,7 +159,7 @@ class Runner:
         """
         check_writable(self.folder.root)
         write_bytes(self.folder.grid, dump(self.grid, self.folder.grid).encode())
-        self._event('study', runs=len(self.waiting), settled=vars(self.counts), jobs=self.options.jobs)
+        self._event('study', runs=len(self.waiting), settled=vars(self.counts), jobs=self.options.jobs or 'auto')
         if not self.waiting:
             return self._now()
         remove_left_sockets()
@@ -170,7 +180,7 @@ class Runner:
 
     def _step(self) -> bool:
         """Start what can be started and take note of what has happened; False when nothing is left to do."""
-        while self.slots and not self.stopping and self._start_next():
+        while not self.stopping and self._start_next():
             pass
         if not self.active and (self.stopping or not self._left()):
             return False
@@ -197,13 +207,13 @@ class Runner:
     def _seconds_left(self) -> float | None:
         now = time.monotonic()
         running = [(active.run, now - active.began) for active in self.active.values()]
-        return self.times.left(self.waiting[: self._left()], running, self.options.jobs)
+        return self.times.left(self.waiting[: self._left()], running, self.options.jobs or max(1, len(running)))
 
     # Starting
 
     def _start_next(self) -> bool:
         """Start the first run that nobody else has claimed; False where there is none at present."""
-        if not self._left():
+        if not self._left() or len(self.active) >= self.room.most:
             return False
         busy = {active.run.group for active in self.active.values()}
         # Runs of one search wait for one another: whoever can do another one meanwhile should.
@@ -216,9 +226,11 @@ class Runner:
                 self.waiting.remove(run)
             elif self.options.job and not self.options.job.has_time_for(self.times.expected(run)):
                 out_of_time += 1
+            elif (place := self.room.place_for(run, ((one.run, one.place) for one in self.active.values()))) is None:
+                continue
             elif self._lease(run).take():
                 self.waiting.remove(run)
-                if self._start(run, self.leases.pop(run.hash)):
+                if self._start(run, self.leases.pop(run.hash), place):
                     return True
             else:
                 self.look_at[run.hash] = now + LOOK_AGAIN
@@ -236,7 +248,7 @@ class Runner:
         """The run's lease, which remembers since when it has seen another owner's file stand still."""
         return self.leases.setdefault(run.hash, Lease(self.folder.lease(run.hash)))
 
-    def _start(self, run: Run, lease: Lease) -> bool:
+    def _start(self, run: Run, lease: Lease, place: int) -> bool:
         record = records.read(self.folder.record(run.hash))  # again: it may have been written until we had the lease
         if not self._wanted(run, record):
             self._tally(run, record)
@@ -248,7 +260,7 @@ class Runner:
             return False
         attempt = record.get('attempt', 1) + 1 if record else 1
         folder = self.folder.run(run.hash).resolve() / f'{attempt}-{lease.token[:8]}'
-        active = self.active[run.hash] = Active(run, lease, attempt, self.slots.pop(0), folder)
+        active = self.active[run.hash] = Active(run, lease, attempt, place, folder)
         self.started += 1
         self.pool.start(self._job(active))
         self._event('start', run=run.hash, label=run.label, attempt=attempt)
@@ -279,8 +291,8 @@ class Runner:
         }
         write_json(folder / PLAN, plan, durable=False)
         environment = {}
-        if len(self.cards) > 1:  # each run sees one card; more runs than cards share them
-            environment['CUDA_VISIBLE_DEVICES'] = self.cards[active.slot % len(self.cards)]
+        if len(self.room.cards) > 1:  # each run sees one card; more runs than cards share them
+            environment['CUDA_VISIBLE_DEVICES'] = self.room.cards[active.place]
         return {
             'run': run.hash,
             'notebook': str(run.notebook),
@@ -309,7 +321,6 @@ class Runner:
         """A run's process has ended: see to it that there is a record, and make room for the next run."""
         run, folder, seconds = active.run, active.folder, time.monotonic() - active.began
         del self.active[run.hash]
-        self.slots.append(active.slot)
         outcome = Outcome.read(folder)
         record = records.read(self.folder.record(run.hash))
         if record is not None and record.get('folder') != folder.name:
