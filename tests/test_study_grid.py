@@ -427,10 +427,13 @@ def test_parameters_of_a_notebook_are_read_with_their_types():
 
 
 def test_runs_that_share_a_search_are_apart(project):
-    grid = load_grid(project.grid(axes={'value': [1.0, 2.0], 'seed': [0, 1, 2]}))
+    axes = {'value': [1.0, 2.0], 'seed': [0, 1, 2]}
+    grid = load_grid(project.grid(axes=axes), {'search_trials': 8})
     order = [(run.parameters['seed'], run.parameters['value']) for run in in_order(grid.runs)]
     assert order == [(seed, value) for seed in (0, 1, 2) for value in (1.0, 2.0)]
     assert len({run.group for run in grid.runs}) == 2
+    unsearched = load_grid(project.grid(axes=axes)).runs
+    assert in_order(unsearched) == unsearched, 'nothing is shared: the order of the file'
 
 
 def test_data_are_found_below_their_root_and_split_into_the_identity(project, tmp_path):

@@ -405,3 +405,19 @@ def test_records_of_older_code_are_stale_and_done_again(project):
     folder = project.results / 'tiny'
     assert len(records.load(folder)) == 2 and len(records.load(folder, stale=True)) == 4
     assert len(records.collect(folder).read_text().splitlines()) == 2
+
+
+@linux
+def test_figures_are_drawn_as_soon_as_their_family_is_complete(project):
+    """Runs that end meanwhile leave the drawing alone, and a figure that cannot be drawn ends no study."""
+    shutil.copy(project.notebook, project.notebook.with_name('other.ipynb'))
+    axes = {'mode': ['fine', 'killed'], 'seed': [0]}
+    project.grid(
+        experiments=[
+            {'notebook': 'toy', 'axes': {'mode': ['fine']}, 'figures': ['table6']},
+            {'notebook': 'other', 'figures': ['table99'], 'axes': {**axes, 'value': [2.0], 'pause': [1.0]}},
+        ]
+    )
+    lines = project.medpeft('run', 'tiny', '--jobs', '2', code=1).splitlines()
+    assert any(line.startswith('table6: No run') for line in lines), 'a run that died took the drawing with it'
+    assert any(line.startswith("table99: not drawn: error: unknown figure or table 'table99'") for line in lines)

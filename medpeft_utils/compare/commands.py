@@ -284,13 +284,17 @@ def show(folder: StudyFolder, by: Sequence[str] = (), with_older: bool = False) 
 @RESULTS
 @FIGURES
 @click.option('--by', multiple=True, help='Subgroups: a column, or one with cuts: sex, age:60. Default: these two.')
-def report(profile: str, results: Path, figures: Path, by: tuple[str, ...]) -> None:
+@click.option('--only', multiple=True, metavar='NAME', help='Draw only this figure or table, such as figure1.')
+def report(profile: str, results: Path, figures: Path, by: tuple[str, ...], only: tuple[str, ...]) -> None:
     """Render the figures and tables of PROFILE from its records; of a comparison, its page."""
     from medpeft_utils.compare.study import GRID
+    from medpeft_utils.report.commands import draw
     from medpeft_utils.study import commands
 
     folder = StudyFolder(results / profile)
     if (folder.root / GRID).is_file():
         click.echo(show(folder, by, with_older=True))
+    elif only:
+        draw(profile, results, figures, only)
     else:
         commands.report.callback(profile, results, figures, by)

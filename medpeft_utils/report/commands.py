@@ -1,13 +1,29 @@
-"""`medpeft cost`."""
+"""`medpeft cost`, and single figures for `medpeft report --only`."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
 from medpeft_utils.core.errors import BadInput
 from medpeft_utils.study.paths import project_root
+
+
+def draw(profile: str, results: Path, figures: Path, names: Sequence[str]) -> None:
+    """Draw these figures and tables of PROFILE into figures/PROFILE, and name each file that shows one."""
+    from medpeft_utils.report import RENDERERS, render, source
+    from medpeft_utils.report.output import Figure, Nothing
+
+    for name in names:
+        RENDERERS[name]
+    found = source.load(profile, results / profile, figures / profile)
+    for name in names:
+        output = render(name, found)
+        output.save(figures / profile)
+        shown = figures / profile / f'{name}.{output.kind if isinstance(output, Figure) else "md"}'
+        click.echo(f'{name}: {" ".join(output.notes)}' if isinstance(output, Nothing) else f'{shown} drawn')
 
 
 @click.command()

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from threading import Thread
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,6 +20,9 @@ from medpeft_utils.core.yaml_files import parse_yaml
 from medpeft_utils.study.grid import Grid, Run, dump, load_grid, selected
 from medpeft_utils.study.paths import StudyFolder, find_grid, project_root
 from medpeft_utils.study.splits import identified, known, prepare
+
+if TYPE_CHECKING:
+    from medpeft_utils.study.progress import Progress
 
 RESULTS = click.option(
     '--results', type=click.Path(path_type=Path), default=Path('results'), show_default=True, help='Folder of records.'
@@ -232,9 +239,11 @@ def execute(
     earlier = options.pop('earlier', None) or kept or project_root() / 'figures' / grid.profile / 'records.jsonl'
     job = Job() if in_slurm else None
     chosen = Options(plain=plain_kernels, earlier=earlier, job=job, **options)
-    runner = Runner(grid, runs, folder, chosen, Progress(grid.profile))
-    click.echo(f'{grid.title}: {len(runs)} runs, {len(runner.waiting)} to do, in {folder.root}')
-    counts = runner.execute()
+    progress = Progress(grid.profile)
+    with Drawing(grid, folder, progress) as drawing:
+        runner = Runner(grid, runs, folder, chosen, progress, drawing.draw)
+        click.echo(f'{grid.title}: {len(runs)} runs, {len(runner.waiting)} to do, in {folder.root}')
+        counts = runner.execute()
     click.echo(f'{grid.profile}: {counts}')
     if counts.failed or counts.died:
         click.echo(f'failures: medpeft status {grid.profile} --failed · again: medpeft retry --failed {grid.profile}')
@@ -246,6 +255,48 @@ def execute(
         raise SystemExit(INTERRUPTED_EXIT)
     if counts.failed or counts.died:
         raise SystemExit(FAILED_EXIT)
+
+
+class Drawing:
+    """Draws what a grid names for a family (`Grid.figures`) beside the study, in a process of its own.
+
+    Args:
+        grid: the grid that is run.
+        folder: its results; the figures go into the folder `figures` beside them.
+        progress: what is drawn is named there.
+    """
+
+    def __init__(self, grid: Grid, folder: StudyFolder, progress: Progress):
+        self.grid, self.folder, self.progress = grid, folder, progress
+        self.told: list[Thread] = []
+
+    def __enter__(self) -> Drawing:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for thread in self.told:
+            thread.join()
+
+    def draw(self, family: str) -> int | None:
+        """Draw the figures of a family whose runs have ended, while the study goes on; the id of the process."""
+        if not (names := self.grid.figures.get(family)):
+            return None
+        results = self.folder.root.parent
+        command = [sys.executable, '-m', 'medpeft_utils.cli', 'report', self.grid.profile, '--results', str(results)]
+        command += ['--figures', str(results.parent / 'figures'), *(f'--only={name}' for name in names)]
+        pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, 'stdin': subprocess.DEVNULL, 'text': True}
+        process = subprocess.Popen(command, env=os.environ | {'OMP_NUM_THREADS': '1'}, **pipes)
+        self.told.append(Thread(target=self._tell, args=(names, process)))
+        self.told[-1].start()
+        return process.pid
+
+    def _tell(self, names: list[str], process: subprocess.Popen) -> None:
+        out, err = process.communicate()
+        for line in out.splitlines():
+            self.progress.say(line)
+        if process.returncode:  # a study is not ended by a figure; `medpeft report` says more
+            last = (err.strip().splitlines() or [f'exit code {process.returncode}'])[-1]
+            self.progress.say(f'{", ".join(names)}: not drawn: {last}')
 
 
 @click.command()

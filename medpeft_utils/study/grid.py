@@ -8,6 +8,7 @@
       - notebook: vit                   # notebooks/experiments/vit.ipynb
         family: vit                     # under which `medpeft status` counts the runs; the notebook where left out
         title: Tables 3 and 5
+        figures: [table3, table5]       # optional: drawn as soon as all runs of the family have ended
         parameters: {epochs: 8}         # of every run of this experiment, over `defaults`
         axes:                           # one run for every combination
           dataset: [synthetic_breastus, synthetic_ham10000]
@@ -47,7 +48,7 @@ from medpeft_utils.study.paths import experiments_folder
 
 TOP = {'profile', 'title', 'defaults', 'preload', 'experiments', 'notebooks'}
 MOST_RUNS = 20_000
-INSIDE = {'notebook', 'family', 'title', 'parameters', 'axes', 'include', 'exclude'}
+INSIDE = {'notebook', 'family', 'title', 'figures', 'parameters', 'axes', 'include', 'exclude'}
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,14 @@ class Grid:
     def preload(self) -> list[str] | None:
         return self.content.get('preload')
 
+    @property
+    def figures(self) -> dict[str, list[str]]:
+        """Names of the figures and tables that can be drawn once a family's runs have ended, by family."""
+        found: dict[str, list[str]] = {}
+        for entry in self.content['experiments']:
+            found.setdefault(str(entry.get('family', entry['notebook'])), []).extend(entry.get('figures') or [])
+        return {family: names for family, names in found.items() if names}
+
 
 @cache
 def _schema() -> type:
@@ -150,6 +159,7 @@ def _schema() -> type:
         notebook: Annotated[str, Field(min_length=1, max_length=100, pattern=r'^[^/\\\x00]+$')]
         family: str | None = None
         title: str | None = None
+        figures: list[str] | None = None
         parameters: Named | None = None
         axes: dict[str, list[Any]] | None = None
         include: list[Named] | None = None

@@ -142,6 +142,10 @@ class Pool:
         for process in self.processes.values():
             process.terminate()
 
+    def spare(self, pid: int | None) -> None:
+        """Leave a process alone that its user has started beside the runs."""
+        self._others |= {pid} - {None}
+
     def kill(self, run: str) -> None:
         """End a run's process with its kernel; `wait` reports it as ended."""
         if run in self.processes:

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from typing import Any, TextIO
 
 from medpeft_utils.study.grid import Run
+from medpeft_utils.study.identity import without_places
 
 FEATURES = 'dataset', 'backbone', 'method', 'fraction'
+ALIKE = 4  # keys of `_keys` by which an earlier study is asked
 
 
 @dataclass
@@ -56,27 +58,31 @@ class Times:
         search = min(search_seconds or 0.0, seconds) if run.group not in self.searched else 0.0
         self.searched.add(run.group)
         for kind, spent in (('run', seconds - search), *([('search', search)] if search else [])):
-            for key in alike(kind, run.experiment, run.parameters):
+            for key in _keys(kind, run.experiment, run.parameters):
                 self._sums[key][0] += spent
                 self._sums[key][1] += 1
         if earlier := self._of_earlier(run):
             self._here, self._there = self._here + seconds - search, self._there + earlier
 
     def _of_earlier(self, run: Run) -> float | None:
-        keys = alike('run', run.experiment, run.parameters)[:3]
+        keys = _keys('run', run.experiment, run.parameters)[:ALIKE]
         return next((self.earlier[key] for key in keys if key in self.earlier), None)
+
+    def _like(self, run: Run) -> float | None:
+        """Seconds of the runs most alike, be they of this study or, scaled to this machine, of the earlier one."""
+        scale = self._here / self._there if self._there else 0.0
+        keys = _keys('run', run.experiment, run.parameters)
+        for key in keys[:ALIKE]:
+            if seconds := self._mean(key) or scale * self.earlier.get(key, 0.0):
+                return seconds
+        return next((mean for mean in map(self._mean, keys[ALIKE:]) if mean), None)
 
     def expected(self, run: Run) -> float | None:
         """Seconds that a run will take; None where nothing was measured."""
-        keys = alike('run', run.experiment, run.parameters)
-        means = [self._mean(key) for key in keys]
-        like, any_run = next((mean for mean in means[:2] if mean), None), means[-1]
-        if like is None and self._there and (earlier := self._of_earlier(run)):
-            like = earlier * self._here / self._there
-        like = like or next((mean for mean in means[2:] if mean), any_run)
+        like = self._like(run)
         if like is None or run.group in self.searched or not run.parameters.get('search_trials'):
             return like
-        searches = (self._mean(key) for key in alike('search', run.experiment, run.parameters))
+        searches = (self._mean(key) for key in _keys('search', run.experiment, run.parameters))
         return like + (next((mean for mean in searches if mean), None) or 0.0)
 
     def _mean(self, key: tuple) -> float | None:
@@ -112,12 +118,18 @@ def alike(kind: str, experiment: str, parameters: dict[str, Any]) -> list[tuple]
     ]
 
 
+def _keys(kind: str, experiment: str, parameters: dict[str, Any]) -> list[tuple]:
+    """Keys under which runs take alike long: before those of `alike` all parameters but the seed."""
+    whole = sorted((name, str(value)) for name, value in without_places(parameters).items() if name != 'seed')
+    return [(kind, experiment, *whole), *alike(kind, experiment, parameters)]
+
+
 def earlier_times(records: Iterable[dict[str, Any]]) -> dict[tuple, float]:
     """Seconds of the runs of an earlier study, the median over what is alike."""
     seconds = defaultdict(list)
     for record in records:
         with contextlib.suppress(TypeError, LookupError, AttributeError):  # only a guess hangs on it
-            for key in alike('run', record['experiment'], record['parameters'])[:3]:
+            for key in _keys('run', record['experiment'], record['parameters'])[:ALIKE]:
                 seconds[key].append(float(record['time']['total_seconds']))
     return {key: statistics.median(spent) for key, spent in seconds.items()}
 

@@ -11,7 +11,7 @@ import shutil
 import signal
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -99,9 +99,19 @@ class Runner:
         folder: of the study.
         options: how.
         progress: where to show it.
+        on_complete: called with the name of a family when the last of its runs has ended; the id of a process that it
+            starts, which goes on beside the runs.
     """
 
-    def __init__(self, grid: Grid, runs: list[Run], folder: StudyFolder, options: Options, progress: Progress):
+    def __init__(
+        self,
+        grid: Grid,
+        runs: list[Run],
+        folder: StudyFolder,
+        options: Options,
+        progress: Progress,
+        on_complete: Callable[[str], int | None] = lambda family: None,
+    ):
         self.grid, self.folder, self.options, self.progress = grid, folder, options, progress
         self.name = uuid.uuid4().hex[:12]
         self.leases: dict[str, Lease] = {}
@@ -119,6 +129,7 @@ class Runner:
         if options.retry:
             self._note_failed(runs)
         self.waiting = [run for run in in_order(runs) if not self._count(run)]
+        self.on_complete, self.families = on_complete, self._families()
 
     def _earlier(self) -> Iterator[dict[str, Any]]:
         path = self.options.earlier
@@ -190,10 +201,17 @@ class Runner:
             self._note(event)
         for active in list(self.active.values()):
             self._keep(active)
+        before, self.families = self.families, self._families()
+        for family in before - self.families:
+            self.pool.spare(self.on_complete(family))
         if self.progress.live and time.monotonic() - self.shown > SHOW_SECONDS:
             self.shown = time.monotonic()
             self.progress.show(self._now(), self._seconds_left())
         return True
+
+    def _families(self) -> set[str]:
+        """Families of which a run waits or is executed."""
+        return {run.family for run in self.waiting} | {active.run.family for active in self.active.values()}
 
     def _left(self) -> int:
         limit = self.options.limit
@@ -416,7 +434,10 @@ def _take_checkpoints(earlier: Path, folder: Path) -> None:
 
 def in_order(runs: list[Run]) -> list[Run]:
     """The first seed of everything, then the second, and so on: runs that share a search are apart, and a study that is
-    stopped early has a bit of everything."""
+    stopped early has a bit of everything. A grid without searches is run in the order of its file, so that the figures
+    of its first entries can be drawn first."""
+    if not any(run.parameters.get('search_trials') for run in runs):
+        return list(runs)
     seen: dict[str, int] = {}
     turns = []
     for run in runs:
