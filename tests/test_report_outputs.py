@@ -11,7 +11,7 @@ from test_report_invented import invented_record, invented_records, records_with
 
 from medpeft_utils import report
 from medpeft_utils.core.errors import UnknownName
-from medpeft_utils.report import figure3, figure4, paper, paper_claims
+from medpeft_utils.report import figure3, figure4, paper, paper_claims, style
 from medpeft_utils.report.output import Nothing, Row, Table, latex_text
 
 NAMES = {'figure1', 'figure1_crossover', 'figure3', 'table1', 'table2', 'table3', 'table5', 'table6', 'claims'}
@@ -127,21 +127,20 @@ def test_random_weights_stand_beside_pretrained_ones():
 
 def test_figure1_says_synthetic_and_names_the_paper_s_curves(study: pd.DataFrame):
     output = report.render('figure1', study)
-    upper = output.figure.axes[0]
-    assert 'synthetic images' in [text.get_text() for text in upper.texts]
+    upper, (footer, badge) = output.figure.axes[0], [text.get_text() for text in output.figure.texts]
+    assert badge == 'synthetic images'
     names = [text.get_text() for text in output.figure.legends[0].get_texts()]
     assert {'LoRA', 'LoRA, paper', 'Full FT', 'Full FT, paper', 'BitFit', 'BitFit, paper'} == set(names)
     ticks = [text.get_text() for text in output.figure.axes[2].get_xticklabels()]
     assert upper.get_xscale() == 'log' and '1\n75' in ticks and '' in ticks  # what would collide has no label
     row = output.data.set_index(['encoder', 'method', 'fraction']).loc[('ViT-Base', 'LoRA', 0.05)]
     assert row['paper_f1'] == 0.776 and row['seeds'] == 3 and row['train_images'] == 376
-    footer = output.figure.texts[-1].get_text()
-    assert footer.count('\n') <= 1
+    assert footer.count('\n') <= 1 and '…' not in footer and footer.startswith('Bands and bars: 95 % intervals.')
 
 
 def test_real_images_are_not_called_synthetic():
     output = report.render('figure3', invented_records(seeds=1))
-    words = [text.get_text() for axes in output.figure.axes for text in axes.texts]
+    words = [text.get_text() for text in output.figure.texts]
     assert 'synthetic images' not in words and 'synthetic' not in output.title
 
 
@@ -175,6 +174,23 @@ def test_figure4_tells_the_head_s_effect_from_the_method_s(protocol_study: pd.Da
     assert len(output.figure.axes) == 4  # full FT and LoRA, two sizes
     # the tables do not mix these runs with their own
     assert isinstance(report.render('table3', protocol_study), Nothing)
+
+
+def test_a_footer_holds_whole_sentences_alone():
+    figure, _ = style.sheet(1, 1, ['One. Two; Three and ' + 'more ' * 60 + 'words. Four.'], width=3.0, synthetic=True)
+    footer, badge = (text.get_text() for text in figure.texts)
+    assert (footer, badge) == ('One. Two; Four.', 'synthetic images')
+
+
+def test_the_page_of_figure4_says_what_the_protocol_favours(protocol_study: pd.DataFrame):
+    records = protocol_study.copy()
+    records['record'] = [r | {'training': r['training'] | {'selection': 'f1_macro'}} for r in records['record']]
+    for name in ('figure4', 'protocol'):
+        page = report.render(name, records).markdown()
+        assert (
+            'successive halving' in page and 'chosen by macro F1 on validation, while weighted F1 is reported' in page
+        )
+        assert 'while macro' not in report.render(name, records, 'macro').markdown()
 
 
 # ---- every renderer, on little

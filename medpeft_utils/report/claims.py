@@ -234,7 +234,7 @@ class ClaimsPage(Table):
         rows = self.data.to_dict('records')
         parts = self.further.get('parts', pd.DataFrame(columns=['name', 'verdict']))
         texts = [textwrap.fill(row['claim'], 62) for row in rows]
-        figure, axes = sheet(1, 1, ' '.join(self.notes[:2]), 7.2, 0.4 + 0.3 * len(rows))
+        figure, axes = sheet(1, 1, self.notes[:2], 7.2, 0.4 + 0.3 * len(rows))
         axis = axes[0, 0]
         for place, row in enumerate(rows):
             found = parts[parts['name'] == row['name']]['verdict'].value_counts()
@@ -242,7 +242,9 @@ class ClaimsPage(Table):
                 own, count = verdict == row['verdict'], int(found.get(verdict, 0))
                 colour = style.VERDICTS[verdict] if own else '#f4f4f4'
                 axis.barh(place, 0.94, left=column + 0.03, height=0.8, color=colour)
-                words = f'{count} of {found.sum()} parts' if count else '✓' if own else ''
+                words = (
+                    f'{count} of {found.sum()} part{"s" if found.sum() > 1 else ""}' if count else '✓' if own else ''
+                )
                 ink = 'white' if own and verdict in (REPRODUCED, CONTRADICTED) else style.INK
                 how = {'ha': 'center', 'va': 'center', 'size': 6.3, 'weight': 'bold' if own else 'normal'}
                 axis.text(column + 0.5, place, words, color=ink, **how)

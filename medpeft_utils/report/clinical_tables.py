@@ -15,12 +15,13 @@ from medpeft_utils.report import clinical, cxr_scores, paper, provenance, scores
 from medpeft_utils.report.claims import CONSEQUENCE
 from medpeft_utils.report.inference import Interval, Sample, TestSplit
 from medpeft_utils.report.output import MISSING, Figure, Nothing, Output, Row, Table, renderer
-from medpeft_utils.report.style import bar, mark_synthetic, sheet
+from medpeft_utils.report.style import bar, sheet
 
 SHOWN = ('Full FT', 'Linear Probing', 'LoRA', 'SSF', 'BitFit', 'Bias Tuning')
 NO_ROWS = 'These records hold no rows of validation and test: clinical metrics are not available.'
 OF_INTEREST = ('malignant', 'mel', 'melanoma', 'glaucoma', 'pneumonia', 'lung opacity', 'effusion')
 NOT_CLINICAL = 'No clinical evaluation: retrospective images, no prospective patient, no reader.'
+BARS = 'Bars: 95 % intervals. Grey: no difference of consequence (2 points).'
 
 
 _TEMPERATURES: dict[tuple[str, str], float] = {}
@@ -153,6 +154,11 @@ def _measured(runs: list[Run], k: int) -> dict[str, Interval | float]:
     return found
 
 
+def _auroc(run: Run, k: int) -> np.ndarray:
+    y, p = (part[:, k] for part in run.probabilities('test'))
+    return clinical.drawn_auroc(run.test, y, p)
+
+
 def _mean(values: list[float]) -> float:
     """The mean of what is known; NaN where nothing is."""
     known = [value for value in values if not math.isnan(value)]
@@ -192,10 +198,14 @@ def clinical_table(records: pd.DataFrame, f1: str = 'weighted') -> Output:
     runs = [run for run in runs_with_rows(records, f1) if run.method in SHOWN]
     if not runs:
         return Nothing(notes=[NO_ROWS])
-    rows, data = [], []
+    rows, data, least = [], [], []
     for (encoder, name), methods in cells(runs):
         classes = next(iter(methods.values()))[0].classes
         shown = positive(classes)
+        apart = differences(methods, lambda run, k=shown: _auroc(run, k)).values()
+        known = [one for one in apart if one.known]
+        if known:
+            least.append((f'{name}: {classes[shown]}', float(np.median([o.smallest for o in known])), known[0].groups))
         # of two classes the second one says it all; of many findings the CSV would be long, and holds eight
         for k in range(1 if len(classes) == 2 else 0, min(len(classes), 8)):
             for method, own in methods.items():
@@ -217,6 +227,7 @@ def clinical_table(records: pd.DataFrame, f1: str = 'weighted') -> Output:
         synthetic=any(run.synthetic for run in runs),
         columns=['Encoder', 'Data: class', 'Method', *COLUMNS],
         rows=rows,
+        top=provenance.least(least, 'in AUROC from full FT'),
         notes=[TABLE_NOTE + 'Every class and operating point is in the CSV. ' + NOT_CLINICAL, *_over(runs)],
         data=pd.DataFrame(data),
     )
@@ -261,8 +272,14 @@ def _curves(axes, methods: dict[str, list[Run]], k: int) -> list[dict]:
                 sample(runs, lambda run, n=n, t=tables: t[run.split, run.seed][:, n]).interval() for n in range(len(at))
             ]
             values, low, high = (np.array([getattr(one, end) for one in found]) for end in ('value', 'low', 'high'))
-            marks = {'marker': look['marker'] if axis is left else '', 'markeredgecolor': 'white'}
+            marks = {
+                'marker': look['marker'] if axis is left else '',
+                'markeredgecolor': 'white',
+                'markeredgewidth': 0.4,
+            }
             axis.plot(at, values, color=look['color'], label=method, zorder=4, **marks)
+            if axis is left:  # a frequency
+                low, high = np.maximum(low, 0), np.minimum(high, 1)
             axis.fill_between(at, low, high, color=look['color'], alpha=0.15, linewidth=0)
             drawn += [{'method': method, 'curve': name, 'at': a, 'value': v, 'low': lo, 'high': hi}
                       for a, v, lo, hi in zip(at, values, low, high, strict=True)]  # fmt: skip
@@ -289,7 +306,9 @@ def clinical_curves(records: pd.DataFrame, f1: str = 'weighted') -> Output:
         return Nothing(notes=[NO_ROWS])
     drawn, used = [], [run for _, methods in chosen for own in methods.values() for run in own]
     with style.drawing():
-        figure, axes = sheet(len(chosen), 2, ' '.join(_over(used)), 3.5, 2.5)
+        figure, axes = sheet(
+            len(chosen), 2, ['Bands: 95 %.', *_over(used)], 3.5, 2.5, any(run.synthetic for run in used)
+        )
         for across, ((encoder, data), methods) in zip(axes, chosen, strict=True):
             methods = dict(list(methods.items())[:3])
             classes = next(iter(methods.values()))[0].classes
@@ -300,11 +319,10 @@ def clinical_curves(records: pd.DataFrame, f1: str = 'weighted') -> Output:
             across[0].set_ylabel('observed frequency')
             across[1].set_ylabel('net benefit')
             across[1].legend(frameon=False, fontsize=6.5, loc='upper right')
-            if next(iter(methods.values()))[0].synthetic:
-                mark_synthetic(across[1])
         axes[-1, 0].set_xlabel('predicted probability')
         axes[-1, 1].set_xlabel('threshold probability')
     return Figure(
+        synthetic=any(run.synthetic for run in used),
         figure=figure,
         notes=[*_over(used), 'Bands: 95 %. Dashed: perfect calibration. ' + NOT_CLINICAL],
         data=pd.DataFrame(drawn),
@@ -332,10 +350,18 @@ def differences(methods: dict[str, list[Run]], measure: Callable[[Run], np.ndarr
     }
 
 
-def forest(figures: list[tuple[str, dict[str, dict[str, Interval]]]], words: str, notes: str, marks: dict[str, str]):
+def forest(
+    figures: list[tuple[str, dict[str, dict[str, Interval]]]],
+    words: str,
+    notes: list[str],
+    marks: dict[str, str],
+    synthetic: bool = False,
+):
     """A panel a data set, a row a method: differences from full FT with their bars; `marks` are kind to marker."""
     methods = list(dict.fromkeys(method for _, found in figures for kind in found.values() for method in kind))
-    figure, axes = sheet(1, len(figures), notes, max(2.1, 7 / len(figures)), 0.21 * len(methods) + 1.25, sharey=True)
+    figure, axes = sheet(
+        1, len(figures), [BARS, *notes], max(2.1, 7 / len(figures)), 0.21 * len(methods) + 1.25, synthetic, sharey=True
+    )
     for axis, (title, found) in zip(axes[0], figures, strict=True):
         axis.axvspan(-100 * CONSEQUENCE, 100 * CONSEQUENCE, color=style.PALE, alpha=0.35, linewidth=0, zorder=0)
         axis.axvline(0, color=style.INK, linewidth=0.8, zorder=1)
@@ -378,12 +404,12 @@ def calibration(records: pd.DataFrame, f1: str = 'weighted') -> Output:
     if not panels:
         return Nothing(notes=[NO_ROWS])
     panels = sorted(panels, key=lambda panel: -len(panel[1]['as trained']))[:4]
-    counts = verdicts(data)
+    counts, synthetic = verdicts(data), any(run.synthetic for run in runs)
     with style.drawing():
         marks = {'as trained': 'o', 'after a temperature': 'D'}
-        figure = forest(panels, 'calibration error minus\nfull FT, points', counts + ' ' + ' '.join(_over(runs)), marks)
+        figure = forest(panels, 'calibration error minus\nfull FT, points', [counts, *_over(runs)], marks, synthetic)
     return Figure(
-        synthetic=any(run.synthetic for run in runs),
+        synthetic=synthetic,
         figure=figure,
         notes=[
             counts,

@@ -9,7 +9,7 @@ import pandas as pd
 from medpeft_utils.report import paper, provenance, scores, style
 from medpeft_utils.report.figure3 import pareto
 from medpeft_utils.report.output import MISSING, Figure, Nothing, Output, Row, Table, renderer
-from medpeft_utils.report.style import mark_synthetic, place_labels, sheet
+from medpeft_utils.report.style import place_labels, sheet
 
 NO_COST = 'These records hold no costs.'
 COSTS = {  # field: heading, divisor, digits
@@ -108,24 +108,24 @@ def cost_front(records: pd.DataFrame, f1: str = 'weighted') -> Output:
     samples = scores.block_samples(here)
     better = [[a != b and scores.mean_difference(samples, a, b).low > 0 for b in methods] for a in methods]
     means, data = blocks[methods].mean(), []
+    measured = [name for name in FRONT if (medians.loc[methods, name] > 0).any()]
+    if not measured:
+        return Nothing(notes=[NO_COST])
     with style.drawing():
         notes = provenance.describe(records, here, f1)
-        figure, axes = sheet(1, len(FRONT), ' '.join(notes), 3.2, 2.9, sharey=True)
-        for axis, (name, words) in zip(axes[0], FRONT.items(), strict=True):
+        figure, axes = sheet(
+            1, len(measured), notes, 3.2 if len(measured) > 1 else 4.5, 2.9, provenance.is_synthetic(here), sharey=True
+        )
+        for axis, name in zip(axes[0], measured, strict=True):
             cost_ = medians.loc[methods, name]
             known = [place for place, method in enumerate(methods) if cost_[method] > 0]
-            if not known:
-                axis.set_axis_off()
-                continue
             front = pareto([cost_.iloc[i] for i in known], [[better[i][j] for j in known] for i in known])
             _draw(axis, [methods[i] for i in known], cost_, means, [methods[known[i]] for i in front])
-            axis.set_xlabel(f'{words} (log scale)')
+            axis.set_xlabel(f'{FRONT[name]} (log scale)')
             data += [{'encoder': encoder, 'cost': name, 'method': methods[i], 'value': cost_.iloc[i],
                       'score': means[methods[i]], 'on_front': known.index(i) in front} for i in known]  # fmt: skip
         axes[0, 0].set_ylabel(f'average {f1} F1')
-        axes[0, 0].set_title(f'{here["backbone_label"].iloc[0]}, {len(blocks)} data sets')
-        if provenance.is_synthetic(here):
-            mark_synthetic(axes[0, -1])
+        axes[0, 0].set_title(f'{here["backbone_label"].iloc[0]}, {provenance.from_to([len(blocks)], "data set")}')
     more = 'Dashed: the front. A dearer method is on it only where it is detectably better than the one before it.'
     return Figure(
         synthetic=provenance.is_synthetic(here),
@@ -142,7 +142,15 @@ def _draw(axes, methods: list[str], cost_: pd.Series, means: pd.Series, front: l
     lines = axes.step(cost_[front], means[front], where='post', color=style.GREY, linewidth=0.9, linestyle='--')
     for method in methods:
         look = style.look(method)
-        axes.plot(cost_[method], means[method], marker=look['marker'], color=look['color'], markeredgecolor='white')
+        how = {'markeredgecolor': 'white', 'markersize': 6, 'markeredgewidth': 0.5}
+        axes.plot(cost_[method], means[method], marker=look['marker'], color=look['color'], **how)
     axes.minorticks_off()
     axes.figure.draw_without_rendering()
-    place_labels(axes, list(zip(cost_[methods], means[methods], strict=True)), methods, lines, size=6)
+    place_labels(
+        axes,
+        list(zip(cost_[methods], means[methods], strict=True)),
+        methods,
+        [style.look(m)['color'] for m in methods],
+        lines,
+        6,
+    )

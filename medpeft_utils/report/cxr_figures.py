@@ -7,7 +7,7 @@ import pandas as pd
 from medpeft_utils.report import cxr_scores as cxr
 from medpeft_utils.report import provenance, scores, style
 from medpeft_utils.report.output import Figure, Nothing, Output, renderer
-from medpeft_utils.report.style import bar, mark_synthetic, nothing, sheet, size_axis
+from medpeft_utils.report.style import bar, nothing, sheet, size_axis
 
 DRAWN = 'Dots: seeds, where there are several; bars: 95 %.'
 DRAWN_RANK = (
@@ -46,7 +46,9 @@ def cxr_labels(records: pd.DataFrame, f1: str = 'weighted') -> Output:
     datasets = scores.in_order(shown['data'], tuple(cxr.DATASETS.values()))
     with style.drawing():
         width = 3.6 if len(datasets) == 1 else 2.6
-        figure, axes = sheet(len(models), len(datasets), ' '.join(notes), width, 2.2, sharey='col')
+        figure, axes = sheet(
+            len(models), len(datasets), [DRAWN, *notes], width, 2.2, provenance.is_synthetic(shown), sharey='col'
+        )
         for across, model in zip(axes, models, strict=True):
             for axis, data in zip(across, datasets, strict=True):
                 runs = shown[(shown['model'] == model) & (shown['data'] == data)]
@@ -55,8 +57,6 @@ def cxr_labels(records: pd.DataFrame, f1: str = 'weighted') -> Output:
                     nothing(axis, 'not run')
                     continue
                 _panel(axis, table[(table['model'] == model) & (table['data'] == data)], runs)
-                if runs['synthetic'].any():
-                    mark_synthetic(axis, inside=True)
             across[0].set_ylabel(f'{shown[shown["model"] == model]["model_label"].iloc[0]}\ntest AUROC, points')
         for axis in axes[-1]:
             axis.set_xlabel('labels: per cent, images')
@@ -126,8 +126,8 @@ def cxr_rank(records: pd.DataFrame, f1: str = 'weighted') -> Output:
     if rows.empty:
         return Nothing(notes=notes)
     with style.drawing():
-        figure, axes = sheet(1, 2, ' '.join(notes), 3.5, 2.7, sharey=True)
+        figure, axes = sheet(
+            1, 2, ['Bars: 95 % intervals.', *notes], 3.5, 2.7, provenance.is_synthetic(used), sharey=True
+        )
         _draw_ranks(*axes[0], rows)
-        if provenance.is_synthetic(used):
-            mark_synthetic(axes[0, 0])
     return Figure(synthetic=provenance.is_synthetic(used), figure=figure, notes=[*notes, DRAWN_RANK], data=rows)

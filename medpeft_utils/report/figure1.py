@@ -8,7 +8,7 @@ import pandas as pd
 
 from medpeft_utils.report import paper, provenance, scores, style
 from medpeft_utils.report.output import Figure, Nothing, Output, renderer
-from medpeft_utils.report.style import bar, mark_synthetic, sheet, size_axis
+from medpeft_utils.report.style import bar, sheet, size_axis
 from medpeft_utils.report.tables import crossovers, figure1_scores
 
 METHODS = ('Full FT', 'BitFit', 'LoRA')
@@ -33,7 +33,15 @@ def _curves(axes, rows: pd.DataFrame, printed: pd.DataFrame, methods: list[str])
         x = 100 * one['fraction']
         axes.plot(x, one['mean'], markeredgecolor='white', markeredgewidth=0.5, zorder=4, label=method, **look)
         if one['low'].notna().any():
-            axes.fill_between(x, one['low'], one['high'], color=look['color'], alpha=0.16, linewidth=0, zorder=1)
+            axes.fill_between(
+                x,
+                one['low'].clip(lower=0),
+                one['high'].clip(upper=1),
+                color=look['color'],
+                alpha=0.16,
+                linewidth=0,
+                zorder=1,
+            )
 
 
 def _gains(axes, chosen: pd.DataFrame, printed: pd.DataFrame, methods: list[str]) -> list[dict]:
@@ -98,9 +106,20 @@ def figure1(records: pd.DataFrame, f1: str = 'weighted') -> Output:
     found, gains = crossovers(curves), []
     panels = list(curves.groupby(['encoder', 'data'], sort=False))
     notes = provenance.describe(records, curves, f1)
+    bars = [] if published else ['Bands and bars: 95 % intervals.']
+    bars += ['Thin dashed: the paper.'] if not published and set(printed['data']) & set(curves['data']) else []
     with style.drawing():
         width = 5.0 if len(panels) == 1 else 3.5
-        figure, axes = sheet(2, len(panels), ' '.join(notes), width, 2.35, sharey='row', height_ratios=(3, 2))
+        figure, axes = sheet(
+            2,
+            len(panels),
+            [*bars, *notes],
+            width,
+            2.35,
+            provenance.is_synthetic(curves),
+            sharey='row',
+            height_ratios=(3, 2),
+        )
         for (upper, lower), ((encoder, data), chosen) in zip(axes.T, panels, strict=True):
             beside = encoder if encoder in set(printed['encoder']) else 'ViT-Base'  # the one that others stand for
             theirs = printed[(printed['encoder'] == beside) & (printed['data'] == data)]
@@ -116,8 +135,6 @@ def figure1(records: pd.DataFrame, f1: str = 'weighted') -> Output:
             lower.set_xlabel('training images: per cent, number')
             first = chosen.iloc[0]
             upper.set_title(f'{first["backbone_label"]}, {str(first["dataset_label"]).replace(" (synthetic)", "")}')
-            if provenance.is_synthetic(chosen):
-                mark_synthetic(upper, inside=True)
         axes[0, 0].set_ylabel(f'{"" if published else f1 + " "}F1, test split')
         axes[1, 0].set_ylabel('gain over full FT, points')
         handles = {

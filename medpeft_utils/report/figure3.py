@@ -11,13 +11,18 @@ import pandas as pd
 from medpeft_utils.report import paper, provenance, scores, style
 from medpeft_utils.report.output import Figure, Nothing, Output, renderer
 from medpeft_utils.report.score_tables import TABLE2, TABLE3, Layout
-from medpeft_utils.report.style import bar, mark_synthetic, place_labels, sheet
+from medpeft_utils.report.style import bar, place_labels, sheet
 
 LARGEST_AREA = 700  # square points of the disc of a method that trains every parameter
 DRAWN = (
     'Disc: area proportional to the share of the parameters that is trained. Dashed: Pareto front, of methods that '
     'are detectably better than every cheaper one on it. F1: average over the data sets on which no method is missing; '
     'bar: 95 % of the difference from full FT, around the method. Linear probing: the head alone.'
+)
+BARS = 'Bars: 95 % of the difference from full FT, around the method. Disc: the share that is trained.'
+RANKED = (
+    'Ranks of unrounded scores, ties share their average rank, over data sets and encoders (blocks) in which no method '
+    'is missing. Bar: 95 % over patients and seeds. Ranks hide by how much: differences are in the tables.'
 )
 
 
@@ -43,12 +48,12 @@ def _printed(encoder: str, methods: Sequence[str]) -> pd.DataFrame:
     return rows.assign(low=math.nan, high=math.nan, datasets=5, encoder=encoder).rename_axis('method').reset_index()
 
 
-def _measured(chosen: pd.DataFrame, methods: Sequence[str]) -> tuple[pd.DataFrame, list[int]]:
-    """The study's averages over complete data sets and its counts for one encoder; and the places on its front."""
+def _measured(chosen: pd.DataFrame, methods: Sequence[str]) -> tuple[pd.DataFrame, pd.DataFrame, list[int]]:
+    """The runs of one encoder on complete data sets, their averages and counts, and the places on its front."""
     order = scores.in_order(chosen['method'], methods)
     blocks = scores.complete(scores.grid(chosen, order, list(chosen['encoder'].unique())))
     if not blocks.size:
-        return pd.DataFrame(), []
+        return chosen, pd.DataFrame(), []
     here = chosen[chosen['data'].isin(blocks.index.get_level_values('data'))]
     counted = here.groupby('method')[['trainable_parameters', 'head_parameters', 'total_parameters']].mean()
     rows, samples = [], scores.block_samples(here)
@@ -64,7 +69,7 @@ def _measured(chosen: pd.DataFrame, methods: Sequence[str]) -> tuple[pd.DataFram
     table = pd.DataFrame(rows).assign(datasets=len(blocks), encoder=chosen['encoder'].iloc[0])
     names = list(table['method'])
     better = [[a != b and scores.mean_difference(samples, a, b).low > 0 for b in names] for a in names]
-    return table, pareto(list(table['parameters']), better)
+    return here, table, pareto(list(table['parameters']), better)
 
 
 def _units(value: float, position: int = 0) -> str:
@@ -97,7 +102,13 @@ def _draw(axes, rows: pd.DataFrame, front: list[int], title: str) -> None:
     axes.locator_params(axis='y', nbins=6, steps=[1, 2, 5, 10])
     axes.minorticks_off()
     axes.figure.draw_without_rendering()  # the layout must be final before labels find their places
-    place_labels(axes, rows[['parameters', 'f1']].to_numpy(), rows['method'].to_list(), lines)
+    place_labels(
+        axes,
+        rows[['parameters', 'f1']].to_numpy(),
+        rows['method'].to_list(),
+        [style.look(m)['color'] for m in rows['method']],
+        lines,
+    )
 
 
 @renderer(
@@ -107,40 +118,41 @@ def _draw(axes, rows: pd.DataFrame, front: list[int], title: str) -> None:
 )
 def figure3(records: pd.DataFrame, f1: str = 'weighted') -> Output:
     """Figure 3: average F1 against trainable parameters, a panel for each encoder of the study (or the paper's two)."""
-    panels = []
-    if scores.is_published(records):
-        chosen = scores.table_scores(records, f1)
-        sources = (('ResNet50', paper.CNN_METHODS), ('ViT-Base', paper.VIT_METHODS))
-        panels = [(_printed(encoder, methods), [], encoder, False) for encoder, methods in sources]
-    else:
-        chosen = scores.table_scores(records, f1)
-        chosen = chosen[~chosen['encoder'].astype(str).str.endswith(scores.RANDOM)]
-        for encoder in scores.in_order(chosen['encoder'], paper.ENCODERS):
-            here = chosen[chosen['encoder'] == encoder]
-            known = paper.CNN_METHODS if here['family'].iloc[0] == 'cnn' else paper.VIT_METHODS
-            table, front = _measured(here, known)
+    chosen, published, panels = scores.table_scores(records, f1), scores.is_published(records), []
+    chosen = chosen[~chosen['encoder'].astype(str).str.endswith(scores.RANDOM)]
+    for encoder in scores.in_order(chosen['encoder'], paper.ENCODERS):
+        here = chosen[chosen['encoder'] == encoder]
+        known = paper.CNN_METHODS if here['family'].iloc[0] == 'cnn' else paper.VIT_METHODS
+        if published and encoder in ('ResNet50', 'ViT-Base'):
+            panels.append((here, _printed(encoder, known), []))
+        elif not published:
+            here, table, front = _measured(here, known)
             if len(table) > 3 or (len(table) > 2 and not panels):
-                panels.append((table, front, here['backbone_label'].iloc[0], provenance.is_synthetic(here)))
+                panels.append((here, table, front))
     if not panels:
         return Nothing(notes=['No encoder was run with three methods on one data set.'])
-    used = chosen[chosen['encoder'].isin({table['encoder'].iloc[0] for table, *_ in panels})]
+    used = pd.concat([here for here, *_ in panels])
     notes = provenance.describe(records, used, f1)
     with style.drawing():
-        many = max(len(table) for table, *_ in panels) > 10
-        across = 1 if many else min(len(panels), 2)
-        down = math.ceil(len(panels) / across)
-        figure, axes = sheet(down, across, ' '.join(notes), *((7.2, 3.6) if many else (3.6, 2.7)))
+        wide = len(panels) == 1 or max(len(table) for _, table, _ in panels) > 10
+        across = 1 if wide else 2
+        down, size = math.ceil(len(panels) / across), (7.2, 3.4) if wide else (3.6, 2.7)
+        figure, axes = sheet(
+            down, across, [*([] if published else [BARS]), *notes], *size, provenance.is_synthetic(used)
+        )
         for axis in axes.flat[len(panels) :]:
             axis.set_axis_off()
-        for axis, (table, front, label, synthetic) in zip(axes.flat, panels, strict=False):
-            number = int(table['datasets'].iloc[0])
+        for axis, (here, table, front) in zip(axes.flat, panels, strict=False):
             axis.set_xlabel('trainable parameters (log scale)')
-            axis.set_ylabel('average F1' if scores.is_published(records) else f'average {f1} F1')
-            _draw(axis, table, front, f'{label}, {number} data set{"s" if number > 1 else ""}')
-            if synthetic:
-                mark_synthetic(axis)
-    data = pd.concat([table for table, *_ in panels], ignore_index=True)
-    return Figure(synthetic=provenance.is_synthetic(used), figure=figure, notes=[*notes, DRAWN], data=data)
+            axis.set_ylabel('average F1' if published else f'average {f1} F1')
+            many = provenance.from_to(table['datasets'], 'data set')
+            _draw(axis, table, front, f'{here["backbone_label"].iloc[0]}, {many}')
+    return Figure(
+        synthetic=provenance.is_synthetic(used),
+        figure=figure,
+        notes=[*notes, DRAWN],
+        data=pd.concat([table for _, table, _ in panels], ignore_index=True),
+    )
 
 
 # ---- ranks
@@ -174,44 +186,39 @@ def _ladder(axes, table: pd.DataFrame) -> None:
     axes.set_xlabel('average rank (1 is best)')
 
 
-def average_ranks(chosen: pd.DataFrame, layout: Layout) -> pd.DataFrame:
-    """Average ranks over the complete (encoder, data) blocks: unrounded scores, ties share their average rank."""
+def average_ranks(chosen: pd.DataFrame, layout: Layout) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The runs on complete (encoder, data) blocks, and their average ranks: unrounded scores, ties share theirs."""
     order = scores.in_order(chosen['method'], layout.methods)
     blocks = scores.complete(scores.grid(chosen, order, list(chosen['encoder'].unique())))
     if blocks.shape[1] < 3 or not len(blocks):
-        return pd.DataFrame()
+        return chosen, pd.DataFrame()
+    here = chosen[pd.MultiIndex.from_frame(chosen[['encoder', 'data']]).isin(blocks.index)]
     found = scores.average_rank(blocks, 'average', decimals=None)
     table = pd.DataFrame({'method': found.index, 'average_rank': found.to_numpy(), 'low': math.nan, 'high': math.nan})
-    drawn = None if chosen['printed'].any() else _rank_draws(chosen, blocks)
+    drawn = None if chosen['printed'].any() else _rank_draws(here, blocks)
     if drawn is not None:
         table[['low', 'high']] = np.quantile(drawn, [0.025, 0.975], axis=0).T
-    return table.assign(blocks=len(blocks)).sort_values('average_rank', ignore_index=True)
+    return here, table.assign(blocks=len(blocks)).sort_values('average_rank', ignore_index=True)
 
 
 @renderer('ranks', 'Average ranks, as a picture', 'In which order do the methods come out, on average?')
 def ranks_figure(records: pd.DataFrame, f1: str = 'weighted') -> Output:
     """Average ranks on CNNs and on vision transformers: a picture, not a test."""
     chosen, panels = scores.table_scores(records, f1), []
-    for layout, title in ((TABLE2, 'CNNs'), (TABLE3, 'vision transformers')):
+    for layout, family in ((TABLE2, 'CNNs'), (TABLE3, 'vision transformers')):
         here = layout.of(chosen)
-        table = average_ranks(here, layout) if len(here) else pd.DataFrame()
+        here, table = average_ranks(here, layout) if len(here) else (here, pd.DataFrame())
         if len(table):
-            panels.append((here, table.assign(family=title), f'{title}, {table["blocks"][0]} blocks'))
+            panels.append((here, table.assign(family=family)))
     if not panels:
         return Nothing(notes=['No three methods were run on one data set.'])
-    used = pd.concat([here for here, *_ in panels])
+    used, data = (pd.concat(parts, ignore_index=True) for parts in zip(*panels, strict=True))
     notes = provenance.describe(records, used, f1)
+    bars = ['Bars: 95 % intervals.'] if data['low'].notna().any() else []
     with style.drawing():
-        height = 0.22 * max(len(table) for _, table, _ in panels) + 0.9
-        figure, axes = sheet(1, len(panels), ' '.join(notes), 3.5, height)
-        for axis, (here, table, title) in zip(axes[0], panels, strict=True):
+        height = 0.22 * max(len(table) for _, table in panels) + 0.9
+        figure, axes = sheet(1, len(panels), [*bars, *notes], 3.5, height, provenance.is_synthetic(used))
+        for axis, (_, table) in zip(axes[0], panels, strict=True):
             _ladder(axis, table)
-            axis.set_title(title)
-            if provenance.is_synthetic(here):
-                mark_synthetic(axis)
-    rule = 'Ranks of unrounded scores, ties share their average rank, over data sets and encoders (blocks) in which no '
-    rule += (
-        'method is missing. Bar: 95 % over patients and seeds. Ranks hide by how much: differences are in the tables.'
-    )
-    data = pd.concat([table for _, table, _ in panels], ignore_index=True)
-    return Figure(synthetic=provenance.is_synthetic(used), figure=figure, notes=[*notes, rule], data=data)
+            axis.set_title(f'{table["family"][0]}, {provenance.from_to(table["blocks"], "block")}')
+    return Figure(synthetic=provenance.is_synthetic(used), figure=figure, notes=[*notes, RANKED], data=data)

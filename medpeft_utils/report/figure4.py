@@ -8,7 +8,7 @@ from medpeft_utils.report import provenance, scores, style
 from medpeft_utils.report.claims import CONSEQUENCE, Answer, Claims, Part
 from medpeft_utils.report.inference import Sample
 from medpeft_utils.report.output import Figure, Nothing, Output, renderer
-from medpeft_utils.report.style import bar, mark_synthetic, sheet
+from medpeft_utils.report.style import bar, sheet
 
 PAGE = 'What makes PEFT look better? The head, the steps, or the method'
 HEADS = {  # name in the records: what it is, its place in the palette, marker
@@ -22,6 +22,7 @@ DRAWN = (
     'Above: score of full fine-tuning. Beneath: gain of each method over full fine-tuning under the same head and as '
     'many steps, paired; bars of 95 %; band: no difference of consequence (2 points).'
 )
+BARS = 'Bars: 95 % intervals. Grey: no difference of consequence (2 points).'
 
 
 def protocol_scores(records: pd.DataFrame, f1: str = 'weighted') -> pd.DataFrame:
@@ -99,7 +100,21 @@ def protocol(records: pd.DataFrame, f1: str = 'weighted') -> Output:
     chosen = protocol_scores(records, f1)
     if chosen.empty:
         return Nothing(notes=['No run varies head and steps.'])
-    return CLAIMS.page(records, f1, provenance.describe(records, chosen, f1), provenance.is_synthetic(chosen))
+    notes = [*provenance.describe(records, chosen, f1), *_protocol(chosen, f1)]
+    return CLAIMS.page(records, f1, notes, provenance.is_synthetic(chosen))
+
+
+def _protocol(chosen: pd.DataFrame, f1: str) -> list[str]:
+    """What of the protocol itself favours a method: how rates are searched, and by which score they are chosen."""
+    notes = [
+        'Rates are searched by successive halving, which stops trials that start slowly: it favours methods and rates '
+        'that learn fast.'
+    ]
+    by = sorted({one for one in chosen['selection'] if one})
+    if by and by != [f'f1_{f1}']:
+        words = ' or '.join(provenance.score_name(one) for one in by)
+        notes.append(f'Rates and steps are chosen by {words} on validation, while {f1} F1 is reported here.')
+    return notes
 
 
 # ---- the figure
@@ -157,7 +172,14 @@ def figure4(records: pd.DataFrame, f1: str = 'weighted') -> Output:
     with style.drawing():
         width = max(2.2, 5.0 / len(fractions))
         figure, axes = sheet(
-            1 + len(study.methods), len(fractions), ' '.join(notes), width, 1.9, sharex=True, sharey='row'
+            1 + len(study.methods),
+            len(fractions),
+            [BARS, *notes],
+            width,
+            1.9,
+            provenance.is_synthetic(here),
+            sharex=True,
+            sharey='row',
         )
         for column, fraction in enumerate(fractions):
             cells = here[(here['fraction'] == fraction) & (here['method'] == scores.FULL)]
@@ -175,8 +197,6 @@ def figure4(records: pd.DataFrame, f1: str = 'weighted') -> Output:
         axes[0, 0].set_ylabel(f'full FT\n{f1} F1, points')
         for axis, method in zip(axes[1:, 0], study.methods, strict=True):
             axis.set_ylabel(f'{method} minus full FT\npoints')
-        if provenance.is_synthetic(here):
-            mark_synthetic(axes[0, -1], inside=True)
         handles, labels = axes[0, 0].get_legend_handles_labels()
         figure.legend(
             handles,
@@ -191,6 +211,6 @@ def figure4(records: pd.DataFrame, f1: str = 'weighted') -> Output:
     return Figure(
         synthetic=provenance.is_synthetic(here),
         figure=figure,
-        notes=[about, *notes, DRAWN, 'Verdicts on each effect are in protocol.md.'],
+        notes=[about, *notes, DRAWN, *_protocol(here, f1), 'Verdicts on each effect are in protocol.md.'],
         data=_numbers(study),
     )

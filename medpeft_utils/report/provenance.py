@@ -9,10 +9,10 @@ import pandas as pd
 from medpeft_utils.report import paper, scores
 
 INTERVALS = {
-    'patients and seeds': 'Brackets: 95 %, patients (or lesions) and seeds drawn together, differences paired.',
-    'patients': 'Brackets: 95 % over patients (or lesions), one seed: training randomness is not included.',
-    'seeds': 'Brackets: 95 % over seeds alone. Intervals over patients are not available: these records hold no rows.',
-    'splits': 'Brackets: 95 % over splits, with the variance of Nadeau and Bengio.',
+    'patients and seeds': 'Intervals: 95 %, patients (or lesions) and seeds drawn together, differences paired.',
+    'patients': 'Intervals: 95 % over patients (or lesions), one seed: training randomness is not included.',
+    'seeds': 'Intervals: 95 % over seeds alone. Intervals over patients are not available: these records hold no rows.',
+    'splits': 'Intervals: 95 % over splits, with the variance of Nadeau and Bengio.',
 }
 
 
@@ -66,10 +66,16 @@ def trained(chosen: pd.DataFrame) -> list[str]:
         return []
     shown = chosen[chosen['method'] != 'Linear Probing']
     steps, passes = from_to(shown['steps'].dropna().astype(int), 'step'), from_to(shown['passes'].round(1), '')
-    by = sorted({one.replace('f1_macro', 'macro F1').replace('_', ' ') for one in shown['selection'] if one})
+    by = sorted({score_name(one) for one in shown['selection'] if one})
     chosen_by = f'; chosen on validation by {" or ".join(by)}' if by else ''
     told = f'Trained for {steps}, {passes} passes over the training images{chosen_by}.'
     return [told] if steps and passes else []
+
+
+def score_name(name: str) -> str:
+    """A score of the records as it is written: 'f1_macro' is macro F1."""
+    kind, _, average = name.partition('_')
+    return f'{average} F1' if kind == 'f1' else {'auroc': 'AUROC'}.get(name, name.replace('_', ' '))
 
 
 def cautions(chosen: pd.DataFrame) -> list[str]:
@@ -102,14 +108,21 @@ def intervals(chosen: pd.DataFrame) -> list[str]:
 def smallest(chosen: pd.DataFrame) -> list[str]:
     """What stands on top of a table: the smallest difference that each test set can show."""
     found = scores.smallest(chosen)
+    rows = [(one.data, one.smallest, one.groups) for one in found.itertuples()]
+    return least(rows, 'from full FT' if scores.FULL in set(chosen['method']) else '')
+
+
+def least(rows: Iterable[tuple[str, float, int]], against: str = 'from full FT', unit: str = 'points') -> list[str]:
+    """The smallest detectable differences as a sentence, from (data, difference, groups); points are of 0..1."""
+    found, scale = pd.DataFrame(rows, columns=['data', 'smallest', 'groups']).dropna(), 100 if unit == 'points' else 1
     if found.empty:
         return ['No difference can be shown: fewer than three seeds and splits, and no rows of the test split.']
     words = []
     for data, group in found.groupby('data', sort=False):
         of = f' ({group["groups"].max():,} patients or lesions)' if group['groups'].max() else ''
-        words.append(f'{data}{of} {from_to((100 * group["smallest"]).round(1))} points')
-    against = ' from full FT' if scores.FULL in set(chosen['method']) else ''
-    return [f'Smallest difference{against} that would be detected in four of five such studies: {"; ".join(words)}.']
+        words.append(f'{data}{of} {from_to((scale * group["smallest"]).round(1))} {unit}'.strip())
+    what = f'Smallest difference {against}'.strip()
+    return [f'{what} that would be detected in four of five such studies: {"; ".join(words)}.']
 
 
 def rates(records: pd.DataFrame, chosen: pd.DataFrame) -> list[str]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 
+from matplotlib.colors import to_rgb
 from matplotlib.transforms import Bbox
 
 from medpeft_utils.core.drawing import GREY, INK, drawing, new_figure, plain
@@ -57,34 +59,45 @@ def look(method: str) -> dict[str, str]:
 # ---- panels
 
 FOOTER = 2  # lines; the rest of the notes stands on the page beside the figure
+BENEATH = 0.15 * FOOTER + 0.06  # inches of them
 
 
-def sheet(rows: int, columns: int, footer: str = '', width: float = 3.5, height: float = 2.6, **how):
-    """A figure of rows x columns panels, each of so many inches, with a footer of at most two lines.
+def footer(figure, notes: Sequence[str], synthetic: bool = False) -> None:
+    """Two lines at the bottom of a figure: as many whole sentences of the notes, in their order, as they hold.
+
+    On their right a badge that says that images are synthetic: below every panel, where it covers nothing.
+    """
+    (width, height), kept = figure.get_size_inches(), ''
+    letters = int((width - (1.15 if synthetic else 0.0)) * 20)
+    for sentence in (one for note in notes for one in re.split(r'(?<=[.;]) (?=[A-Z])', note)):
+        said = synthetic and sentence == 'SYNTHETIC images.'  # by the badge
+        if not said and len(textwrap.wrap(f'{kept} {sentence}', letters)) <= FOOTER:
+            kept = f'{kept} {sentence}'.strip()
+    how = {'y': BENEATH / height, 'va': 'top'}
+    text = plain(textwrap.fill(kept, letters))
+    figure.text(x=0.06 / width, s=text, size=6.2, color=GREY, linespacing=1.3, **how)
+    if synthetic:
+        box = {'boxstyle': 'round,pad=0.25', 'facecolor': '#fff3c4', 'edgecolor': 'none'}
+        figure.text(x=1 - 0.08 / width, s='synthetic images', size=7, weight='bold', bbox=box, ha='right', **how)
+
+
+def sheet(rows: int, columns: int, notes: Sequence[str] = (), width: float = 3.5, height: float = 2.6,
+          synthetic: bool = False, **how):  # fmt: skip
+    """A figure of rows x columns panels, each of so many inches, with a footer.
 
     Args:
+        notes: sentences for the footer, what bars and marks are first; what does not fit is on the page beside it.
         how: for matplotlib's `subplots`.
     Returns:
         The figure and its axes [rows, columns].
     """
-    wide, beneath = width * columns, 0.15 * FOOTER + 0.06 if footer else 0.0
-    tall = height * rows + beneath
+    beneath = BENEATH if notes or synthetic else 0.0
+    wide, tall = width * columns, height * rows + beneath
     figure = new_figure(wide, tall)
     figure.set_layout_engine('constrained', rect=(0, beneath / tall, 1, 1 - beneath / tall))
     axes = figure.subplots(rows, columns, squeeze=False, **how)
-    if footer:
-        lines = textwrap.wrap(footer, int(wide * 19), max_lines=FOOTER, placeholder=' …')
-        place = {'x': 0.06 / wide, 'y': beneath / tall, 'va': 'top', 'linespacing': 1.3}
-        figure.text(s=plain('\n'.join(lines)), size=6.2, color=GREY, **place)
+    footer(figure, notes, synthetic)
     return figure, axes
-
-
-def mark_synthetic(axes, inside: bool = False) -> None:
-    """Say in the picture itself that the images are synthetic: above its right corner, or inside the lower one."""
-    box = {'boxstyle': 'round,pad=0.25', 'facecolor': '#fff3c4', 'edgecolor': 'none'}
-    where = {'xy': (1, 0), 'xytext': (-5, 9)} if inside else {'xy': (1, 1), 'xytext': (-2, 9)}
-    how = {'xycoords': 'axes fraction', 'textcoords': 'offset points', 'ha': 'right', 'va': 'center', 'zorder': 8}
-    axes.annotate('synthetic images', size=7, weight='bold', bbox=box, **where, **how)
 
 
 def nothing(axes, words: str) -> None:
@@ -150,24 +163,26 @@ def _cost(box: Bbox, taken: Sequence[Bbox], frame: Bbox) -> float:
     return overlap + 2 * (box.width * box.height - inside)
 
 
-def place_labels(axes, points, texts: Sequence[str], lines: Sequence = (), size: float = 7) -> None:
+def place_labels(
+    axes, points, texts: Sequence[str], colors: Sequence[str], lines: Sequence = (), size: float = 7
+) -> None:
     """Write each text near its point, on no point, line or other text; a thin line leads to one that lies far.
 
     Args:
         axes: with its limits and its place in the figure final.
         points: [N, 2], x and y in data coordinates.
-        texts: one for each point.
+        texts, colors: one for each point; a label has its point's colour, darker.
         lines: matplotlib lines that no label should lie on.
         size: of the letters, in points.
     """
-    renderer = axes.figure.canvas.get_renderer()
+    renderer, dark = axes.figure.canvas.get_renderer(), {one: [0.72 * part for part in to_rgb(one)] for one in colors}
     pixel = axes.figure.dpi / 72
     where = axes.transData.transform(points)
     taken = [Bbox.from_bounds(x - 4 * pixel, y - 4 * pixel, 8 * pixel, 8 * pixel) for x, y in where]
     taken += [box for line in lines for box in _along(line, pixel)]
     frame = axes.get_window_extent(renderer)
-    for (x, y), text in sorted(zip(where, texts, strict=True), key=lambda item: -item[0][1]):
-        label = axes.text(0, 0, text, size=size, zorder=6)
+    for (x, y), text, color in sorted(zip(where, texts, colors, strict=True), key=lambda item: -item[0][1]):
+        label = axes.text(0, 0, text, size=size, color=dark[color], zorder=6)
         extent = label.get_window_extent(renderer)
         tries = [(reach, place) for reach in REACHES for place in PLACES]
         boxes = [_box(x, y, place, (extent.width, extent.height), 5.5 * pixel * reach) for reach, place in tries]
@@ -177,7 +192,9 @@ def place_labels(axes, points, texts: Sequence[str], lines: Sequence = (), size:
         taken.append(box)
         label.set_position(axes.transData.inverted().transform((box.x0, box.y0)))
         if tries[best][0] > 1.8:
-            _lead(axes, (x, y), box)
+            near = min(max(x, box.x0), box.x1), min(max(y, box.y0), box.y1)
+            ends = axes.transData.inverted().transform([(x, y), near])
+            axes.plot(ends[:, 0], ends[:, 1], color=color, linewidth=0.5, zorder=5)
 
 
 def _along(line, pixel: float) -> list[Bbox]:
@@ -190,9 +207,3 @@ def _along(line, pixel: float) -> list[Bbox]:
             x, y = x0 + (x1 - x0) * t / steps, y0 + (y1 - y0) * t / steps
             boxes.append(Bbox.from_bounds(x - pixel, y - pixel, 2 * pixel, 2 * pixel))
     return boxes
-
-
-def _lead(axes, point: tuple[float, float], box: Bbox) -> None:
-    near = min(max(point[0], box.x0), box.x1), min(max(point[1], box.y0), box.y1)
-    ends = axes.transData.inverted().transform([point, near])
-    axes.plot(ends[:, 0], ends[:, 1], color=GREY, linewidth=0.5, zorder=5)

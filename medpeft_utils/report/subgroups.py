@@ -11,7 +11,7 @@ import pandas as pd
 
 from medpeft_utils import auroc
 from medpeft_utils.core.errors import BadInput
-from medpeft_utils.report import clinical, style
+from medpeft_utils.report import clinical, provenance, style
 from medpeft_utils.report.clinical_tables import NO_ROWS, Run, cells, forest, runs_with_rows, sample, verdicts
 from medpeft_utils.report.inference import TestSplit
 from medpeft_utils.report.output import MISSING, Figure, Nothing, Output, Row, Table, renderer
@@ -207,9 +207,16 @@ def subgroup_table(records: pd.DataFrame, f1: str = 'weighted') -> Output:
         columns=['Encoder', 'Data', 'By', 'Method', 'AUROC by subgroup (images)', 'Gap', 'p', 'Change against full FT'],
         rows=rows,
         notes=[NOTE, *missing],
+        top=provenance.least(_detectable(found), 'of a gap from that of full FT'),
         data=pd.DataFrame(data),
         left=True,
     )
+
+
+def _detectable(found: list[dict]) -> list[tuple[str, float, int]]:
+    """The smallest detectable change of a gap, of each row that has one: for `provenance.least`."""
+    known = [row for row in found if row['change'] is not None and row['change'].known]
+    return [(f'{r["dataset"]} by {r["by"]}', r['change'].smallest, r['change'].groups) for r in known]
 
 
 @renderer(
@@ -231,7 +238,7 @@ def gaps(records: pd.DataFrame, f1: str = 'weighted') -> Output:
         return Nothing(notes=missing or [NO_ROWS])
     shown = sorted(panels.items(), key=lambda panel: -len(panel[1]['gap']))[:4]
     with style.drawing():
-        figure = forest(shown, 'change of the gap\nagainst full FT, points of AUROC', verdicts(data), {'gap': 'o'})
+        figure = forest(shown, 'change of the gap\nagainst full FT, points of AUROC', [verdicts(data)], {'gap': 'o'})
     words = 'To the right: a wider gap than that of full FT. Band: no change of consequence (2 points).'
     notes = [verdicts(data), words, NOTE, *missing]
     return Figure(figure=figure, notes=notes, data=pd.DataFrame(data))

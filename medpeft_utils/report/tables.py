@@ -193,7 +193,7 @@ def pretraining(records: pd.DataFrame, f1: str = 'weighted') -> Output:
     """F1 from pre-trained and from random weights, for every cell that was run from both."""
     chosen = scores.seed_scores(records, f1, prefer=scores.TABLE_EXPERIMENTS)
     chosen = chosen.assign(bare=chosen['encoder'].astype(str).str.removesuffix(scores.RANDOM))
-    rows, data, used = [], [], []
+    rows, data, used, least = [], [], [], []
     for (encoder, name, method, fraction), cell in chosen.groupby(['bare', 'data', 'method', 'fraction'], sort=False):
         random = cell['encoder'].str.endswith(scores.RANDOM)
         if random.all() or not random.any():
@@ -207,6 +207,7 @@ def pretraining(records: pd.DataFrame, f1: str = 'weighted') -> Output:
         row |= {'pretrained': found[0].value, 'random': found[1].value, 'difference': apart.value}
         data.append(row | {'low': apart.low, 'high': apart.high, 'seeds': apart.seeds})
         used.append(cell)
+        least.append((name, apart.smallest, apart.groups))
     if not rows:
         return Nothing(notes=['Nothing was run from random weights.'])
     shown = pd.concat(used)
@@ -215,5 +216,6 @@ def pretraining(records: pd.DataFrame, f1: str = 'weighted') -> Output:
         columns=['Encoder', 'Dataset', 'Method', 'Pre-trained', 'Random', 'Difference in points', 'Seeds'],
         rows=rows,
         notes=provenance.describe(records, shown, f1),
+        top=provenance.least(least, 'between the two'),
         data=pd.DataFrame(data),
     )

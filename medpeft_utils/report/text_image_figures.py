@@ -7,7 +7,6 @@ hold what it memorised, go into one beside the results, which stays local; real 
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +17,6 @@ import pandas as pd
 from medpeft_utils.report import scores, style
 from medpeft_utils.report import text_image_scores as ti
 from medpeft_utils.report.output import Figure, Nothing, renderer
-from medpeft_utils.report.style import FOOTER
 
 PROMPT = 'No acute cardiopulmonary process.'
 TRUTH = 'Ground truth'
@@ -142,7 +140,7 @@ def _mosaic(images: np.ndarray) -> np.ndarray:
 
 
 def _draw(lines: list[tuple[str, list[Cell]]], notes: list[str], synthetic: bool):
-    across, beneath = max(len(cells) for _, cells in lines), 0.15 * FOOTER + 0.06
+    across, beneath = max(len(cells) for _, cells in lines), style.BENEATH
     width, height = EDGE * max(across, 6) + 0.6, BLOCK * len(lines) + TOP + beneath
     with style.drawing():
         figure = style.new_figure(width, height)
@@ -154,12 +152,7 @@ def _draw(lines: list[tuple[str, list[Cell]]], notes: list[str], synthetic: bool
                 _fill(axes, cell)
                 if not place:
                     axes.set_ylabel(label, size=7.5)
-        if synthetic:
-            box = {'boxstyle': 'round,pad=0.25', 'facecolor': '#fff3c4', 'edgecolor': 'none'}
-            x = (0.44 + EDGE * across) / width
-            figure.text(x, 1 - 0.1 / height, 'synthetic images', size=7, weight='bold', ha='right', va='top', bbox=box)
-        words = textwrap.fill(' '.join(notes), int(width * 19), max_lines=FOOTER, placeholder=' …')
-        figure.text(0.06 / width, (beneath - 0.03) / height, words, size=6.2, color=style.GREY, va='top')
+        style.footer(figure, notes, synthetic)
     return figure
 
 

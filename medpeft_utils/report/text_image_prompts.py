@@ -9,7 +9,7 @@ import pandas as pd
 from medpeft_utils.report import provenance, style
 from medpeft_utils.report import text_image_scores as ti
 from medpeft_utils.report.output import Figure, Nothing, renderer
-from medpeft_utils.report.style import bar, mark_synthetic, sheet
+from medpeft_utils.report.style import bar, sheet
 from medpeft_utils.report.text_image_tables import NO_RUN
 
 REAL = 'Real test images'
@@ -73,7 +73,7 @@ def _draw(axes, rows: pd.DataFrame) -> None:
         at = methods.index(one.method) + (size - (len(sizes) - 1) / 2) * 0.22
         plain = {'color': style.INK, 'marker': 'o' if one.method == REAL else 'X'}
         look = plain if one.method in (ti.BASE, REAL) else style.look(one.method)
-        how = {'color': look['color'], 'alpha': 1 - 0.3 * size, 'zorder': 4}
+        how = {'color': look['color'], 'alpha': 1 - 0.3 * size, 'zorder': 4, 'markersize': 5.5}
         for axis, value in ((left, one.auroc), (middle, one.gain), (right, one.kid)):
             axis.plot(value, at, marker=look['marker'], markeredgecolor='white', markeredgewidth=0.4, **how)
         bar(left, at, one.auroc_low, one.auroc_high, look['color'], across=True, alpha=0.35)
@@ -112,13 +112,19 @@ def prompt_following(records: pd.DataFrame, f1: str = 'weighted') -> Figure | No
     with style.drawing():
         height = 0.27 * sum(lines) / len(sets) + 0.75
         how = {'sharey': 'row', 'height_ratios': lines}
-        figure, grid = sheet(len(sets), 3, ' '.join(notes), 2.7, height, **how)
+        figure, grid = sheet(
+            len(sets),
+            3,
+            ['Bars: 95 %. Paler: fewer training pairs.', *notes],
+            2.7,
+            height,
+            provenance.is_synthetic(table),
+            **how,
+        )
         for axes, data in zip(grid, sets, strict=True):
             _draw(axes, rows[rows['data'] == data])
             sizes = ', '.join(f'{size:,}' for size in sorted(rows[rows['data'] == data]['pairs'].unique())[::-1])
             axes[0].set_title(f'{data}: {sizes} pairs')
-            if table[table['data'] == data]['synthetic'].any():
-                mark_synthetic(axes[2])
         names = 'AUROC of findings', 'AUROC minus untuned', 'KID (lower is better)'
         for axis, words in zip(grid[-1], names, strict=True):
             axis.set_xlabel(words)

@@ -145,6 +145,18 @@ def summary(found: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({'average_fid': table.mean(), 'average_rank': rank, 'sizes': len(table)})
 
 
+def detectable(found: pd.DataFrame, name: str = 'fid') -> list[str]:
+    """The smallest difference of a distance from full fine-tuning that the training seeds can show, in a sentence."""
+    rows = []
+    for method in dict.fromkeys(found['method']):
+        parts = gains(found, method, FULL, name) if method != FULL else {}
+        rows += [(f'{data}, {pairs:,} pairs', one.interval().smallest, 0) for (data, pairs), one in parts.items()]
+    known = [row for row in rows if not math.isnan(row[1])]
+    if not known:
+        return [f'No difference of {name.upper()} between methods can be shown: fewer than three training seeds.']
+    return provenance.least(known, f'of {name.upper()} from full FT', '')
+
+
 def sets(table: pd.DataFrame) -> Iterable[tuple[str, pd.DataFrame]]:
     """The runs of each set of pairs."""
     return table.groupby('data', sort=False)

@@ -120,6 +120,7 @@ def table4(records: pd.DataFrame, f1: str = 'weighted') -> Table | Nothing:
         columns=COLUMNS4,
         rows=rows,
         notes=[*ti.describe(records, table), *(NOTES4 if len(table) else ())],
+        top=ti.detectable(ti.values(table)) if len(table) else (),
         data=_numbers4(table),
         further={'samples': ti.against_base(table)} if len(table) else {},
     )
@@ -193,6 +194,7 @@ def generation_metrics(records: pd.DataFrame, f1: str = 'weighted') -> Table | N
         columns=columns,
         rows=rows,
         notes=[*ti.describe(records, table), *_notes_metrics(table)],
+        top=ti.detectable(found, 'kid'),
         data=found,
         further={'findings': _findings(table)},
     )
@@ -278,8 +280,15 @@ def lora_controls(records: pd.DataFrame, f1: str = 'weighted') -> Table | Nothin
         columns=COLUMNS_LORA,
         rows=rows,
         notes=[*ti.describe(records, table), *_notes_lora(table)],
+        top=_detectable_lora(table),
         data=pd.concat(data, ignore_index=True),
     )
+
+
+def _detectable_lora(table: pd.DataFrame) -> list[str]:
+    """The smallest difference between LoRA as trained and as never trained that the training seeds can show."""
+    sides = [ti.values(table).assign(method='trained'), ti.values(table, 'untrained').assign(method=ti.FULL)]
+    return [line.replace('full FT', 'adapters never trained') for line in ti.detectable(pd.concat(sides))]
 
 
 def _paper_lora() -> list[str]:
