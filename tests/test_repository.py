@@ -97,6 +97,30 @@ def test_what_the_package_needs_besides_code_is_installed_with_it():
     assert left_out == []
 
 
+def built(folder: Path, source: Path = ROOT) -> set[str]:
+    """The files that setuptools puts into a wheel built from `source`."""
+    command = [sys.executable, 'setup.py', '-q', 'build', '--build-base', str(folder / 'build')]
+    done = subprocess.run(command, cwd=source, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return {path.relative_to(folder / 'build/lib').as_posix() for path in (folder / 'build/lib').rglob('*.*')}
+
+
+def test_the_wheel_holds_the_package_and_the_notebooks_that_it_runs(tmp_path):
+    copied = tmp_path / 'source'
+    for path in files():
+        if path.is_relative_to(PACKAGE) or path.is_relative_to(ROOT / 'notebooks') or path.parent == ROOT:
+            target = copied / path.relative_to(ROOT)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.symlink_to(path)
+    wheel = built(tmp_path, copied)
+    package = {name_of(path) for path in files() if path.is_relative_to(PACKAGE)}
+    assert package - wheel == set()
+    notebooks = {name.partition('study/')[2] for name in wheel - package}
+    assert notebooks >= {name_of(path) for path in [*EXPERIMENTS, *(ROOT / 'notebooks/grids').glob('*.yaml')]}
+    assert 'notebooks/figures_and_tables.ipynb' in notebooks and 'notebooks/learn/05_lora.ipynb' in notebooks
+    assert all(name.startswith('notebooks/') for name in notebooks), 'and nothing else: no tests, no figures'
+
+
 def test_the_citation_is_of_this_version_and_of_both_papers():
     citation = yaml.safe_load((ROOT / 'CITATION.cff').read_text())
     assert {entry['identifiers'][0]['value'] for entry in citation['references']} == {

@@ -17,8 +17,8 @@ import nbformat
 
 from medpeft_utils.core.code import Code, imported
 from medpeft_utils.core.errors import MedpeftError, UnknownName
+from medpeft_utils.study.paths import notebooks_folder
 
-FOLDER = Path('notebooks') / 'learn'
 STAMP = 'medpeft'  # the key in a notebook's metadata
 DATASET = 'synthetic_ham10000'  # that of a lesson
 DRAWN = 6000  # colours that a chart has at the most, its soft edges among them; photographs have more
@@ -60,15 +60,16 @@ class Page:
         return self.notebook.metadata.get(STAMP, {}).get('of') != stamp(self.notebook)
 
 
-def pages(folder: str | Path = FOLDER) -> list[Page]:
-    """The learning notebooks in the order of reading. Raises UnknownName where there are none."""
-    found = sorted(Path(folder).glob('[0-9]*.ipynb'))
+def pages(folder: str | Path | None = None) -> list[Page]:
+    """The learning notebooks in the order of reading, of notebooks/learn by default. Raises UnknownName without any."""
+    folder, usual = Path(folder or notebooks_folder() / 'learn'), 'notebooks/learn'
+    found = sorted(folder.glob('[0-9]*.ipynb'))
     if not found:
-        raise UnknownName('folder of learning notebooks', str(folder), [str(FOLDER)], 'run this from the repository')
+        raise UnknownName('folder of learning notebooks', str(folder), [usual], 'run this from the repository')
     return [Page(path) for path in found]
 
 
-def chosen(names: tuple[str, ...], folder: str | Path = FOLDER) -> list[Page]:
+def chosen(names: tuple[str, ...], folder: str | Path | None = None) -> list[Page]:
     """The pages of some names, such as '05_lora' or 'lora'; all of them where none is given. Raises UnknownName."""
     known = pages(folder)
     by_name = {page.name: page for page in known} | {page.name.partition('_')[2]: page for page in known}

@@ -13,7 +13,7 @@ from urllib.parse import unquote
 
 import nbformat
 
-from medpeft_utils.learn.book import FOLDER, Page, pages
+from medpeft_utils.learn.book import Page, pages
 
 FORMULA = re.compile(r'\$\$(.+?)\$\$|(?<![\\$\w])\$([^$\n]+?)\$(?!\w)', re.DOTALL)
 CODE = re.compile(r'(```.*?```|`[^`\n]*`)', re.DOTALL)
@@ -78,7 +78,7 @@ FRAME = """<!doctype html>
 """
 
 
-def build(out: str | Path, folder: str | Path = FOLDER) -> Path:
+def build(out: str | Path, folder: str | Path | None = None) -> Path:
     """Write the pages; they replace those of an earlier call.
 
     Args:

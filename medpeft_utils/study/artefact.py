@@ -19,7 +19,7 @@ from medpeft_utils.core.files import plain, write_bytes
 from medpeft_utils.core.hashing import digest
 from medpeft_utils.study import records
 from medpeft_utils.study.commands import FIGURES, RESULTS
-from medpeft_utils.study.paths import project_root
+from medpeft_utils.study.paths import notebooks_folder, project_root
 
 EPOCH = (1980, 1, 1, 0, 0, 0)  # of every file in a zip archive that does not tell when it was made
 DRAWN = '.csv', '.md', '.tex', '.svg'  # pictures of images stay out: those of patients may not be passed on
@@ -38,12 +38,10 @@ def parts(profile: str, results: Path, figures: Path) -> dict[str, bytes]:
     content = {'records.jsonl': ''.join(json.dumps(record, ensure_ascii=False) + '\n' for record in kept).encode()}
     content |= {f'figures/{name}': text for name, text in _drawn(target)}
     content |= {name: (root / name).read_bytes() for name in BESIDE if (root / name).is_file()}
-    for path in [
-        *sorted((root / 'notebooks' / 'experiments').glob('*.ipynb')),
-        root / f'notebooks/grids/{profile}.yaml',
-    ]:
+    notebooks = notebooks_folder()
+    for path in [*sorted((notebooks / 'experiments').glob('*.ipynb')), notebooks / f'grids/{profile}.yaml']:
         if path.is_file():
-            content[path.relative_to(root).as_posix()] = path.read_bytes()
+            content[f'notebooks/{path.relative_to(notebooks).as_posix()}'] = path.read_bytes()
     content |= {f'cards/{name}.json': _json(card) for name, card in _cards(kept)}
     content['README.md'] = _about(profile, kept).encode()
     sums = ''.join(f'{digest_of(text)}  {name}\n' for name, text in sorted(content.items()))

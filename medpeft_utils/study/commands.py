@@ -18,7 +18,7 @@ from medpeft_utils.core.errors import BadInput
 from medpeft_utils.core.files import write_bytes
 from medpeft_utils.core.yaml_files import parse_yaml
 from medpeft_utils.study.grid import Grid, Run, dump, load_grid, selected
-from medpeft_utils.study.paths import StudyFolder, find_grid, project_root
+from medpeft_utils.study.paths import StudyFolder, find_grid, notebooks_folder, project_root
 from medpeft_utils.study.splits import identified, known, prepare
 
 if TYPE_CHECKING:
@@ -362,7 +362,7 @@ def report(profile: str, results: Path, figures: Path, by: tuple[str, ...]) -> N
     from medpeft_utils.study import records
     from medpeft_utils.study.worker import own_sockets
 
-    notebook = project_root() / 'notebooks' / 'figures_and_tables.ipynb'
+    notebook = notebooks_folder() / 'figures_and_tables.ipynb'
     folder, target = (results / profile).resolve(), (figures / profile).resolve()
     if folder.is_dir():
         records.collect(folder, target / 'records.jsonl')

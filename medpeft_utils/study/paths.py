@@ -17,9 +17,15 @@ def project_root(start: Path | None = None) -> Path:
     return start
 
 
+def notebooks_folder(start: Path | None = None) -> Path:
+    """The project's notebooks and grids; those that travel in the wheel (setup.py) where there is no project."""
+    inside, folder = Path(__file__).with_name('notebooks'), project_root(start) / 'notebooks'
+    return inside if inside.is_dir() and not folder.is_dir() else folder
+
+
 def experiments_folder(start: Path | None = None) -> Path:
     """The folder of the experiment notebooks."""
-    return project_root(start) / 'notebooks' / 'experiments'
+    return notebooks_folder(start) / 'experiments'
 
 
 def find_grid(name: str, results: Path) -> Path:
@@ -29,7 +35,7 @@ def find_grid(name: str, results: Path) -> Path:
     """
     if Path(name).is_file():
         return Path(name)
-    folder = project_root() / 'notebooks' / 'grids'
+    folder = notebooks_folder() / 'grids'
     for path in (folder / f'{name}.yaml', results / name / 'grid.yaml'):
         if path.is_file():
             return path
