@@ -27,7 +27,7 @@ COMMANDS = {
         'Give adapters to peft, diffusers and the Hub, take theirs.',
     ),
     'report': ('medpeft_utils.compare.commands:report', 'Render the figures and tables of a study.'),
-    'cost': ('medpeft_utils.report.commands:cost', 'Show what each method of a study costs.'),
+    'cost': ('medpeft_utils.report.cost:command', 'Show what each method of a study costs.'),
     'verify': ('medpeft_utils.study.verify:verify', 'Run some of the kept records again: do their numbers hold here?'),
     'artefact': ('medpeft_utils.study.artefact:artefact', 'Pack a study as one archive, for a DOI.'),
     'params': ('medpeft_utils.cli:params', 'Count the trainable parameters of every method.'),

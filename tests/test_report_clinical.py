@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
+import runpy
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -16,9 +20,17 @@ from test_report_invented import records_with_rows
 
 from medpeft_utils import report
 from medpeft_utils.core.errors import BadInput
-from medpeft_utils.report import clinical, commands, paper, source, subgroups
+from medpeft_utils.report import clinical, cost, paper, source, subgroups
 from medpeft_utils.report.inference import TestSplit
 from medpeft_utils.training import rows
+
+HERE = Path(__file__).parent
+made = SimpleNamespace(**runpy.run_path(HERE / 'reference' / 'clinical.py'))
+
+
+def rates_at(y: np.ndarray, p: np.ndarray, threshold: float) -> tuple[float, float]:
+    """Sensitivity and specificity, by their definition."""
+    return (p[y == 1] >= threshold).mean(), (p[y == 0] < threshold).mean()
 
 
 def case(seed: int, count: int = 400, ties: bool = False) -> tuple[np.ndarray, np.ndarray]:
@@ -42,8 +54,8 @@ def test_numbers_are_scikit_learn_s(seed: int, ties: bool):
 def test_the_calibration_line_is_that_of_a_logistic_regression(seed: int):
     y, p = case(seed)
     slope, intercept = clinical.calibration_line(y, p)
-    fitted = LogisticRegression(C=np.inf, tol=1e-10, max_iter=10_000).fit(special.logit(p)[:, None], y)
-    assert slope == pytest.approx(fitted.coef_[0, 0], abs=1e-4)
+    fitted = LogisticRegression(C=np.inf, solver='newton-cholesky', tol=1e-13).fit(special.logit(p)[:, None], y)
+    assert slope == pytest.approx(fitted.coef_[0, 0], abs=1e-9)
     assert special.expit(special.logit(p) + intercept).mean() == pytest.approx(y.mean(), abs=1e-9)
     assert all(map(math.isnan, clinical.calibration_line(np.ones(5), np.full(5, 0.5))))
 
@@ -52,15 +64,15 @@ def test_the_calibration_line_is_that_of_a_logistic_regression(seed: int):
 def test_thresholds_reach_what_is_wanted_and_no_more(wanted: float):
     y, p = case(1)
     at = clinical.threshold_at_specificity(y, p, wanted)
-    sensitivity, specificity = clinical.at_threshold(y, p, at)
+    sensitivity, specificity = rates_at(y, p, at)
     false, true, _ = roc_curve(y, p, drop_intermediate=False)
     assert specificity >= wanted and sensitivity == pytest.approx(true[1 - false >= wanted].max())
     at = clinical.threshold_at_sensitivity(y, p, wanted)
-    sensitivity, specificity = clinical.at_threshold(y, p, at)
+    sensitivity, specificity = rates_at(y, p, at)
     assert sensitivity >= wanted and specificity == pytest.approx(1 - false[true >= wanted].min())
 
 
-def test_bins_of_equal_mass_and_net_benefit_are_their_formulas():
+def test_bins_of_equal_mass_are_their_formula():
     y, p = case(2, 301)
     counts = np.bincount(clinical.equal_mass(p))
     assert len(counts) == 15 and set(counts) == {20, 21}
@@ -69,10 +81,28 @@ def test_bins_of_equal_mass_and_net_benefit_are_their_formulas():
         abs(y[rows].mean() - p[rows].mean()) * len(rows) for rows in np.array_split(np.argsort(p), 15)
     ) / len(y)
     assert clinical.drawn_calibration_error(split, y, p)[0] == pytest.approx(expected, abs=1e-12)
-    at = np.array([0.1, 0.4])
-    everyone = clinical.net_benefit(y, np.ones(len(y)), at)  # dcurves' "treat all"
-    assert everyone == pytest.approx(y.mean() - (1 - y.mean()) * at / (1 - at))
-    assert clinical.drawn_net_benefit(split, y, p, at)[0] == pytest.approx(clinical.net_benefit(y, p, at), abs=1e-12)
+
+
+@pytest.mark.parametrize('expected', json.loads((HERE / 'reference' / 'clinical.json').read_text()))
+def test_decision_curves_and_subgroups_are_dcurves_and_fairlearn_s(expected: dict):
+    """`reference/clinical.py` made the numbers, and says by which command."""
+    y, p, of = made.case(expected['seed'])
+    split, at = TestSplit(y[:, None], np.arange(len(y)), draws=5), np.array(made.THRESHOLDS)
+    for name, scores in (('model', p), ('all', np.ones(len(p)))):
+        net = clinical.drawn_net_benefit(split, y, scores, at)[0]
+        assert net == pytest.approx(expected['net_benefit'][name], abs=1e-12)
+    names = sorted(expected['auroc'])
+    areas = subgroups.areas(split, y[:, None], p[:, None], of, names, [0])
+    assert areas[0] == pytest.approx([expected['auroc'][name] for name in names], abs=1e-12)
+    high, low = subgroups.ends([areas])
+    assert areas[0, high] - areas[0, low] == pytest.approx(expected['gap'], abs=1e-12)
+    for name in names:
+        rows = of == name
+        part = TestSplit(y[rows, None], np.arange(rows.sum()), draws=5)
+        found = [rate[0] for rate in clinical.drawn_rates(part, y[rows], p[rows], 0.3)]
+        assert found == pytest.approx(
+            [expected['rates'][name][rate] for rate in ('sensitivity', 'specificity')], abs=1e-12
+        )
 
 
 def test_a_temperature_undoes_overconfidence():
@@ -163,7 +193,7 @@ def test_the_clinical_table_has_every_class_and_takes_thresholds_from_validation
     on, _, _, theirs = rows.read(record, 'validation')
     p, q = (clinical.class_probabilities(o, False)[:, 2] for o in (odds, theirs))
     at = clinical.threshold_at_specificity((on == 2).astype(int), q, 0.9)
-    one = clinical.at_threshold((labels == 2).astype(int), p, at)[1]
+    one = rates_at((labels == 2).astype(int), p, at)[1]
     assert row['specificity_reached_90'] == pytest.approx(one, abs=0.05)
     assert row['auroc_low'] < row['auroc'] < row['auroc_high'] and row['prevalence'] == pytest.approx(
         (labels == 2).mean()
@@ -280,8 +310,8 @@ def test_medpeft_cost_prints_the_table_or_says_what_is_missing(study, monkeypatc
     records = study.copy()
     records['record'] = [one | {'cost': {'step_flops': 4e9}, 'backbone': {'image_size': 48}} for one in study['record']]
     monkeypatch.setattr(source, 'load', lambda *given: records)
-    done = CliRunner().invoke(commands.cost, ['mine'])
+    done = CliRunner().invoke(cost.command, ['mine'])
     assert done.exit_code == 0 and 'Step, GFLOP' in done.output and 'LoRA' in done.output
     monkeypatch.setattr(source, 'load', lambda *given: study)
-    done = CliRunner().invoke(commands.cost, ['mine'])
+    done = CliRunner().invoke(cost.command, ['mine'])
     assert isinstance(done.exception, BadInput) and 'medpeft run mine' in str(done.exception)

@@ -288,7 +288,7 @@ def show(folder: StudyFolder, by: Sequence[str] = (), with_older: bool = False) 
 def report(profile: str, results: Path, figures: Path, by: tuple[str, ...], only: tuple[str, ...]) -> None:
     """Render the figures and tables of PROFILE from its records; of a comparison, its page."""
     from medpeft_utils.compare.study import GRID
-    from medpeft_utils.report.commands import draw
+    from medpeft_utils.report.output import draw
     from medpeft_utils.study import commands
 
     folder = StudyFolder(results / profile)

@@ -43,11 +43,6 @@ def temperature(labels: np.ndarray, odds: np.ndarray) -> float:
 # ---- one finding: y [N] of 0 and 1, p [N]
 
 
-def prevalence(y: np.ndarray) -> float:
-    """Share of positives."""
-    return float(np.mean(y))
-
-
 def average_precision(y: np.ndarray, p: np.ndarray) -> float:
     """Area under the precision-recall curve, as scikit-learn's average precision; NaN without a positive."""
     order = np.argsort(-p, kind='stable')
@@ -76,13 +71,6 @@ def threshold_at_sensitivity(y: np.ndarray, p: np.ndarray, sensitivity: float) -
     if not len(positives):
         return math.nan
     return float(positives[max(math.ceil(sensitivity * len(positives) - 1e-9), 1) - 1])
-
-
-def at_threshold(y: np.ndarray, p: np.ndarray, threshold: float) -> tuple[float, float]:
-    """Sensitivity and specificity; NaN where there is no positive, or no negative."""
-    above = p >= threshold
-    sensitivity = float(above[y == 1].mean()) if (y == 1).any() else math.nan
-    return sensitivity, float((~above[y == 0]).mean()) if (y == 0).any() else math.nan
 
 
 def calibration_line(y: np.ndarray, p: np.ndarray) -> tuple[float, float]:
@@ -121,13 +109,6 @@ def equal_mass(p: np.ndarray, bins: int = BINS) -> np.ndarray:
     for number, rows in enumerate(np.array_split(np.argsort(p, kind='stable'), min(bins, len(p)))):
         which[rows] = number
     return which
-
-
-def net_benefit(y: np.ndarray, p: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """Net benefit at each threshold (Vickers and Elkin 2006): TP/n - FP/n * t / (1 - t)."""
-    above = p[:, None] >= thresholds
-    true, false = (above & (y == 1)[:, None]).mean(0), (above & (y == 0)[:, None]).mean(0)
-    return true - false * thresholds / (1 - thresholds)
 
 
 # ---- the same in every resample of the groups
@@ -179,7 +160,7 @@ def drawn_rates(split: TestSplit, y: np.ndarray, p: np.ndarray, threshold: float
 
 
 def drawn_net_benefit(split: TestSplit, y: np.ndarray, p: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """[1 + draws, thresholds] net benefit."""
+    """[1 + draws, thresholds] net benefit (Vickers and Elkin 2006): TP/n - FP/n * t / (1 - t)."""
     above = p[:, None] >= thresholds
     true, false = _sums(split, above * (y == 1)[:, None]), _sums(split, above * (y == 0)[:, None])
     return (true - false * thresholds / (1 - thresholds)) / _sums(split, np.ones(len(y)))[:, None]

@@ -12,16 +12,14 @@ import pandas as pd
 
 from medpeft_utils.core.drawing import plain
 from medpeft_utils.report import clinical, cxr_scores, paper, provenance, scores, style
-from medpeft_utils.report.claims import CONSEQUENCE
 from medpeft_utils.report.inference import Interval, Sample, TestSplit
 from medpeft_utils.report.output import MISSING, Figure, Nothing, Output, Row, Table, renderer
-from medpeft_utils.report.style import bar, sheet
+from medpeft_utils.report.style import sheet
 
 SHOWN = ('Full FT', 'Linear Probing', 'LoRA', 'SSF', 'BitFit', 'Bias Tuning')
 NO_ROWS = 'These records hold no rows of validation and test: clinical metrics are not available.'
 OF_INTEREST = ('malignant', 'mel', 'melanoma', 'glaucoma', 'pneumonia', 'lung opacity', 'effusion')
 NOT_CLINICAL = 'No clinical evaluation: retrospective images, no prospective patient, no reader.'
-BARS = 'Bars: 95 % intervals. Grey: no difference of consequence (2 points).'
 
 
 _TEMPERATURES: dict[tuple[str, str], float] = {}
@@ -110,6 +108,16 @@ def sample(runs: list[Run], measure: Callable[[Run], np.ndarray]) -> Sample:
     return Sample.of_runs(found, runs[0].test.groups, runs[0].ratio)
 
 
+def differences(methods: dict[str, list[Run]], measure: Callable[[Run], np.ndarray]) -> dict[str, Interval]:
+    """{method: its mean quantity minus that of full FT}, paired; nothing where full FT was not run."""
+    if scores.FULL not in methods:
+        return {}
+    base = sample(methods[scores.FULL], measure)
+    return {
+        method: (sample(own, measure) - base).interval() for method, own in methods.items() if method != scores.FULL
+    }
+
+
 def positive(classes: list[str]) -> int:
     """The class that curves are drawn of: one of clinical interest by its name, else the last."""
     names = [name.lower() for name in classes]
@@ -129,7 +137,7 @@ def _measured(runs: list[Run], k: int) -> dict[str, Interval | float]:
         return _mean([measure(*ready[id(run)][1:]) for run in runs])
 
     found: dict[str, Interval | float] = {
-        'prevalence': mean(lambda y, p: clinical.prevalence(y)),
+        'prevalence': mean(lambda y, p: float(y.mean())),
         'auroc': sample(runs, lambda run: clinical.drawn_auroc(*ready[id(run)])).interval(),
         'auprc': mean(clinical.average_precision),
         'brier': sample(runs, lambda run: clinical.drawn_brier(*ready[id(run)])).interval(),
@@ -228,12 +236,12 @@ def clinical_table(records: pd.DataFrame, f1: str = 'weighted') -> Output:
         columns=['Encoder', 'Data: class', 'Method', *COLUMNS],
         rows=rows,
         top=provenance.least(least, 'in AUROC from full FT'),
-        notes=[TABLE_NOTE + 'Every class and operating point is in the CSV. ' + NOT_CLINICAL, *_over(runs)],
+        notes=[TABLE_NOTE + 'Every class and operating point is in the CSV. ' + NOT_CLINICAL, *over(runs)],
         data=pd.DataFrame(data),
     )
 
 
-def _over(runs: list[Run]) -> list[str]:
+def over(runs: list[Run]) -> list[str]:
     """What the intervals of these runs are over."""
     kinds = set()
     for _, methods in cells(runs):
@@ -307,7 +315,7 @@ def clinical_curves(records: pd.DataFrame, f1: str = 'weighted') -> Output:
     drawn, used = [], [run for _, methods in chosen for own in methods.values() for run in own]
     with style.drawing():
         figure, axes = sheet(
-            len(chosen), 2, ['Bands: 95 %.', *_over(used)], 3.5, 2.5, any(run.synthetic for run in used)
+            len(chosen), 2, ['Bands: 95 %.', *over(used)], 3.5, 2.5, any(run.synthetic for run in used)
         )
         for across, ((encoder, data), methods) in zip(axes, chosen, strict=True):
             methods = dict(list(methods.items())[:3])
@@ -324,106 +332,6 @@ def clinical_curves(records: pd.DataFrame, f1: str = 'weighted') -> Output:
     return Figure(
         synthetic=any(run.synthetic for run in used),
         figure=figure,
-        notes=[*_over(used), 'Bands: 95 %. Dashed: perfect calibration. ' + NOT_CLINICAL],
+        notes=[*over(used), 'Bands: 95 %. Dashed: perfect calibration. ' + NOT_CLINICAL],
         data=pd.DataFrame(drawn),
     )
-
-
-# ---- does PEFT calibrate worse?
-
-
-def class_wise_error(run: Run, scaled: bool) -> np.ndarray:
-    """[1 + draws] expected calibration error, the mean over the classes that occur."""
-    y, p = run.probabilities('test', scaled)
-    split = run.test
-    here = [k for k in range(y.shape[1]) if 0 < y[:, k].sum() < len(y)]
-    return np.mean([clinical.drawn_calibration_error(split, y[:, k], p[:, k]) for k in here], axis=0)
-
-
-def differences(methods: dict[str, list[Run]], measure: Callable[[Run], np.ndarray]) -> dict[str, Interval]:
-    """{method: its mean quantity minus that of full FT}, paired; nothing where full FT was not run."""
-    if scores.FULL not in methods:
-        return {}
-    base = sample(methods[scores.FULL], measure)
-    return {
-        method: (sample(own, measure) - base).interval() for method, own in methods.items() if method != scores.FULL
-    }
-
-
-def forest(
-    figures: list[tuple[str, dict[str, dict[str, Interval]]]],
-    words: str,
-    notes: list[str],
-    marks: dict[str, str],
-    synthetic: bool = False,
-):
-    """A panel a data set, a row a method: differences from full FT with their bars; `marks` are kind to marker."""
-    methods = list(dict.fromkeys(method for _, found in figures for kind in found.values() for method in kind))
-    figure, axes = sheet(
-        1, len(figures), [BARS, *notes], max(2.1, 7 / len(figures)), 0.21 * len(methods) + 1.25, synthetic, sharey=True
-    )
-    for axis, (title, found) in zip(axes[0], figures, strict=True):
-        axis.axvspan(-100 * CONSEQUENCE, 100 * CONSEQUENCE, color=style.PALE, alpha=0.35, linewidth=0, zorder=0)
-        axis.axvline(0, color=style.INK, linewidth=0.8, zorder=1)
-        for aside, (kind, by_method) in enumerate(found.items()):
-            for method, one in by_method.items():
-                at = methods.index(method) + 0.26 * (aside - (len(found) - 1) / 2)
-                colour = style.palette()[(0, 1)[aside % 2]]
-                bar(axis, at, 100 * one.low, 100 * one.high, colour, across=True)
-                label = kind if method == next(iter(by_method)) else None
-                how = {'color': colour, 'marker': marks[kind], 'linestyle': '', 'markeredgecolor': 'white', 'zorder': 4}
-                axis.plot(100 * one.value, at, label=label, **how)
-        axis.set_title(title)
-        axis.set_xlabel(words)
-        axis.grid(axis='y', visible=False)
-    axes[0, 0].set_yticks(range(len(methods)), methods)
-    axes[0, 0].set_ylim(len(methods) - 0.4, -0.6)
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    if len(labels) > 1:
-        figure.legend(handles, labels, loc='outside upper center', ncols=3, frameon=False, fontsize=7)
-    return figure
-
-
-@renderer(
-    'calibration',
-    'Does PEFT calibrate worse than full fine-tuning?',
-    'Are the probabilities of PEFT less reliable than those of full FT?',
-)
-def calibration(records: pd.DataFrame, f1: str = 'weighted') -> Output:
-    """Class-wise calibration error minus that of full FT, before and after a temperature fitted on validation."""
-    runs = runs_with_rows(records, f1)
-    panels, data = [], []
-    for (encoder, name), methods in cells(runs):
-        found = {}
-        for kind, scaled in (('as trained', False), ('after a temperature', True)):
-            found[kind] = differences(methods, lambda run, scaled=scaled: class_wise_error(run, scaled))
-            data += [{'encoder': encoder, 'dataset': name, 'method': m, 'kind': kind, 'difference': i.value,
-                      'low': i.low, 'high': i.high, 'over': i.over} for m, i in found[kind].items()]  # fmt: skip
-        if found['as trained']:
-            panels.append((f'{name}\n{encoder}', found))
-    if not panels:
-        return Nothing(notes=[NO_ROWS])
-    panels = sorted(panels, key=lambda panel: -len(panel[1]['as trained']))[:4]
-    counts, synthetic = verdicts(data), any(run.synthetic for run in runs)
-    with style.drawing():
-        marks = {'as trained': 'o', 'after a temperature': 'D'}
-        figure = forest(panels, 'calibration error minus\nfull FT, points', [counts, *_over(runs)], marks, synthetic)
-    return Figure(
-        synthetic=synthetic,
-        figure=figure,
-        notes=[
-            counts,
-            *_over(runs),
-            'To the right: worse than full FT. Band: no difference of consequence (2 points).',
-        ],
-        data=pd.DataFrame(data),
-    )
-
-
-def verdicts(data: list[dict]) -> str:
-    """How many of these differences are detectable, and of consequence, in a sentence."""
-    known = [row for row in data if not math.isnan(row['low'])]
-    worse, better = sum(row['low'] > 0 for row in known), sum(row['high'] < 0 for row in known)
-    none = sum(row['low'] > -CONSEQUENCE and row['high'] < CONSEQUENCE for row in known)
-    words = f'Of {len(known)} differences from full FT {worse} are detectably larger and {better} detectably smaller; '
-    return words + f'in {none} a difference of consequence (2 points) is excluded. Not corrected for their number.'

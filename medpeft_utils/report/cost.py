@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
+import click
 import pandas as pd
 
-from medpeft_utils.report import paper, provenance, scores, style
+from medpeft_utils.core.errors import BadInput
+from medpeft_utils.report import paper, provenance, scores, source, style
 from medpeft_utils.report.figure3 import pareto
 from medpeft_utils.report.output import MISSING, Figure, Nothing, Output, Row, Table, renderer
 from medpeft_utils.report.style import place_labels, sheet
+from medpeft_utils.study.paths import project_root
 
 NO_COST = 'These records hold no costs.'
 COSTS = {  # field: heading, divisor, digits
@@ -154,3 +158,17 @@ def _draw(axes, methods: list[str], cost_: pd.Series, means: pd.Series, front: l
         lines,
         6,
     )
+
+
+@click.command('cost')
+@click.argument('profile')
+@click.option('--results', type=click.Path(path_type=Path), help='Default: results of this project.')
+@click.option('--figures', type=click.Path(path_type=Path), help='Default: figures of this project.')
+def command(profile: str, results: Path | None, figures: Path | None) -> None:
+    """Print what each method of PROFILE costs, from its records: operations, bytes, memory, images a second."""
+    at, beside = (results or project_root() / 'results') / profile, (figures or project_root() / 'figures') / profile
+    found = cost(source.load(profile, at, beside))
+    if isinstance(found, Nothing):
+        raise BadInput(f"{profile}: {NO_COST} Runs of today's code hold them: medpeft run {profile}")
+    click.echo(found.frame.to_string(index=False))
+    click.echo('\n'.join(['', *found.notes]))

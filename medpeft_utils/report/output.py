@@ -18,11 +18,12 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
 import numpy as np
 import pandas as pd
 
 from medpeft_utils.core.registry import Registry
-from medpeft_utils.report import style
+from medpeft_utils.report import source, style
 from medpeft_utils.report.inference import Interval
 
 if TYPE_CHECKING:
@@ -328,3 +329,15 @@ def discovered() -> Registry[Renderer]:
 def render(name: str, records: pd.DataFrame, f1: str = 'weighted') -> Output:
     """Draw one figure or table. Raises UnknownName where there is none of that name."""
     return discovered()[name].draw(records, f1)
+
+
+def draw(profile: str, results: Path, figures: Path, names: Sequence[str]) -> None:
+    """Draw these figures and tables of PROFILE into figures/PROFILE, and name each file that shows one."""
+    for name in names:
+        discovered()[name]
+    found = source.load(profile, results / profile, figures / profile)
+    for name in names:
+        output = render(name, found)
+        output.save(figures / profile)
+        shown = figures / profile / f'{name}.{output.kind if isinstance(output, Figure) else "md"}'
+        click.echo(f'{name}: {" ".join(output.notes)}' if isinstance(output, Nothing) else f'{shown} drawn')

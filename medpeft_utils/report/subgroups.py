@@ -12,7 +12,8 @@ import pandas as pd
 from medpeft_utils import auroc
 from medpeft_utils.core.errors import BadInput
 from medpeft_utils.report import clinical, provenance, style
-from medpeft_utils.report.clinical_tables import NO_ROWS, Run, cells, forest, runs_with_rows, sample, verdicts
+from medpeft_utils.report.calibration import forest, verdicts
+from medpeft_utils.report.clinical_tables import NO_ROWS, Run, cells, runs_with_rows, sample
 from medpeft_utils.report.inference import TestSplit
 from medpeft_utils.report.output import MISSING, Figure, Nothing, Output, Row, Table, renderer
 
