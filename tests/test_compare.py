@@ -103,30 +103,50 @@ def test_methods_are_named_once_and_wrong_names_refused():
         plan.methods_of(' , ', 'vit_base_mini')
 
 
+def choose(side: int, budget: float, listed: str = 'usual', **seconds: float) -> plan.Network:
+    """The choice where these networks are at hand and answer an image in so many seconds; a step takes thrice that."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plan, '_is_at_hand', lambda name: name in seconds)
+        patch.setattr(plan, '_measured', lambda network, *_: {part: k * seconds[network.name] for part, k in PARTS})
+        return plan.chosen(side, Work(420, 60, 120, 3), listed, budget, Path(), 1)
+
+
+PARTS = ('step', 3), ('answer', 1)
+DINO, LITE = 'vit_small_patch14_dinov2', 'tf_efficientnet_lite0'
+
+
 def test_without_weights_at_hand_the_error_says_what_serves_meanwhile(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv('MEDPEFT_WEIGHTS', raising=False)
-    name = 'vit_small_patch14_dinov2'
-    with pytest.raises(BadInput, match=rf'(?s)medpeft backbones fetch {name}.*--backbone vit_base_mini'):
-        plan.network(name, 224, graphics=False)
-    chosen = plan.network('', 224, graphics=False)
-    assert chosen.name == 'vit_base_mini'
-    assert '48 of the 224 px' in chosen.why
+    with pytest.raises(BadInput, match=rf'(?s)medpeft backbones fetch {DINO}.*--backbone vit_base_mini'):
+        plan.asked_for(DINO)
+    found = choose(224, 600)
+    assert found.name == 'vit_base_mini'
+    assert '48 of the 224 px' in found.why and f'medpeft backbones fetch {LITE}' in found.why
 
 
-def test_a_published_network_at_hand_is_taken_where_there_is_a_gpu(tmp_path, monkeypatch: pytest.MonkeyPatch):
-    (tmp_path / 'vit_small_patch14_dinov2.safetensors').touch()
-    monkeypatch.setenv('MEDPEFT_WEIGHTS', str(tmp_path))
-    assert plan.network('', 224, graphics=True).name == 'vit_small_patch14_dinov2'
-    assert plan.network('', 224, graphics=True).image_size == 224
-    assert plan.network('', 64, graphics=True).name == 'vit_base_mini'
-    assert 'vit_small_patch14_dinov2 is at hand' in plan.network('', 224, graphics=False).why
+def test_a_published_network_at_hand_is_taken_where_images_and_measured_time_allow_it():
+    assert choose(224, 600, **{DINO: 0.0005, LITE: 0.0001}).name == DINO  # as on a GPU
+    assert choose(224, 600, **{DINO: 0.2, LITE: 0.0007}).name == LITE
+    assert choose(224, 600, 'lora,vpt_deep', **{LITE: 0.0001}).name == 'vit_base_mini'  # tokens do not fit it
+    assert choose(64, 600, **{DINO: 0.0005}).name == 'vit_base_mini'
+    sides = [choose(side, 600, **{DINO: 0.0005}).image_size for side in (96, 150, 300)]
+    assert sides == [112, 168, 224]
+
+
+def test_a_network_that_is_too_slow_is_named_with_a_budget_that_is_enough_for_it():
+    why = choose(224, 600, **{DINO: 0.2, LITE: 0.02}).why
+    found = re.search(rf'{LITE} is at hand and sees more, but .* --budget (\w+)', why)
+    enough = plan.seconds_of(found[1])
+    assert 600 < enough < 24 * 3600
+    assert choose(224, enough, **{DINO: 0.2, LITE: 0.02}).name == LITE
 
 
 def test_steps_and_answers_are_timed_for_each_method(tmp_path: Path):
-    chosen = plan.network('vit_base_mini', 48, graphics=False)
+    chosen = plan.asked_for('vit_base_mini')
     found = plan.speeds(chosen, ['lora', 'linear_probing'], 1, tmp_path)
     assert found['lora'].step > found['lora'].answer > 0
     assert plan.speeds(chosen, ['lora', 'linear_probing'], 1, tmp_path) == found  # measured once
+    assert plan.glance(chosen, 1, tmp_path) > 0
 
 
 # ---- the study and its page

@@ -7,11 +7,11 @@ import shlex
 import statistics
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from medpeft_utils.core.errors import BadInput
 from medpeft_utils.core.files import check_writable, read_json, write_bytes, write_json
@@ -49,6 +49,8 @@ def compare(dataset: str, results: Path, **options: Any) -> None:
     Checks the data, says what it runs and how long that takes, runs it (again after Ctrl-C: what is done is kept), and
     ends with an answer: the page is in the study's folder as HTML and Markdown.
     """
+    if click.get_current_context().get_parameter_source('jobs') is ParameterSource.DEFAULT:
+        options['jobs'] = 0  # as many as the machine has room for
     comparison = Comparison(dataset, results, options)
     comparison.look()
     comparison.prepare()
@@ -63,7 +65,7 @@ class Comparison:
     """One command: its data, its backbone and methods, its plan, and the study that it belongs to."""
 
     def __init__(self, dataset: str, results: Path, options: dict[str, Any]):
-        from medpeft_utils.compare.plan import methods_of, network, seconds_of
+        from medpeft_utils.compare.plan import asked_for, methods_of, seconds_of
         from medpeft_utils.data import CARDS
 
         path = Path(dataset).expanduser()
@@ -78,7 +80,7 @@ class Comparison:
         self.by = options.pop('by')
         self.budget, self.running = seconds_of(self.asked['budget']), options
         if self.asked['backbone']:  # before the images are opened
-            methods_of(self.asked['listed'], network(self.asked['backbone'], 0, False).name)
+            methods_of(self.asked['listed'], asked_for(self.asked['backbone']).name)
         check_writable(results)
 
     # ---- the data
@@ -125,20 +127,38 @@ class Comparison:
         from medpeft_utils.study.processes import graphics_cards, threads_for
         from medpeft_utils.training.classification import stored_size
 
-        self.network = plan.network(self.asked['backbone'], self._side(), bool(graphics_cards()))
+        jobs, graphics = self.running['jobs'], bool(graphics_cards())
+        self.network = self._network(jobs or 1, self.running['threads'] or threads_for(jobs or 1))
+        self.running['jobs'] = jobs or plan.jobs_here(self.network, graphics)
+        threads = self.running['threads'] or threads_for(self.running['jobs'])
         self.methods = plan.methods_of(self.asked['listed'], self.network.name)
         self.family = backbones.family_of(self.network.name)
         size = self.settings.get('image_size') or self.network.image_size
         side = stored_size(size or backbones.image_size_of(self.network.name))
         self.data = data.load(self.dataset, self.data_folder or None, side)
         self.folder = StudyFolder(self.results / profile_of(self.dataset, self.data))
-        threads = self.running['threads'] or threads_for(self.running['jobs'] or 1)
         speeds = plan.speeds(self.network, self.methods, threads, data.cache_root())
-        work = plan.Work(*(len(self.data.rows(s)) for s in data.SPLITS), self.seeds, self.running['jobs'] or 1)
-        work = replace(work, shares=len(SHARES)) if self.curve else work
+        work = self._work({split: len(self.data.rows(split)) for split in data.SPLITS}, self.running['jobs'])
         self.plan = self._planned(work, speeds)
         self.each = {key: work.seconds(key, speeds[key], self.plan.settings) / work.seeds for key in self.methods}
         click.echo('\n'.join(self._announcement()))
+
+    def _network(self, jobs: int, threads: int) -> Any:
+        from medpeft_utils import data
+        from medpeft_utils.compare import plan
+
+        side = self._side()
+        if self.asked['backbone']:
+            return plan.asked_for(self.asked['backbone'], side)
+        work = self._work(self.check.split_images if self.check is not None else {}, jobs)
+        return plan.chosen(side, work, self.asked['listed'], self.budget, data.cache_root(), threads)
+
+    def _work(self, images: dict[str, int], jobs: int) -> Any:
+        from medpeft_utils.compare.plan import Work
+        from medpeft_utils.data import SPLITS
+
+        counts = (images.get(split, 0) for split in SPLITS)
+        return Work(*counts, self.seeds, jobs, shares=len(SHARES) if self.curve else 0)
 
     def _planned(self, work: Any, speeds: dict[str, Any]) -> Any:
         """The plan of this budget: as it was made before in this study, so that what is added is trained alike."""
@@ -151,7 +171,7 @@ class Comparison:
             settings = {**kept[key], **self.settings}
             seconds = plan.total_seconds(work, speeds, settings)
             longer = 'trained as what this study holds already, which takes longer than the budget'
-            return plan.Plan(settings, self.seeds, seconds, longer if seconds > 1.2 * self.budget else '')
+            return plan.Plan(settings, self.seeds, seconds, longer if seconds > self.budget else '')
         made = plan.plan(work, speeds, self.budget, self.settings)
         if made.seeds == self.seeds:
             self.kept_plans = {**kept, key: made.settings}

@@ -6,12 +6,13 @@ pixels, before anything is planned.
 
 from __future__ import annotations
 
+import math
 import platform
 import re
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,24 +21,33 @@ from medpeft_utils.core.errors import BadInput, DoesNotFit
 from medpeft_utils.core.hashing import json_digest
 from medpeft_utils.core.shared import once
 from medpeft_utils.report.inference import FEWEST
+from medpeft_utils.study.processes import cores
 from medpeft_utils.study.progress import duration
 
 SHIPPED = 'vit_base_mini'
-# Published networks that are taken by themselves where their weights are at hand and there is a GPU, the first first.
-PUBLISHED = ('vit_base_patch14_dinov2', 'vit_small_patch14_dinov2', 'vit_base_patch16_224.augreg_in21k')
-PUBLISHED_SIDE = 224  # pixels: what these are given, and from what size of images on they are worth it
+# Published networks, the first first: one at hand is taken where the images are larger than FEW_PIXELS and the budget
+# allows it ENOUGH optimizer steps and rates that are tried.
+PUBLISHED = (
+    *('vit_base_patch14_dinov2', 'vit_small_patch14_dinov2', 'vit_base_patch16_224.augreg_in21k'),
+    *('tf_efficientnet_lite2', 'tf_efficientnet_lite1', 'tf_efficientnet_lite0'),
+)
+FEW_PIXELS, ENOUGH = 64, (100, 4)
+SIDES = (112, 168, 224)  # pixels given to a network that takes any: the first that holds the images' shorter side
 USUAL = {
     'vit': ('linear_probing', 'full_ft', 'lora', 'ssf', 'last_blocks'),
     'cnn': ('linear_probing', 'full_ft', 'lora', 'bn_tuning', 'last_blocks'),
 }
 # From much training to little: optimizer steps, and rates that are tried for each method.
-LEVELS = ((300, 12), (300, 8), (200, 8), (150, 8), (100, 8), (100, 4), (60, 4), (60, 0), (30, 0))
+LEVELS = ((300, 12), (300, 8), (200, 8), (150, 8), (100, 8), (100, 6), ENOUGH, (60, 4), (60, 0), (30, 0))
+PLANNED = 0.75  # of the budget; the rest is for what other programs take, and for the page
 EPOCHS = 40  # passes over the training images beyond which nothing is gained on few of them
 EVALUATIONS = 6  # of the validation split in one training, as in the notebooks
 START_SECONDS = 4.0  # of a run, before and after its training: kernel, network, record, pictures
 PRUNED = 0.7  # of a search's steps that are done, since bad rates are given up early
-SCALING = 0.8  # of speed with threads: two are 1.7 times as fast as one
+SCALING = 0.8  # of speed with threads: two are 1.7 times as fast as one, and two runs of one thread twice
+MOST_JOBS, RUN_BYTES = 5, 3e9  # runs at a time of the shipped network, and the memory of one
 TIMED_IMAGES, TIMED_STEPS = {'cpu': 16, 'cuda': 64}, 3
+GLANCE = 4  # images that tell whether timing the training of a network is worth it
 UNITS = {'s': 1, 'm': 60, 'min': 60, 'h': 3600, 'd': 86400}
 
 
@@ -75,41 +85,67 @@ class Network:
     why: str
 
 
-def network(asked: str, side: int, graphics: bool) -> Network:
-    """The backbone to use.
+def asked_for(name: str, side: int = 0) -> Network:
+    """The backbone that the user names.
 
-    Args:
-        asked: by the user; '' for the one that fits.
-        side: the usual shorter side of the images, in pixels.
-        graphics: whether there is a GPU.
     Raises:
         UnknownName, DoesNotFit: no such backbone.
         BadInput: its weights are not at hand; with the way to them, and what serves meanwhile.
     """
-    if asked:
-        backbones.family_of(asked)
+    backbones.family_of(name)
+    try:
+        backbones.weights_path(name)
+    except BadInput as error:
+        raise BadInput(f'{error}; meanwhile --backbone {SHIPPED} works without a download') from error
+    return Network(name, _input_side(name, side), 'as asked for')
+
+
+def chosen(side: int, work: Work, listed: str, budget: float, cache: Path, threads: int) -> Network:
+    """The backbone that fits the images and the machine: the first published one at hand that the budget allows, by
+    its measured speed, else the shipped one; with the reason.
+
+    Args:
+        side: the usual shorter side of the images, in pixels; 0 where it is not known.
+        work: what is to be computed, one run at a time.
+        listed: the methods, as asked for; a network that one of them does not fit is passed over.
+        budget: in seconds.
+        cache: where speeds are kept.
+        threads: of a run.
+    """
+    needed, settings = {}, work.settings(*ENOUGH)
+    at_hand = [name for name in PUBLISHED if side > FEW_PIXELS and _is_at_hand(name)]
+    for name in at_hand:
         try:
-            backbones.weights_path(asked)
-        except BadInput as error:
-            raise BadInput(f'{error}; meanwhile --backbone {SHIPPED} works without a download') from error
-        return Network(asked, _input_side(asked), 'as asked for')
-    at_hand = [name for name in PUBLISHED if _is_at_hand(name)]
+            keys = methods_of(listed, name)
+        except DoesNotFit:
+            continue
+        one = Network(name, _input_side(name, side), 'published, and its weights are at hand')
+        answer = glance(one, threads, cache)
+        seconds = total_seconds(work, dict.fromkeys(keys, Speed(answer, answer)), settings)  # a step takes longer
+        if seconds <= PLANNED * budget:
+            seconds = total_seconds(work, speeds(one, keys, threads, cache), settings)
+            if seconds <= PLANNED * budget:
+                return replace(one, why=f'{one.why}; the budget allows it, by the time of its steps here')
+        else:
+            seconds = total_seconds(work, dict.fromkeys(keys, Speed(3 * answer, answer)), settings)
+        needed[name] = seconds
     own = backbones.image_size_of(SHIPPED)
-    if graphics and at_hand and side >= PUBLISHED_SIDE // 2:
-        return Network(at_hand[0], _input_side(at_hand[0]), 'the largest published network at hand, for a GPU')
-    lost = f'; it sees {own} of the {side} px of your images' if side > 2 * own else ''
-    if at_hand:
-        sharper = at_hand[-1]
-        other = f'{sharper} is at hand and sees more, but is slow without a GPU: --backbone {sharper} --budget 5h'
+    lost = f'; it sees {own} of the {side} px of your images' if side > own else ''
+    if needed:
+        other = min(needed, key=needed.get)
+        minutes = math.ceil(needed[other] / PLANNED / 60 * 1.05)
+        longer = f'{minutes}m' if minutes < 100 else f'{math.ceil(minutes / 60)}h'
+        why = f'{other} is at hand and sees more, but a comparison of use needs about {longer} here: --budget {longer}'
     else:
-        other = f'a published network usually does better: medpeft backbones fetch {PUBLISHED[1]}'
-    return Network(SHIPPED, 0, f'shipped with the package{lost} ({other})')
+        why = f'a published network usually does better: medpeft backbones fetch {PUBLISHED[-1]}'
+    return Network(SHIPPED, 0, f'shipped with the package{lost} ({why})')
 
 
-def _input_side(name: str) -> int:
-    """The side to give a network: its own, or less where it was made for large images."""
-    own = backbones.image_size_of(name)
-    return PUBLISHED_SIDE if own > PUBLISHED_SIDE and 'patch14' in name else 0
+def _input_side(name: str, side: int) -> int:
+    """The side to give a network, 0 for its own: of one that takes any, what the images' size asks for."""
+    if 'patch14' not in name and 'efficientnet_lite' not in name:
+        return 0
+    return next((one for one in SIDES if side and side <= one), SIDES[-1])
 
 
 def _is_at_hand(name: str) -> bool:
@@ -127,35 +163,45 @@ class Speed:
     answer: float
 
 
-def speeds(chosen: Network, keys: Sequence[str], threads: int, cache: Path) -> dict[str, Speed]:
+def speeds(network: Network, keys: Sequence[str], threads: int, cache: Path) -> dict[str, Speed]:
     """Each method's speed on this machine, with so many threads on a CPU; measured once and kept in `cache`."""
+    found = {key: _measured(network, key, threads, cache) for key in keys}
+    return {key: Speed(found[key]['step'], found[key]['answer']) for key in keys}
+
+
+def glance(network: Network, threads: int, cache: Path) -> float:
+    """Seconds of the network's answer to an image, by a few images."""
+    return _measured(network, '', threads, cache)['answer']
+
+
+def _measured(network: Network, key: str, threads: int, cache: Path) -> dict[str, float]:
     import torch
 
     device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     place = torch.cuda.get_device_name() if device.type == 'cuda' else platform.processor() or platform.machine()
+    name = json_digest([network.name, network.image_size, key, place, torch.__version__])
+    found = once(cache / 'speeds' / f'{name}.json', lambda: _timed(network, key, device))
     faster = threads**SCALING if device.type == 'cpu' else 1.0
-    found = {}
-    for key in keys:
-        name = json_digest([chosen.name, chosen.image_size, key, place, torch.__version__])
-        path = cache / 'speeds' / f'{name}.json'
-        measured = once(path, lambda key=key: asdict(_timed(chosen, key, device)))
-        found[key] = Speed(measured['step'] / faster, measured['answer'] / faster)
-    return found
+    return {what: seconds / faster for what, seconds in found.items()}
 
 
-def _timed(chosen: Network, key: str, device: Any) -> Speed:
-    """On one thread: how long several take depends on what else the machine does."""
+def _timed(network: Network, key: str, device: Any) -> dict[str, float]:
+    """Seconds an image of a step by a method, and of an answer; of an answer alone where `key` is ''.
+
+    On one thread: how long several take depends on what else the machine does.
+    """
     import torch
 
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        side = chosen.image_size or backbones.image_size_of(chosen.name)
-        family = backbones.family_of(chosen.name)
-        network = backbones.build(chosen.name, 2, side if family == 'vit' else None)
-        model = methods.apply(network, key, family, {}, seed=0).model.to(device)
-        images = torch.rand(TIMED_IMAGES[device.type], 3, side, side, device=device)
-        return Speed(*(statistics.median(_rounds(model, images, train)) / len(images) for train in (True, False)))
+        side = network.image_size or backbones.image_size_of(network.name)
+        family = backbones.family_of(network.name)
+        model = backbones.build(network.name, 2, side if family == 'vit' else None)
+        model = (methods.apply(model, key, family, {}, seed=0).model if key else model).to(device)
+        images = torch.rand(TIMED_IMAGES[device.type] if key else GLANCE, 3, side, side, device=device)
+        parts = {'step': True, 'answer': False} if key else {'answer': False}
+        return {part: statistics.median(_rounds(model, images, train)) / len(images) for part, train in parts.items()}
     finally:
         torch.set_num_threads(before)
 
@@ -222,6 +268,15 @@ class Work:
         return self.seeds * (START_SECONDS + once_through + self.test * speed.answer) + search
 
 
+def jobs_here(network: Network, graphics: bool) -> int:
+    """Runs at a time on this machine: of the shipped network on a CPU as many as cores and memory allow, else one."""
+    import psutil
+
+    if graphics or network.name != SHIPPED:
+        return 1
+    return max(1, min(cores(), MOST_JOBS, int(psutil.virtual_memory().total / RUN_BYTES)))
+
+
 def total_seconds(work: Work, speed_of: dict[str, Speed], settings: dict[str, int]) -> float:
     """Of a whole comparison with `work.jobs` runs at a time."""
     every = [work.seconds(key, speed, settings) for key, speed in speed_of.items()]
@@ -262,12 +317,12 @@ def plan(work: Work, speed_of: dict[str, Speed], budget: float, given: dict[str,
         for steps, trials in LEVELS:
             settings = {**these.settings(steps, trials), **(given or {})}
             seconds = total_seconds(these, speed_of, settings)
-            if seconds <= budget:
+            if seconds <= PLANNED * budget:
                 fewer = _fewer(work, seeds, speed_of, settings) if seeds < work.seeds else ''
                 return Plan(settings, seeds, seconds, fewer)
     slowest = max(speed_of, key=lambda key: speed_of[key].step)
     raise BadInput(
-        f'--budget {duration(budget)}: one short run of each of the {len(speed_of)} methods takes about '
-        f'{duration(seconds)} on this machine, {slowest} the longest; give a larger --budget, fewer --methods, or '
-        f'--backbone {SHIPPED}'
+        f'--budget {duration(budget)}: one short run of each of the {len(speed_of)} methods needs about '
+        f'{duration(seconds / PLANNED)} on this machine, {slowest} the longest; give a larger --budget, fewer '
+        f'--methods, or --backbone {SHIPPED}'
     )
