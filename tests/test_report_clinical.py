@@ -259,7 +259,7 @@ def test_radiographs_have_intervals_over_patients_and_seeds_from_their_rows():
     records = radiographs()
     table = report.render('cxr_tasks', records)
     row = table.data.iloc[0]
-    assert row['over'] == 'patients and seeds' and row['patients'] == 120 and row['low'] > 0.05
+    assert row['over'] == 'patients and seeds' and row['patients'] == 120 and row['difference_low'] > 0.05
     expected = records.groupby('method_label')['record'].apply(
         lambda rs: np.mean([r['metrics']['test']['auroc'] for r in rs])
     )

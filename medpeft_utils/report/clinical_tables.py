@@ -80,8 +80,7 @@ def runs_with_rows(records: pd.DataFrame, f1: str = 'weighted') -> list[Run]:
              for r in table.itertuples()]  # fmt: skip
     for r in cxr_scores.one_rank(cxr_scores.runs(records)).itertuples():
         data = r.data if r.fraction == 1 else f'{r.data}, {100 * r.fraction:g} %'
-        ratio = r.test_images / max(r.train_images, 1)
-        found.append((r.run, r.model, data, r.method, str(r.key[0]), r.seed, ratio, r.model_label, r.synthetic))
+        found.append((r.run, r.encoder, data, r.method, r.split[0], r.seed, r.ratio, r.backbone_label, r.synthetic))
     runs = []
     for run, encoder, data, method, split, seed, ratio, backbone, synthetic in found:
         record = whole[run]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import pandas as pd
 
 from medpeft_utils.report import cxr_scores as cxr
-from medpeft_utils.report import provenance
+from medpeft_utils.report import provenance, scores
 from medpeft_utils.report.claims import CONTRADICTED, NOT_RUN, REPRODUCED, SMALL, UNDECIDED, Answer, Claims, Part
 from medpeft_utils.report.cxr_tables import PAPER_TASKS, PAPER_WINS
 from medpeft_utils.report.inference import Interval
@@ -22,20 +24,19 @@ class Study:
         self.runs = cxr.runs(records)
         self.chosen = cxr.one_rank(self.runs)
         self.tasks = cxr.tasks(self.chosen)
-        self.compared = self.tasks.dropna(subset='difference')
+        self.compared = [row for row in self.tasks if not math.isnan(row['difference'].value)]
 
     @property
-    def known(self) -> pd.DataFrame:
+    def known(self) -> list[dict]:
         """Tasks of the paper's 18 that were run on real images."""
-        real = self.compared[~self.compared['synthetic'].astype(bool)]
-        wanted = set(cxr.wanted_tasks())
-        return real[[tuple(task) in wanted for task in real[cxr.TASK].itertuples(index=False)]]
+        real, wanted = [row for row in self.compared if not row['synthetic']], set(cxr.wanted_tasks())
+        return [row for row in real if tuple(row[name] for name in cxr.TASK) in wanted]
 
     def parts(self) -> list[Part]:
         """LoRA minus full FT, a part a task."""
         return [
-            Part(f'{row["model"]}, {row["data"]}, {cxr.percent(row["fraction"])}', row['found'])
-            for _, row in self.compared.iterrows()
+            Part(f'{row["encoder"]}, {row["data"]}, {cxr.percent(row["fraction"])}', row['difference'])
+            for row in self.compared
         ]
 
 
@@ -50,14 +51,14 @@ def lora_wins_13_of_18(study: Study) -> Answer:
     if not parts:
         return Answer()
     verdicts = [part.verdict for part in parts]
-    known = {f'{row["model"]}, {row["data"]}, {cxr.percent(row["fraction"])}' for _, row in study.known.iterrows()}
+    known = {f'{row["encoder"]}, {row["data"]}, {cxr.percent(row["fraction"])}' for row in study.known}
     wins = sum(part.verdict == REPRODUCED and part.what in known for part in parts)
     stated = UNDECIDED
     if wins >= PAPER_WINS:
         stated = REPRODUCED
     elif verdicts.count(CONTRADICTED) > PAPER_TASKS - PAPER_WINS:
         stated = CONTRADICTED
-    ahead = int((study.compared['difference'] > 0).sum())
+    ahead = sum(row['difference'].value > 0 for row in study.compared)
     words = f'LoRA has the higher AUROC in {ahead} of {len(parts)} tasks; detectably in {verdicts.count(REPRODUCED)}'
     caveat = f'{len(study.known)} of the 18 tasks were run on real images.'
     return Answer(parts, (words,), caveat, stated)
@@ -67,11 +68,10 @@ def lora_wins_13_of_18(study: Study) -> Answer:
 def gap_up_to_2_9_points(study: Study) -> Answer:
     """The task with the largest mean difference, LoRA minus full FT: its interval lies above zero (reproduced) or below
     2 points (contradicted). The largest of several differences is too large by its choice."""
-    if study.compared.empty:
+    if not study.compared:
         return Answer()
-    top = study.compared.loc[study.compared['difference'].idxmax()]
-    part = Part(f'{top["model"]}, {top["data"]}, {cxr.percent(top["fraction"])}', top['found'])
-    return Answer([part], caveat=f'The paper: {100 * PAPER_GAP:.1f} points, over 18 tasks.')
+    top = max(study.parts(), key=lambda part: part.found.value)
+    return Answer([top], caveat=f'The paper: {100 * PAPER_GAP:.1f} points, over 18 tasks.')
 
 
 @CLAIMS.claim(
@@ -84,10 +84,10 @@ def auroc_80_6_on_nih_with_1_percent(study: Study) -> Answer:
     near = one[one['data'] == cxr.DATASETS['nih_chestxray14']]
     real = near[~near['synthetic'].astype(bool) & (near['train_images'] == LISTED)]
     if real.empty:
-        instead = near.groupby(['dataset_label', 'model_label', 'train_images'], sort=False)['auroc'].mean()
+        instead = near.groupby(['dataset_label', 'backbone_label', 'train_images'], sort=False)['score'].mean()
         lines = [f'instead: {d}, {m}, {n:.0f} images: {100 * value:.1f}' for (d, m, n), value in instead.items()]
         return Answer((), lines, 'It needs the real images of the list and the published weights.', NOT_RUN)
-    best = max((cxr.sample(group).interval() for _, group in real.groupby('model')), key=lambda found: found.value)
+    best = max((scores.sample(group).interval() for _, group in real.groupby('encoder')), key=lambda found: found.value)
     by = PAPER_AUROC - 0.02
     moved = Interval(best.value - by, best.low - by, best.high - by, best.error, best.over, best.groups, best.seeds)
     return Answer([Part('LoRA on the better model, minus 78.6 points', moved)])
@@ -101,7 +101,7 @@ def counted(runs: pd.DataFrame) -> str:
     each = ', '.join(f'rank {rank} {share:.2%}' for rank, share in shares.items())
     words = f'"Under 1 % of the parameters" is counted, not judged. ViT-B/16: {each}; under 1 % in {under} of '
     words += f'{len(ranks)} tasks. '
-    for label, group in runs[runs['method'] == cxr.LORA].groupby('model_label', sort=False):
+    for label, group in runs[runs['method'] == cxr.LORA].groupby('backbone_label', sort=False):
         ends = (group['trainable'] / group['total']).agg(['min', 'max'])
         words += f'{label} in this study: {ends["min"]:.2%} to {ends["max"]:.2%}. '
     return words.replace('%', ' %').replace('1  %', '1 %').strip()
@@ -117,6 +117,6 @@ def cxr_claims(records: pd.DataFrame, f1: str = 'weighted') -> Output:
     every = cxr.runs(records)
     chosen = cxr.one_rank(every)
     notes = cxr.describe(records, chosen)
-    if len(chosen) and chosen['model_label'].str.contains('mini').any():
+    if len(chosen) and chosen['backbone_label'].str.contains('mini').any():
         notes.append(SMALL)
     return CLAIMS.page(records, f1, [*notes, counted(every), f'{cxr.CITATION}.'], provenance.is_synthetic(chosen))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pandas as pd
 
 from medpeft_utils.report import cxr_scores as cxr
@@ -16,19 +18,21 @@ DRAWN_RANK = (
 )
 
 
-def _panel(axes, table: pd.DataFrame, shown: pd.DataFrame) -> None:
+def _panel(axes, table: list[dict], shown: pd.DataFrame) -> None:
     """One model and dataset: a line for LoRA and one for full fine-tuning over the shares of the labels."""
-    for side, method, aside in (('full', cxr.FULL, 0.96), ('lora', cxr.LORA, 1.04)):  # bars must not cover each other
-        rows, look = table.dropna(subset=side), style.look(method)
-        x = rows['fraction'] * 100 * aside
-        for at, low, high in zip(x, rows[f'{side}_low'], rows[f'{side}_high'], strict=True):
-            bar(axes, at, 100 * low, 100 * high, look['color'], linewidth=2.5, alpha=0.3)
-        axes.plot(x, 100 * rows[side], markeredgecolor='white', markeredgewidth=0.5, zorder=4, label=method, **look)
+    for side, method, aside in (('full', cxr.FULL, 96), ('lora', cxr.LORA, 104)):  # bars must not cover each other
+        rows, look = [row for row in table if not math.isnan(row[side].value)], style.look(method)
+        x = [row['fraction'] * aside for row in rows]
+        for at, row in zip(x, rows, strict=True):
+            bar(axes, at, 100 * row[side].low, 100 * row[side].high, look['color'], linewidth=2.5, alpha=0.3)
+        how = {'markeredgecolor': 'white', 'markeredgewidth': 0.5, 'zorder': 4, 'label': method}
+        axes.plot(x, [100 * row[side].value for row in rows], **how, **look)
         runs = shown[shown['method'] == method]
         if runs['seed'].nunique() > 1:
-            at = runs['fraction'] * 100 * aside
-            axes.scatter(at, 100 * runs['auroc'], s=5, color=look['color'], alpha=0.5, linewidth=0, zorder=3)
-    size_axis(axes, sorted(table['fraction']), table.set_index('fraction')['train_images'].to_dict())
+            dots = {'s': 5, 'color': look['color'], 'alpha': 0.5, 'linewidth': 0, 'zorder': 3}
+            axes.scatter(runs['fraction'] * aside, 100 * runs['score'], **dots)
+    images = {row['fraction']: row['train_images'] for row in table}
+    size_axis(axes, sorted(images), images)
 
 
 @renderer(
@@ -40,9 +44,9 @@ def cxr_labels(records: pd.DataFrame, f1: str = 'weighted') -> Output:
     """Mean test AUROC over the shares of the labels: a row a model, a column a dataset."""
     shown = cxr.one_rank(cxr.runs(records))
     table, notes = cxr.tasks(shown), cxr.describe(records, shown)
-    if table.empty:
+    if not table:
         return Nothing(notes=notes)
-    models = scores.in_order(shown['model'], cxr.MODELS)
+    models = scores.in_order(shown['encoder'], cxr.MODELS)
     datasets = scores.in_order(shown['data'], tuple(cxr.DATASETS.values()))
     with style.drawing():
         width = 3.6 if len(datasets) == 1 else 2.6
@@ -51,18 +55,17 @@ def cxr_labels(records: pd.DataFrame, f1: str = 'weighted') -> Output:
         )
         for across, model in zip(axes, models, strict=True):
             for axis, data in zip(across, datasets, strict=True):
-                runs = shown[(shown['model'] == model) & (shown['data'] == data)]
+                runs = shown[(shown['encoder'] == model) & (shown['data'] == data)]
                 axis.set_title(data if model == models[0] else '')
                 if runs.empty:
                     nothing(axis, 'not run')
                     continue
-                _panel(axis, table[(table['model'] == model) & (table['data'] == data)], runs)
-            across[0].set_ylabel(f'{shown[shown["model"] == model]["model_label"].iloc[0]}\ntest AUROC, points')
+                _panel(axis, [row for row in table if (row['encoder'], row['data']) == (model, data)], runs)
+            across[0].set_ylabel(f'{shown[shown["encoder"] == model]["backbone_label"].iloc[0]}\ntest AUROC, points')
         for axis in axes[-1]:
             axis.set_xlabel('labels: per cent, images')
         axes[0, 0].legend(loc='upper left', frameon=False, fontsize=7)
-    data = table.drop(columns='found')
-    return Figure(synthetic=provenance.is_synthetic(shown), figure=figure, notes=[*notes, DRAWN], data=data)
+    return Figure(synthetic=provenance.is_synthetic(shown), figure=figure, notes=[*notes, DRAWN], data=table)
 
 
 def ranked_tasks(table: pd.DataFrame) -> list[tuple]:
@@ -78,7 +81,7 @@ def _rank_rows(table: pd.DataFrame) -> pd.DataFrame:
     for task in ranked_tasks(table):
         here = table[(table[cxr.TASK] == list(task)).all(axis=1) & table['method'].isin([cxr.LORA, cxr.FULL])]
         for (method, rank), group in here.groupby(['method', 'rank'], dropna=False, sort=False):
-            found = cxr.sample(group).interval()
+            found = scores.sample(group).interval()
             row = dict(zip(cxr.TASK, task, strict=True)) | {'method': method, 'rank': rank}
             row |= {'auroc': found.value, 'low': found.low, 'high': found.high, 'seeds': group['seed'].nunique()}
             share = (group['trainable'] / group['total']).mean()

@@ -8,21 +8,19 @@ patients of the test split and the seeds of training together, from the rows of 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
 from medpeft_utils.core.errors import BadInput
 from medpeft_utils.report import paper, provenance, scores
-from medpeft_utils.report.inference import Sample
 
 EXPERIMENT = 'cxr_lora_vs_full'
 CITATION = 'Lian et al. 2024, arXiv:2401.12215'
 MODELS = ('MRM', 'CXR-MAE')
 DATASETS = {'nih_chestxray14': 'NIH ChestX-ray14', 'chexpert': 'CheXpert', 'rsna_pneumonia_lists': 'RSNA Pneumonia'}
 FRACTIONS = (0.01, 0.1, 1.0)
-TASK = ['model', 'data', 'fraction']
+TASK = ['encoder', 'data', 'fraction']
 LORA, FULL = 'LoRA', 'Full FT'
 VIT_B = {'width': 768, 'depth': 12, 'total': 85_798_656}  # timm's ViT-B/16 without its head
 
@@ -33,71 +31,68 @@ def runs(records: pd.DataFrame) -> pd.DataFrame:
     Args:
         records: as `source.load` gives them, with the column 'record'; empty where there is none.
     Returns:
-        model, data (as the paper names them), fraction, method, rank (NaN but for LoRA), seed, auroc (0..1),
-        validation, draws ([B] or None), key (what makes draws comparable), model_label, dataset_label, synthetic,
-        train_images, test_images, patients, trainable, total, undefined (findings left out on test), findings.
+        The columns of `scores.seed_scores` that `scores.sample` and `provenance.source` take (encoder and data as the
+        paper names them, score the AUROC), and rank (NaN but for LoRA), validation, test_images, undefined (findings
+        left out on test).
     Raises:
         BadInput: two records for one cell and seed.
     """
     if 'record' not in records:
         return pd.DataFrame(columns=_COLUMNS)
     done = records[(records['status'] == 'done') & (records['experiment'] == EXPERIMENT)]
-    random = scores.roles(done).index[done.get('weights', pd.Series('', done.index)).eq('random')]
-    found = [_run(row, scores.RANDOM if row.Index in random else '') for row in done.itertuples()]
+    suffixes = scores.random_weights(done)
+    found = [_run(row, suffix) for row, suffix in zip(done.itertuples(), suffixes, strict=True)]
     table = pd.DataFrame(found, columns=_COLUMNS)
-    cell = [*TASK, 'method', 'rank', 'seed']
-    twice = table[table.duplicated(cell, keep=False)]
+    twice = table[table.duplicated([*TASK, 'method', 'rank', 'seed'], keep=False)]
     if len(twice):
         first = twice.iloc[0]
         raise BadInput(
             f'several records (such as run {first["run"]}) for {first["method"]} on {first["data"]} with '
-            f'{first["model"]}, {first["fraction"]:.0%} of the labels, seed {first["seed"]}; a report takes one: put '
+            f'{first["encoder"]}, {first["fraction"]:.0%} of the labels, seed {first["seed"]}; a report takes one: put '
             'the variants into a profile of their own'
         )
     order = {name: place for place, name in enumerate([*MODELS, *DATASETS.values()])}
-    keys = table[['model', 'data']].map(lambda name: order.get(name, len(order)))
-    return table.loc[keys.assign(f=table['fraction'], s=table['seed']).sort_values(['model', 'data', 'f', 's']).index]
+    keys = table[['encoder', 'data']].map(lambda name: order.get(name, len(order)))
+    keys = keys.assign(f=table['fraction'], s=table['seed'])
+    return table.loc[keys.sort_values(['encoder', 'data', 'f', 's']).index]
 
 
 _COLUMNS = [
-    *('run', *TASK, 'method', 'rank', 'seed', 'auroc', 'validation', 'draws', 'key', 'model_label', 'dataset_label'),
-    *('synthetic', 'train_images', 'test_images', 'patients', 'trainable', 'total', 'undefined', 'findings'),
-    *('steps', 'passes', 'edge', 'selection'),
+    *('run', *TASK, 'method', 'rank', 'seed', 'score', 'validation', 'draws', 'split', 'groups', 'ratio', 'printed'),
+    *('backbone_label', 'dataset_label', 'synthetic', 'train_images', 'test_images', 'trainable', 'total'),
+    *('undefined', 'steps', 'passes', 'edge', 'selection'),
 ]
 
 
 def _run(row, suffix: str) -> dict:
     record = row.record
-    given, metrics, method = record['parameters'], record['metrics'], record['method']
-    name, bootstrap = record['data']['name'], metrics.get('bootstrap') or {}
-    draws, patients = _draws(record)
-    about = scores.training_of(record)
-    return {
+    given, metrics, method, data = (record[name] for name in ('parameters', 'metrics', 'method', 'data'))
+    draws, groups = _draws(record)
+    drawn = (metrics.get('bootstrap') or {}).get('images'), 0 if draws is None else len(draws)
+    area = math.nan if metrics['test']['auroc'] is None else float(metrics['test']['auroc'])
+    return scores.training_of(record) | {
         'run': row.run,
-        'model': (record['backbone'].get('role') or record['backbone']['label']) + suffix,
-        'data': DATASETS.get(name.removeprefix('synthetic_'), record['data']['label'].removesuffix(' (synthetic)')),
+        'encoder': (record['backbone'].get('role') or record['backbone']['label']) + suffix,
+        'data': DATASETS.get(data['name'].removeprefix('synthetic_'), data['label'].removesuffix(' (synthetic)')),
         'fraction': round(float(given['fraction']), 6),
         'method': method['label'],
         'rank': method['config'].get('rank', math.nan),
         'seed': int(given['seed']),
-        'auroc': _number(metrics['test']['auroc']),
-        'validation': _number(metrics['validation']['auroc']),
-        'draws': draws,
-        'key': (record['data']['split_hash'], bootstrap.get('images'), 0 if draws is None else len(draws)),
-        'model_label': record['backbone']['label'] + suffix,
-        'dataset_label': record['data']['label'],
-        'synthetic': bool(record['data']['synthetic']),
-        'train_images': record['data']['counts']['train'],
-        'test_images': record['data']['counts']['test'],
-        'patients': patients,
+        'score': area,
+        'validation': metrics['validation']['auroc'],
+        'draws': None if draws is None else np.r_[area, draws],
+        'split': (data['split_hash'], *drawn),  # what makes draws comparable
+        'groups': groups,
+        'ratio': data['counts']['test'] / max(data['counts']['train'], 1),
+        'printed': False,
+        'backbone_label': record['backbone']['label'] + suffix,
+        'dataset_label': data['label'],
+        'synthetic': bool(data['synthetic']),
+        'train_images': data['counts']['train'],
+        'test_images': data['counts']['test'],
         'trainable': method['trainable_parameters'],
         'total': method['total_parameters'],
-        'undefined': tuple((record['data'].get('undefined') or {}).get('test', ())),
-        'findings': len(record['data']['classes']),
-        'steps': about['steps'],
-        'passes': about['passes'],
-        'edge': about['edge'],
-        'selection': about['selection'],
+        'undefined': tuple((data.get('undefined') or {}).get('test', ())),
     }
 
 
@@ -118,14 +113,10 @@ def _draws(record: dict) -> tuple[np.ndarray | None, int]:
     return _AREAS[key], split.groups
 
 
-def _number(value: float | None) -> float:
-    return math.nan if value is None else float(value)
-
-
 def recommended() -> pd.DataFrame:
-    """The authors' settings of LoRA by task: columns model, data, fraction, and those of their table."""
+    """The authors' settings of LoRA by task: columns encoder, data, fraction, and those of their table."""
     table = paper.read('lian2024_recommended_lora')
-    return table.rename(columns={'dataset': 'data'}).assign(fraction=table['labels_percent'] / 100)
+    return table.rename(columns={'dataset': 'data', 'model': 'encoder'}).assign(fraction=table['labels_percent'] / 100)
 
 
 def one_rank(table: pd.DataFrame) -> pd.DataFrame:
@@ -145,41 +136,25 @@ def one_rank(table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([*kept, table[table['method'] != LORA]]) if kept else table
 
 
-def sample(rows: pd.DataFrame) -> Sample:
-    """The runs of one method of a task as a `Sample`."""
-    keys = tuple(zip(rows['key'], rows['seed'], strict=True))
-    values = rows['auroc'].to_numpy(dtype=float)
-    if not len(rows) or any(one is None for one in rows['draws']):
-        return Sample(keys, values)
-    return Sample(keys, values, np.stack(list(rows['draws'])), int(rows['patients'].iloc[0]))
-
-
-def tasks(table: pd.DataFrame) -> pd.DataFrame:
+def tasks(table: pd.DataFrame) -> list[dict]:
     """One row a task: LoRA and full fine-tuning, and their difference over the seeds that both have.
 
     Args:
         table: `runs` with one rank a task.
     Returns:
-        The task, full, full_low, full_high, lora, lora_low, lora_high, difference, low, high (0..1; 95 %), found (the
-        difference as an `Interval`), seeds, over, rank, trainable, total, train_images, test_images, patients,
-        synthetic.
+        The task, full, lora, difference (each an `Interval`, 0..1), seeds, over, rank, trainable, total, train_images,
+        test_images, patients, synthetic.
     """
     rows = []
     for task, group in table[table['method'].isin([LORA, FULL])].groupby(TASK, sort=False):
-        sides = {name: group[group['method'] == method] for name, method in (('full', FULL), ('lora', LORA))}
-        row = dict(zip(TASK, task, strict=True))
-        for name, side in sides.items():
-            found = sample(side).interval()
-            row |= {name: found.value, f'{name}_low': found.low, f'{name}_high': found.high}
-        apart = (sample(sides['lora']) - sample(sides['full'])).interval()
-        row |= {'difference': apart.value, 'low': apart.low, 'high': apart.high, 'found': apart}
-        about = (sides['lora'] if len(sides['lora']) else sides['full']).iloc[0]
+        full, lora = (group[group['method'] == method] for method in (FULL, LORA))
+        apart, one = scores.gain(group, LORA).interval(), lora if len(lora) else full
+        about = one.iloc[0].rename({'groups': 'patients'})
+        row = dict(zip(TASK, task, strict=True)) | {'full': scores.sample(full).interval()}
+        row |= {'lora': scores.sample(lora).interval(), 'difference': apart, 'seeds': apart.seeds, 'over': apart.over}
         row |= about[['rank', 'trainable', 'total', 'test_images', 'patients', 'synthetic']].to_dict()
-        images = round((sides['lora'] if len(sides['lora']) else sides['full'])['train_images'].mean())
-        rows.append(row | {'train_images': images, 'seeds': apart.seeds, 'over': apart.over})
-    columns = [*TASK, 'full', 'full_low', 'full_high', 'lora', 'lora_low', 'lora_high', 'difference', 'low', 'high']
-    columns += ['found', 'seeds', 'over', 'rank', 'trainable', 'total', 'train_images', 'test_images', 'patients']
-    return pd.DataFrame(rows, columns=[*columns, 'synthetic'])
+        rows.append(row | {'train_images': round(one['train_images'].mean())})
+    return rows
 
 
 def wanted_tasks() -> list[tuple[str, str, float]]:
@@ -198,29 +173,18 @@ def lora_share(rank: int, width: int = VIT_B['width'], depth: int = VIT_B['depth
 
 def describe(records: pd.DataFrame, shown: pd.DataFrame) -> list[str]:
     """What stands beside every figure of this paper: data and model, runs and seeds, findings left out."""
-    renamed = shown.rename(columns={'model': 'encoder', 'model_label': 'backbone_label'})
     own = records[records['experiment'] == EXPERIMENT]
-    notes = provenance.source(own, renamed, 'mean AUROC over findings on the test split', CITATION)
+    notes = provenance.source(own, shown, 'mean AUROC over findings on the test split', CITATION)
     left = {f'{row.dataset_label}: {", ".join(row.undefined)}' for row in shown.itertuples() if row.undefined}
     if left:
         notes.append(
             f'Findings without positives or negatives on test, left out of the mean: {"; ".join(sorted(left))}.'
         )
-    over = {sample(group).interval().over for _, group in shown.groupby([*TASK, 'method', 'rank'], dropna=False)}
+    cells = shown.groupby([*TASK, 'method', 'rank'], dropna=False)
+    over = {scores.sample(group).interval().over for _, group in cells}
     return [*notes, *(words for name, words in provenance.INTERVALS.items() if name in over)]
 
 
 def percent(fraction: float) -> str:
     """A share of the labels in words: '1 %', '10 %', '0.5 %'."""
     return f'{100 * fraction:g} %'
-
-
-def points(value: float, ends: Sequence[float] = (), signed: bool = False) -> str:
-    """An AUROC or a difference in points, with its interval: '80.6 [79.1, 82.0]'; '-' where it is missing."""
-    if math.isnan(value):
-        return '-'
-    form = '{:+.1f}' if signed else '{:.1f}'
-    text = form.format(100 * value)
-    if len(ends) and not any(math.isnan(end) for end in ends):
-        text += f' [{", ".join(form.format(100 * end) for end in ends)}]'
-    return text

@@ -32,13 +32,14 @@ LISTS = {
 PAPER_WINS, PAPER_TASKS = 13, 18
 
 
-def _row(found: pd.Series) -> Row:
-    cells = [cxr.points(found[side], (found[f'{side}_low'], found[f'{side}_high'])) for side in ('full', 'lora')]
-    lora = not math.isnan(found['rank'])
-    share = f'{found["trainable"] / found["total"]:.2%}'.replace('%', ' %') if lora else MISSING
-    cells += [found['found'].text(), f'{found["rank"]:.0f}' if lora else MISSING, share, f'{found["seeds"]:.0f}']
-    bold = [found['high'] < 0, found['low'] > 0, False, False, False, False]
-    heads = (found['model'], found['data'], f'{cxr.percent(found["fraction"])} ({found["train_images"]:,.0f})')
+def _row(found: dict) -> Row:
+    full, lora = found['full'], found['lora']
+    cells = [MISSING if math.isnan(one.value) else one.text(signed=False) for one in (full, lora)]
+    ran = not math.isnan(found['rank'])
+    share = f'{found["trainable"] / found["total"]:.2%}'.replace('%', ' %') if ran else MISSING
+    cells += [found['difference'].text(), f'{found["rank"]:.0f}' if ran else MISSING, share, f'{found["seeds"]:.0f}']
+    bold = [found['difference'].high < 0, found['difference'].low > 0, False, False, False, False]
+    heads = (found['encoder'], found['data'], f'{cxr.percent(found["fraction"])} ({found["train_images"]:,.0f})')
     return Row(heads, cells, bold)
 
 
@@ -51,18 +52,17 @@ def cxr_tasks(records: pd.DataFrame, f1: str = 'weighted') -> Output:
     """The tasks of Lian et al. 2024 that were run, and others; how many LoRA wins, detectably or not."""
     shown = cxr.one_rank(cxr.runs(records))
     table = cxr.tasks(shown)
-    if table.empty:
+    if not table:
         return Nothing(notes=cxr.describe(records, shown))
-    rows = [_row(row) for _, row in table.iterrows()]
-    both = table.dropna(subset='difference')
-    known = [one for one in both['found'] if one.known]
+    both = [row['difference'] for row in table if not math.isnan(row['difference'].value)]
     top = ['No interval is known: no task has rows of its test split, or three seeds.']
-    if known:
-        least = provenance.from_to(100 * round(one.smallest, 3) for one in known)
+    if any(one.known for one in both):
+        least = provenance.from_to(100 * round(one.smallest, 3) for one in both if one.known)
         top = [f'Smallest difference that would be detected in four of five such studies: {least} points.']
-    ahead, clear = int((both['difference'] > 0).sum()), [(both['low'] > 0).sum(), (both['high'] < 0).sum()]
-    won = f'LoRA has the higher mean in {ahead} of {len(both)} tasks, detectably in {clear[0]}; full FT detectably in '
-    won += f'{clear[1]}. The paper: LoRA in {PAPER_WINS} of {PAPER_TASKS}, by up to 2.9 points.'
+    won, lost = sum(one.low > 0 for one in both), sum(one.high < 0 for one in both)
+    ahead = sum(one.value > 0 for one in both)
+    won = f'LoRA has the higher mean in {ahead} of {len(both)} tasks, detectably in {won}; full FT detectably in '
+    won += f'{lost}. The paper: LoRA in {PAPER_WINS} of {PAPER_TASKS}, by up to 2.9 points.'
     bold = 'Bold: detectably better. Trained: share of all parameters, the head left out. Rank: the authors’ for the '
     bold += (
         f'task where it was run, else the best on validation. The paper’s own table is not held here ({cxr.CITATION}).'
@@ -70,11 +70,11 @@ def cxr_tasks(records: pd.DataFrame, f1: str = 'weighted') -> Output:
     return Table(
         synthetic=provenance.is_synthetic(shown),
         columns=COLUMNS,
-        rows=rows,
+        rows=[_row(row) for row in table],
         notes=[*cxr.describe(records, shown), won, bold],
         top=top,
-        data=table.drop(columns='found'),
-        further={'runs': shown.drop(columns=['draws', 'key', 'undefined'])},
+        data=table,
+        further={'runs': shown.drop(columns=['draws', 'split', 'undefined', 'printed'])},
     )
 
 
