@@ -14,31 +14,31 @@ from medpeft_utils.core.errors import BadInput, MedpeftError
 
 # command: where it is, and what `medpeft --help` says of it
 COMMANDS = {
-    'run': ('medpeft_utils.study.commands:run', 'Execute the runs of a grid; what is done is skipped.'),
+    'run': ('medpeft_utils.study.commands:run', 'Execute the runs of a grid, except those that are done.'),
     'status': ('medpeft_utils.study.commands:status', 'Show where the runs of a grid stand.'),
     'retry': ('medpeft_utils.study.commands:retry', 'Execute again what failed or died.'),
     'stop': ('medpeft_utils.study.commands:stop', 'Cancel the SLURM jobs of a study.'),
     'show': ('medpeft_utils.study.commands:show', 'Show one run: parameters, metrics, curve, error.'),
     'events': ('medpeft_utils.study.commands:events', 'Follow a study: what happens, as JSON lines for other tools.'),
-    'compare': ('medpeft_utils.compare.commands:compare', "Compare methods on one's own images."),
-    'predict': ('medpeft_utils.adapters.commands:predict', 'Probabilities for new images by a saved adapter.'),
+    'compare': ('medpeft_utils.compare.commands:compare', 'Compare methods on your own images.'),
+    'predict': ('medpeft_utils.adapters.commands:predict', 'Classify new images with a saved adapter.'),
     'adapter': (
         'medpeft_utils.adapters.commands:adapter',
-        'Give adapters to peft, diffusers and the Hub, take theirs.',
+        'Exchange adapters with peft, diffusers and the Hub.',
     ),
     'report': ('medpeft_utils.compare.commands:report', 'Render the figures and tables of a study.'),
     'cost': ('medpeft_utils.report.cost:command', 'Show what each method of a study costs.'),
-    'verify': ('medpeft_utils.study.verify:verify', 'Run some of the kept records again: do their numbers hold here?'),
-    'artefact': ('medpeft_utils.study.artefact:artefact', 'Pack a study as one archive, for a DOI.'),
+    'verify': ('medpeft_utils.study.verify:verify', 'Repeat some recorded runs and compare their numbers.'),
+    'artefact': ('medpeft_utils.study.artefact:artefact', 'Pack a study into one archive, for a DOI.'),
     'params': ('medpeft_utils.cli:params', 'Count the trainable parameters of every method.'),
     'bench': ('benchmarks.commands:bench', 'Measure how fast this machine trains, starts and loads.'),
     'book': ('medpeft_utils.learn.commands:book', 'Run the learning notebooks and build their pages.'),
     'data': ('medpeft_utils.data.commands:data', 'List, prepare and check datasets.'),
-    'generate': ('medpeft_utils.text_image.commands:generate', 'Draw images from prompts by a saved adapter.'),
+    'generate': ('medpeft_utils.text_image.commands:generate', 'Draw images from prompts with a saved adapter.'),
     'backbones': ('medpeft_utils.backbones.commands:backbones', 'List backbones and fetch published weights.'),
     'pipelines': (
         'medpeft_utils.text_image.commands:pipelines',
-        'List text-to-image pipelines, fetch one, compute its memory.',
+        'List or fetch text-to-image pipelines; compute their memory.',
     ),
     'pretrain': ('recipes.backbones.commands:pretrain', 'Train a small chest-radiograph backbone.'),
 }
@@ -81,9 +81,9 @@ def medpeft() -> None:
 @click.command()
 @click.option('--csv', 'as_csv', is_flag=True, help='family,backbone,method,trainable_parameters')
 def params(as_csv: bool) -> None:
-    """Count the trainable parameters of every method on the paper's backbones, the head left out.
+    """Count the trainable parameters of every method on the paper's backbones, without the head.
 
-    Without --csv the paper's own number stands beside each, with a verdict.
+    Without --csv, each count is compared with the paper's.
     """
     from medpeft_utils.methods import counts
 

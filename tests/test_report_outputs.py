@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from test_report_invented import invented_record, invented_records, records_with_rows
 
+import medpeft_utils
 from medpeft_utils import report
 from medpeft_utils.core.errors import UnknownName
 from medpeft_utils.report import figure3, figure4, paper, paper_claims, style
@@ -221,6 +222,7 @@ def test_a_table_is_written_as_numbers_and_text_and_never_as_a_picture(tmp_path,
     assert {f'table2.{kind}' for kind in ('csv', 'md', 'tex')} <= paths and 'table2.png' not in paths
     assert {'table2_f1_macro.csv', 'table2_f1_micro.csv'} <= paths
     assert '0.94 ± 0.7' in (tmp_path / 'table2.md').read_text()
+    assert (tmp_path / 'table2.md').read_text().endswith(f'Drawn by medpeft {medpeft_utils.__version__}.\n')
     latex = (tmp_path / 'table2.tex').read_text()
     assert '0.94 $\\pm$ 0.7' in latex and '\\textbf{' in latex and '\\toprule' in latex and '±' not in latex
     numbers = pd.read_csv(tmp_path / 'table2.csv')

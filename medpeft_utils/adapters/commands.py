@@ -12,14 +12,14 @@ from medpeft_utils.core.errors import BadInput, DoesNotFit
 RESULTS = click.option(
     '--results', type=click.Path(path_type=Path), default='results', show_default=True, help='Where studies lie.'
 )
-WEIGHTS = click.option('--weights', default='', help="The backbone's weights file, where the record's is elsewhere.")
+WEIGHTS = click.option('--weights', default='', help="The backbone's weights file, if it is not where the record says.")
 FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 PUSHED = ['README.md', 'medpeft.json', 'adapter_config.json', '*.safetensors']
 
 
 @click.group()
 def adapter() -> None:
-    """Give trained adapters to other tools, and take theirs."""
+    """Exchange trained adapters with other tools."""
 
 
 @adapter.command()
@@ -41,7 +41,7 @@ def export(run: str, folder: Path, layout: str, weights: str, results: Path) -> 
 
 @adapter.command()
 @click.argument('folder', metavar='DIR', type=FOLDER)
-@click.option('--backbone', default='', help='Its name, where nothing in DIR says it.')
+@click.option('--backbone', default='', help='Name of the backbone, if DIR does not say it.')
 @click.option('--save', type=click.Path(path_type=Path), help="Write it as this package's adapter.safetensors.")
 @WEIGHTS
 def load(folder: Path, backbone: str, save: Path | None, weights: str) -> None:
@@ -65,10 +65,10 @@ def load(folder: Path, backbone: str, save: Path | None, weights: str) -> None:
 @adapter.command()
 @click.argument('folder', metavar='DIR', type=FOLDER)
 @click.argument('target', metavar='hf:OWNER/NAME')
-@click.option('--public', is_flag=True, help='For everybody to see; private otherwise.')
-@click.option('--allow-restricted', is_flag=True, help='Push also what was trained under a data-use agreement.')
+@click.option('--public', is_flag=True, help='Make it public.')
+@click.option('--allow-restricted', is_flag=True, help='Even if trained under a data-use agreement.')
 def push(folder: Path, target: str, public: bool, allow_restricted: bool) -> None:
-    """Upload an exported DIR to the Hugging Face Hub, private unless told."""
+    """Upload an exported DIR to the Hugging Face Hub, private by default."""
     from medpeft_utils.adapters import store
     from medpeft_utils.adapters.card import data_card, is_restricted
 
@@ -112,7 +112,7 @@ def _upload(folder: Path, name: str, private: bool) -> str:
 @WEIGHTS
 @RESULTS
 def predict(saved: str, images: tuple[Path, ...], out: Path | None, weights: str, results: Path) -> None:
-    """Print the probabilities of IMAGES by a saved adapter: of a run, a file, or an exported folder.
+    """Print the probabilities of IMAGES. The adapter is that of a run, a file, or an exported folder.
 
     Not for clinical use.
     """

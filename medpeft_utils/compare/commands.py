@@ -1,4 +1,4 @@
-"""`medpeft compare`: which method for one's own images, by the same notebooks, runner and records as the study."""
+"""`medpeft compare`: which method suits your own images, with the notebooks, runner and records of the study."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ SHARES = (0.125, 0.25, 0.5)  # of the training images, beside all of them, for a
 
 @click.command()
 @click.argument('dataset', metavar='DATA')
-@click.option('--backbone', default='', help='A shipped or a timm name  [default: what fits images and machine].')
-@click.option('--methods', 'listed', default='usual', show_default=True, help='Keys, such as full_ft,lora,ssf.')
+@click.option('--backbone', default='', help='A shipped or timm name  [default: chosen for the images].')
+@click.option('--methods', 'listed', default='usual', show_default=True, help='Methods, such as full_ft,lora,ssf.')
 @click.option('--seeds', default=3, show_default=True, type=click.IntRange(1, 100), help='Runs of each method.')
 @click.option('--budget', default=BUDGET, show_default=True, help='Time for all of it, such as 30m or 2h.')
-@click.option('--curve', is_flag=True, help='Also: would more data help? Two methods over four shares of the images.')
+@click.option('--curve', is_flag=True, help='Would more data help? Two methods over four shares of the images.')
 @BY
 @settings_option
 @run_options
@@ -46,8 +46,8 @@ SHARES = (0.125, 0.25, 0.5)  # of the training images, beside all of them, for a
 def compare(dataset: str, results: Path, **options: Any) -> None:
     """Say which method suits the images of DATA: a folder with a folder per class, a CSV file, or a dataset's name.
 
-    Checks the data, says what it runs and how long that takes, runs it (again after Ctrl-C: what is done is kept), and
-    ends with an answer: the page is in the study's folder as HTML and Markdown.
+    Checks the data, announces the runs and their time, executes them, and answers in a page (HTML and Markdown) in the
+    study's folder. After Ctrl-C the same command goes on where it stopped.
     """
     if click.get_current_context().get_parameter_source('jobs') is ParameterSource.DEFAULT:
         options['jobs'] = 0  # as many as the machine has room for

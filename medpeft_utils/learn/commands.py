@@ -11,12 +11,12 @@ from medpeft_utils.core.errors import MedpeftError
 
 @click.group()
 def book() -> None:
-    """The learning notebooks in notebooks/learn: run them, build HTML pages from them."""
+    """Run the learning notebooks in notebooks/learn, and build HTML pages from them."""
 
 
 @book.command('list')
 def list_pages() -> None:
-    """The notebooks in the order of reading, how long each took, and which have outputs of older code."""
+    """List the notebooks in reading order, with their times, and mark those with outputs of older code."""
     from medpeft_utils.learn.book import pages
 
     for page in pages():
@@ -25,9 +25,9 @@ def list_pages() -> None:
 
 @book.command()
 @click.argument('names', nargs=-1)
-@click.option('--all', 'every', is_flag=True, help='Those whose outputs are of today too.')
+@click.option('--all', 'every', is_flag=True, help='Also run those that are up to date.')
 def run(names: tuple[str, ...], every: bool) -> None:
-    """Run the notebooks NAMES (such as lora), or all that are stale, and keep their outputs in them."""
+    """Run the notebooks NAMES (such as lora), or all stale ones, and save their outputs."""
     from medpeft_utils.learn.book import chosen
     from medpeft_utils.learn.book import run as execute
 
@@ -49,7 +49,7 @@ def run(names: tuple[str, ...], every: bool) -> None:
 @book.command()
 @click.option('--out', type=click.Path(path_type=Path), default=Path('build/book'), show_default=True)
 def html(out: Path) -> None:
-    """Build pages with navigation from the notebooks as they are, without running them; no network is needed."""
+    """Build HTML pages with navigation from the notebooks as they are; runs nothing and needs no network."""
     from medpeft_utils.learn.pages import build
 
     click.echo(f'open {build(out)}')

@@ -22,6 +22,7 @@ import click
 import numpy as np
 import pandas as pd
 
+import medpeft_utils
 from medpeft_utils.core.registry import Registry
 from medpeft_utils.report import source, style
 from medpeft_utils.report.inference import Interval
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from pandas.io.formats.style import Styler
 
 MISSING = '-'
+SOFTWARE = f'medpeft {medpeft_utils.__version__}'  # on every page
 KINDS = 'svg', 'png', 'pdf', 'csv', 'md', 'tex'
 _LATEX = str.maketrans(
     {letter: f'\\{letter}' for letter in '&%_#${}'}
@@ -118,8 +120,8 @@ class Output:
         folder.mkdir(parents=True, exist_ok=True)
         paths = [_write_csv(folder / f'{self.name}.csv', self.data)]
         paths += [_write_csv(folder / f'{self.name}_{suffix}.csv', data) for suffix, data in self.further.items()]
-        paths.append(_write(folder / f'{self.name}.md', self.markdown()))
-        paths.append(_write(folder / f'{self.name}.tex', self.latex()))
+        paths.append(_write(folder / f'{self.name}.md', f'{self.markdown()}\nDrawn by {SOFTWARE}.\n'))
+        paths.append(_write(folder / f'{self.name}.tex', f'% drawn by {SOFTWARE}\n{self.latex()}'))
         return paths
 
 

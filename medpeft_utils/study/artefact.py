@@ -126,7 +126,7 @@ def write(content: dict[str, bytes], path: Path) -> None:
 @RESULTS
 @FIGURES
 def artefact(profile: str, out: Path | None, results: Path, figures: Path) -> None:
-    """Pack PROFILE for an archive with a DOI: records, figures, cards, lock, hashes; no image."""
+    """Pack PROFILE for an archive with a DOI: records, figures, cards, lock, hashes; but but no image."""
     content, path = parts(profile, results, figures), out or Path(f'{profile}.zip')
     write(content, path)
     click.echo(

@@ -80,7 +80,7 @@ def _grid_options(command: Callable) -> Callable:
     """What every command takes that works on a grid."""
     options = (
         click.argument('name', metavar='GRID'),
-        click.option('--only', '--where', 'only', callback=pairs, help='Only these runs.', **KEY_VALUE),
+        click.option('--only', '--where', 'only', callback=pairs, help='Only runs with this value.', **KEY_VALUE),
         settings_option,
         click.option('--profile', default='', help='Another name for the study than the grid file gives.'),
         RESULTS,
@@ -107,12 +107,12 @@ def run_options(command: Callable) -> Callable:
             help='Threads of a run  [default: OMP_NUM_THREADS, else cores / jobs].',
         ),
         click.option('--data-root', type=click.Path(path_type=Path), help='Folder of the published downloads.'),
-        click.option('--limit', type=click.IntRange(1), help='Start at most so many runs.'),
+        click.option('--limit', type=click.IntRange(1), help='Start at most this many runs.'),
         click.option('--time-limit', type=Seconds(1), help='Seconds after which a run is ended.'),
         click.option(
             '--kept', type=click.Path(path_type=Path), help='records.jsonl of an earlier machine; its runs are done.'
         ),
-        click.option('--plain-kernels', is_flag=True, help='Start every kernel anew; slower, works everywhere.'),
+        click.option('--plain-kernels', is_flag=True, help='A new kernel for every run: slow but portable.'),
     )
     for option in reversed(options):
         command = option(command)
@@ -132,13 +132,13 @@ def _open(name: str, only: dict, settings: dict, profile: str, results: Path) ->
 @click.option('--dry-run', is_flag=True, help='Check the grid and list its runs; with SLURM, show the script.')
 @click.option('--executor', type=click.Choice(['here', 'slurm']), default='here', show_default=True, help='Where.')
 @click.option('--workers', default=1, show_default=True, type=click.IntRange(1), help='With SLURM: tasks of the array.')
-@click.option('--slurm', 'asked', callback=pairs, help='An option of sbatch, as partition=gpu.', **KEY_VALUE)
-@click.option('--slurm-header', type=click.Path(path_type=Path), help="The site's lines, before the command.")
+@click.option('--slurm', 'asked', callback=pairs, help='sbatch option, such as partition=gpu.', **KEY_VALUE)
+@click.option('--slurm-header', type=click.Path(path_type=Path), help="File of your site's lines for the script.")
 @click.option('--in-slurm', is_flag=True, hidden=True)
 def run(
     name: str, only: dict, settings: dict, profile: str, results: Path, dry_run: bool, executor: str, **options: Any
 ) -> None:
-    """Execute the runs of GRID (a name as demo, or a file). What is done is skipped."""
+    """Execute the runs of GRID (a name such as demo, or a file), except those that are done."""
     grid, runs, folder = _open(name, only, settings, profile, results)
     array = {key: options.pop(key) for key in ('workers', 'asked', 'slurm_header')}
     if executor == 'slurm':
@@ -201,9 +201,9 @@ def stop(profile: str, results: Path) -> None:
 @click.command()
 @_grid_options
 @run_options
-@click.option('--failed', is_flag=True, help='Runs that failed or died; what retry is for at present.')
+@click.option('--failed', is_flag=True, help='Required: retry the runs that failed or died.')
 def retry(name: str, only: dict, settings: dict, profile: str, results: Path, failed: bool, **options: Any) -> None:
-    """Execute again what failed or died in GRID, and nothing else."""
+    """Repeat the runs of GRID that failed or died, and no others."""
     from medpeft_utils.study.status import states
 
     if not failed:
@@ -301,9 +301,9 @@ class Drawing:
 
 @click.command()
 @_grid_options
-@click.option('--failed', is_flag=True, help='What failed and died, with the last lines of each.')
-@click.option('--list', 'listed', is_flag=True, help='A line for every run.')
-@click.option('--json', 'as_json', is_flag=True, help='The same for other tools.')
+@click.option('--failed', is_flag=True, help='Show the runs that failed or died, with their last lines.')
+@click.option('--list', 'listed', is_flag=True, help='Print one line per run.')
+@click.option('--json', 'as_json', is_flag=True, help='Print the same as JSON.')
 def status(name: str, only: dict, settings: dict, profile: str, results: Path, **shown: bool) -> None:
     """Show where the runs of GRID stand."""
     from medpeft_utils.study import status as study
@@ -328,7 +328,7 @@ def status(name: str, only: dict, settings: dict, profile: str, results: Path, *
 @click.argument('run')
 @RESULTS
 def show(run: str, results: Path) -> None:
-    """Show one RUN: parameters, metrics, curve, error, notebook. The beginning of its hash will do."""
+    """Show one RUN: parameters, metrics, curve, error, notebook. The first characters of its hash are enough."""
     from medpeft_utils.study.status import describe, find_run
 
     click.echo('\n'.join(describe(find_run(run, results))))
@@ -336,7 +336,7 @@ def show(run: str, results: Path) -> None:
 
 @click.command()
 @click.argument('profile')
-@click.option('--follow', is_flag=True, help='Go on with what happens from now on, until Ctrl-C.')
+@click.option('--follow', is_flag=True, help='Keep printing new events until Ctrl-C.')
 @RESULTS
 def events(profile: str, follow: bool, results: Path) -> None:
     """Print what happens in PROFILE as JSON lines, for other tools.

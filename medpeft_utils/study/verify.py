@@ -146,7 +146,7 @@ def grid_of(chosen: list[dict[str, Any]], folder: StudyFolder) -> Grid:
 @RESULTS
 @click.pass_context
 def verify(context: click.Context, source: Path, number: int, tolerance: float, results: Path, **options: Any) -> None:
-    """Check RECORDS (a records.jsonl, or a study's folder), and run some of them again on this machine.
+    """Check RECORDS (a records.jsonl or a study's folder) and repeat some of their runs on this machine.
 
     Every record is checked against itself; a sample over experiments, families and methods is run again, and its
     scores must agree within the tolerance. The exit status is 1 where one does not hold.
