@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import time
 from pathlib import Path
 
@@ -123,6 +124,20 @@ WRONG = [
     *(('learning_rate', 'fast'), ('class_weighting', 'no'), ('class_weighting', 1), ('epochs', 1.5), ('epochs', None)),
     *(('batch_size', 0), ('fraction', 50), ('image_size', 50), ('augmentation', 'strong'), ('seed', [0, 1])),
     *(('method_config', '[8]'), ('method_config', '{"dropout": 5}'), ('method_config', '{"rank": NaN}')),
+    *(
+        ('method_config', '{"rank": 1000000000}'),
+        ('method_config', '{"alpha": 1e308}'),
+        ('dataset', ''),
+        ('dataset', ' '),
+    ),
+    *(
+        ('learning_rate', 10**9),
+        ('batch_size', 10**9),
+        ('image_size', 10**8),
+        ('search_trials', 10**7),
+        ('folds', 10**6),
+    ),
+    *(('max_steps', 10**12), ('data_folder', 'half \ud800'), ('backbone', 'vit_base_mini:0'), ('seed', '1:30')),
     *(('method_config', {'rank': 8}), ('dataset', 'a\0b'), ('dataset', '~nobody/x'), ('dataset', 'x' * 5000)),
 ]
 
@@ -136,7 +151,7 @@ def test_a_value_that_cannot_be_is_refused_by_the_grid_before_anything_is_loaded
     with pytest.raises(BadInput) as refusal:
         grid = load_grid(path)
         check(grid, grid.runs)
-    assert 'x.yaml is refused, nothing was started' in str(refusal.value)
+    assert re.search(r'x\.yaml is (refused, nothing was started|not YAML)', str(refusal.value))
 
 
 @pytest.mark.parametrize(('name', 'value'), WRONG[:17], ids=lambda value: str(value)[:20])
@@ -189,6 +204,60 @@ GRIDS = {
         + ['experiments: *i']
     ),
 }
+
+
+def test_a_setting_is_over_everything_that_the_file_says(project):
+    """Also over axes of several parameters, single runs, and rules of what is left out."""
+    path = project.grid(
+        experiments=[
+            {
+                'notebook': 'toy',
+                'axes': {'pair': [{'mode': 'fine', 'value': 1}, {'mode': 'exits', 'value': 2}], 'seed': [0, 1]},
+                'exclude': [{'mode': 'exits', 'seed': 1}, {'mode': 'fine', 'seed': 0}],
+                'include': [{'mode': 'raises', 'seed': 5}],
+            }
+        ]
+    )
+    grid = load_grid(path, {'mode': 'exits'})
+    found = {(run.parameters['mode'], run.parameters['value'], run.parameters['seed']) for run in grid.runs}
+    assert found == {('exits', 1.0, 0), ('exits', 2.0, 0), ('exits', 1.0, 5)} and not grid.faults
+    copy = project.root / 'copy.yaml'
+    copy.write_text(dump(grid, copy))
+    assert [run.hash for run in load_grid(copy).runs] == [run.hash for run in grid.runs] and not load_grid(copy).faults
+
+
+@pytest.mark.parametrize('rule', [{'mode': 'fien'}, {'sed': 0}, {'seed': '0'}, {'mode': 'fine', 'seed': 7}], ids=str)
+def test_a_rule_that_leaves_out_nothing_is_a_fault(project, rule):
+    experiment = {'notebook': 'toy', 'axes': {'mode': ['fine'], 'seed': [0, 1]}, 'exclude': [rule]}
+    assert 'leaves out no run' in ' '.join(load_grid(project.grid(experiments=[experiment])).faults)
+
+
+@pytest.mark.parametrize(
+    'text',
+    ['!!bool maybe', '!!int x', '!!float y', '!!binary aGk=', '!!set {a}', '!!omap [a: 1]', '!foo bar', '&a [*a]'],
+)
+@pytest.mark.parametrize('place', ['profile', 'title', 'defaults', 'preload', 'notebooks', 'family', 'seed', 'axes'])
+def test_every_place_of_a_grid_may_hold_any_kind_of_yaml(project, place, text):
+    """Wherever it stands: one message that names the file, and no traceback."""
+    content = {'profile': 'x', 'title': 't', 'defaults': {'seed': 'HERE'}, 'preload': [], 'notebooks': 'n'}
+    content['experiments'] = [{'notebook': 'toy', 'family': 'f', 'axes': {'mode': ['fine']}}]
+    where = content['experiments'][0] if place in ('family', 'axes') else content
+    where['defaults' if place == 'seed' else place] = {'seed': 'HERE'} if place == 'seed' else 'HERE'
+    path = project.root / 'odd.yaml'
+    path.write_text(yaml.safe_dump(content).replace('HERE', text))
+    with pytest.raises(BadInput, match=r'odd\.yaml'):
+        load_grid(path)
+
+
+def test_what_a_grid_leaves_empty_has_its_usual_value(project):
+    path = project.root / 'notebooks' / 'grids' / 'empty.yaml'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(
+        'profile: ~\ntitle:\nnotebooks:\nexperiments: [{notebook: toy, family: ~, axes: {seed: [010, 1e0]}}]'
+    )
+    grid = load_grid(path)
+    assert (grid.profile, grid.title, {run.family for run in grid.runs}) == ('empty', 'empty', {'toy'})
+    assert [run.parameters['seed'] for run in grid.runs] == [10, 1], 'YAML 1.2: no octal numbers'
 
 
 @pytest.mark.parametrize('kind', GRIDS)

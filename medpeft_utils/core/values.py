@@ -11,10 +11,20 @@ from medpeft_utils.core.errors import BadInput, short
 from medpeft_utils.core.files import parse_json
 
 NUMBER = re.compile(r'[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?')
+UNWRITABLE = re.compile('[\0\ud800-\udfff]')  # ends a path; half a character
 WHOLE = re.compile(r'[+-]?\d{1,18}')
 LARGEST = 2**63 - 1  # of torch's integers
+LARGEST_FLOAT = 1e300
 LARGEST_SEED = 2**32 - 1  # of numpy's seeds
 LONGEST = 4096
+# The largest that a number of this name can mean; beyond it is a slip, found here and not by a full memory.
+MOST = {
+    **dict.fromkeys(('learning_rate', 'head_learning_rate', 'weight_decay', 'guidance_scale'), 100),
+    **dict.fromkeys(('folds', 'probe_copies', 'sampling_steps', 'sampling_seeds'), 1000),
+    **dict.fromkeys(('image_size', 'micro_batch', 'search_trials'), 4096),
+    **dict.fromkeys(('batch_size', 'epochs', 'warmup_epochs', 'evaluations', 'test_images'), 100_000),
+    **dict.fromkeys(('min_steps', 'max_steps', 'steps', 'training_pairs', 'validation_pairs'), 10_000_000),
+}
 TYPES = {'str': str, 'int': int, 'float': float, 'bool': bool, 'list': list, 'dict': dict}
 Settings = TypeVar('Settings')
 
@@ -34,6 +44,8 @@ def typed(name: str, kind: str, value: Any) -> Any:
         raise BadInput(f'{name} = {given} is a {type(value).__name__}, and must be {_WANTED.get(kind, f"a {kind}")}')
     if kind == 'int' and (name == 'seed' or name.endswith('_seed')) and not 0 <= found <= LARGEST_SEED:
         raise BadInput(f'{name} = {found}: give a seed from 0 to {LARGEST_SEED}')
+    if kind in ('int', 'float') and abs(found) > MOST.get(name, LARGEST_FLOAT):
+        raise BadInput(f'{name} = {found}: give a number of a size up to {MOST[name]:,}')
     return found
 
 
@@ -48,7 +60,12 @@ def _whole(kind: str, value: Any) -> int | None:
 def _number(kind: str, value: Any) -> float | None:
     if isinstance(value, str) and NUMBER.fullmatch(value):
         value = float(value)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or abs(value) > 1e300 or not math.isfinite(value):
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, float))
+        or abs(value) > LARGEST_FLOAT
+        or not math.isfinite(value)
+    ):
         return None
     return float(value)
 
@@ -60,7 +77,7 @@ def _truth(kind: str, value: Any) -> bool | None:
 
 
 def _plain(kind: str, value: Any) -> Any:
-    if kind == 'str' and isinstance(value, str) and (len(value) > LONGEST or '\0' in value):
+    if kind == 'str' and isinstance(value, str) and (len(value) > LONGEST or UNWRITABLE.search(value)):
         return None
     return value if isinstance(value, TYPES[kind]) else None
 
@@ -70,7 +87,7 @@ _WANTED = {
     'int': 'a whole number (int)',
     'float': 'a finite number (float)',
     'bool': 'true or false (bool)',
-    'str': f'text (str) of at most {LONGEST} characters',
+    'str': f'text (str) of at most {LONGEST} whole characters',
 }
 
 

@@ -16,10 +16,10 @@ PLAIN = {f'tag:yaml.org,2002:{name}' for name in ('str', 'int', 'float', 'bool',
 
 
 class _Loader(getattr(yaml, 'CSafeLoader', yaml.SafeLoader)):
-    """Dates stay text, 1e-3 is a number as in YAML 1.2, and a key that is there twice is a fault."""
+    """Numbers as in YAML 1.2 (1e-3 is one; 1:30, 010 and dates are text); a key that is there twice is a fault."""
 
     yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(':timestamp')]
+        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((':timestamp', ':int', ':float'))]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
@@ -36,9 +36,11 @@ class _Loader(getattr(yaml, 'CSafeLoader', yaml.SafeLoader)):
         return super().construct_mapping(node, deep)
 
 
-_Loader.add_implicit_resolver(
-    'tag:yaml.org,2002:float', re.compile(r'^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$'), list('-+.0123456789')
-)
+for kind, written in (
+    ('int', r'^[-+]?(0|[1-9]\d*)$'),
+    ('float', r'^([-+]?(\d+\.\d*|\.\d+)([eE][-+]?\d+)?|[-+]?\d+[eE][-+]?\d+|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))$'),
+):
+    _Loader.add_implicit_resolver(f'tag:yaml.org,2002:{kind}', re.compile(written), list('-+.0123456789'))
 
 
 def parse_yaml(text: bytes | str, what: str) -> Any:
@@ -66,10 +68,16 @@ def parse_yaml(text: bytes | str, what: str) -> Any:
             loader.dispose()
     except RecursionError:
         raise BadInput(f'{what} is nested too deeply') from None
-    except (yaml.YAMLError, ValueError) as error:
-        if isinstance(error, BadInput):
-            raise
-        raise BadInput(f'{what} is not YAML: {error}') from error
+    except BadInput:
+        raise
+    except (
+        yaml.YAMLError,
+        ValueError,
+        LookupError,
+        TypeError,
+        ArithmeticError,
+    ) as error:  # `!!bool maybe` and the like
+        raise BadInput(f'{what} is not YAML: {str(error)[:500]}') from error
 
 
 def _check_depth(text: bytes | str, what: str) -> None:
@@ -84,7 +92,8 @@ def _check_depth(text: bytes | str, what: str) -> None:
 def _size(node: yaml.Node, sizes: dict[int, int], depth: int) -> int:
     """Values below a node, an alias counted as often as it is used."""
     if depth > DEEPEST:
-        raise BadInput(f'YAML nested more than {DEEPEST} deep, or an alias within what it stands for{node.start_mark}')
+        said = f'nested more than {DEEPEST} deep, or an alias within what it stands for'
+        raise yaml.constructor.ConstructorError(None, None, said, node.start_mark)
     if node.tag not in PLAIN:
         raise yaml.constructor.ConstructorError(None, None, f'{node.tag} is no plain value', node.start_mark)
     if isinstance(node, yaml.ScalarNode):

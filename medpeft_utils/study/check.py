@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from medpeft_utils.core.code import imported
-from medpeft_utils.core.errors import BadInput, MedpeftError
+from medpeft_utils.core.errors import BadInput, MedpeftError, short
 from medpeft_utils.study.grid import Grid, Run
 from medpeft_utils.study.notebook import NO_DEFAULT, ExperimentNotebook
 
@@ -38,7 +38,7 @@ def faults_of(run: Run, notebook: ExperimentNotebook | None) -> list[str]:
         faults.append(f'{run.experiment}: its parameters cell has no record_folder: str')
     for name in run.parameters:
         if name not in known:
-            faults.append(f'{run.experiment}: unknown parameter {name!r}; the notebook has {", ".join(known)}')
+            faults.append(f'{run.experiment}: unknown parameter {short(name)}; the notebook has {", ".join(known)}')
     for name, parameter in known.items():
         needed = name in REQUIRED or parameter.default is NO_DEFAULT
         if needed and name not in run.given:
@@ -95,11 +95,13 @@ def _fault(look: Callable[..., Any], given: Any) -> list[str]:
 @cache
 def _dataset(name: str) -> None:
     """A name with a card, or a folder or CSV file of one's own."""
+    if not name.strip():
+        raise BadInput("dataset = '': name one (medpeft data list), or a folder or CSV file")
     from medpeft_utils.data import CARDS
 
     try:
         there = Path(name).expanduser().exists()
     except (OSError, RuntimeError, ValueError) as error:  # too long, a home of nobody, half characters
-        raise BadInput(f'dataset {name[:60]!r} cannot be looked up: {error}') from None
+        raise BadInput(f'dataset {short(name)} cannot be looked up: {error}') from None
     if not there:
         CARDS[name]

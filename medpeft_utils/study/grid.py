@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -39,7 +40,7 @@ from typing import Annotated, Any
 import yaml
 
 from medpeft_utils.core.code import Code
-from medpeft_utils.core.errors import BadInput
+from medpeft_utils.core.errors import BadInput, short
 from medpeft_utils.core.schema import checked
 from medpeft_utils.core.yaml_files import parse_yaml
 from medpeft_utils.study.identity import code_version, run_hash, without_places
@@ -126,11 +127,11 @@ class Grid:
 
     @property
     def profile(self) -> str:
-        return str(self.content.get('profile', self.path.stem))
+        return self.content.get('profile') or self.path.stem
 
     @property
     def title(self) -> str:
-        return str(self.content.get('title', self.profile))
+        return self.content.get('title') or self.profile
 
     @property
     def preload(self) -> list[str] | None:
@@ -154,12 +155,13 @@ def _schema() -> type:
         model_config = ConfigDict(extra='allow', strict=True)
 
     Named = dict[str, Any]
+    Line = Annotated[str, Field(min_length=1, max_length=300, pattern=r'^[^\r\n\x00]+$')]
 
     class Experiment(Part):
         notebook: Annotated[str, Field(min_length=1, max_length=100, pattern=r'^[^/\\\x00]+$')]
-        family: str | None = None
-        title: str | None = None
-        figures: list[str] | None = None
+        family: Line | None = None
+        title: Line | None = None
+        figures: list[Line] | None = None
         parameters: Named | None = None
         axes: dict[str, list[Any]] | None = None
         include: list[Named] | None = None
@@ -167,7 +169,7 @@ def _schema() -> type:
 
     class Content(Part):
         profile: str | None = None
-        title: str | None = None
+        title: Line | None = None
         defaults: Named | None = None
         preload: list[str] | None = None
         notebooks: str | None = None
@@ -193,22 +195,38 @@ def load_grid(path: Path, settings: dict[str, Any] | None = None, profile: str =
     if count > MOST_RUNS:
         raise BadInput(f'{path} stands for {count:,} runs; a grid has at most {MOST_RUNS:,}: split it')
     grid = Grid(path, content)
-    grid.faults += [f'unknown key {key!r}; a grid has {", ".join(sorted(TOP))}' for key in content if key not in TOP]
+    grid.faults += [
+        f'unknown key {short(key)}; a grid has {", ".join(sorted(TOP))}' for key in content if key not in TOP
+    ]
     if not re.fullmatch(r'[\w-]{1,100}', grid.profile):
-        grid.faults.append(f'profile {grid.profile!r}: use up to 100 letters, digits, - and _')
+        grid.faults.append(f'profile {short(grid.profile)}: use up to 100 letters, digits, - and _')
     for entry in content['experiments']:
         _read_experiment(grid, entry)
     return grid
 
 
 def _with_settings(content: dict[str, Any], settings: dict[str, Any], profile: str) -> dict[str, Any]:
+    """The content with the settings over whatever it says, in axes of several parameters and in single runs too."""
+
+    def rest(given: Any) -> Any:
+        return {name: given[name] for name in given if name not in settings} if isinstance(given, dict) else given
+
     experiments = []
     for entry in content['experiments']:
-        entry = dict(entry)
-        if settings:
-            entry['parameters'] = {**(entry.get('parameters') or {}), **settings}
-            entry['axes'] = {name: axis for name, axis in (entry.get('axes') or {}).items() if name not in settings}
-        experiments.append(entry)
+        rules = (
+            rule
+            for rule in entry.get('exclude') or []
+            if all(settings.get(name, rule[name]) == rule[name] for name in rule)
+        )
+        changed = {
+            'parameters': {**(entry.get('parameters') or {}), **settings},
+            'axes': {
+                k: [rest(one) for one in axis] for k, axis in (entry.get('axes') or {}).items() if k not in settings
+            },
+            'include': [rest(extra) for extra in entry.get('include') or []],
+            'exclude': [rest(rule) for rule in rules],
+        }
+        experiments.append({**entry, **changed} if settings else entry)
     return {**content, **({'profile': profile} if profile else {}), 'experiments': experiments}
 
 
@@ -220,11 +238,14 @@ def _count(entry: dict[str, Any]) -> int:
 def _read_experiment(grid: Grid, entry: dict[str, Any]) -> None:
     name = entry['notebook']
     known = ', '.join(sorted(INSIDE))
-    grid.faults += [f'{name}: unknown key {key!r}; known: {known}' for key in entry if key not in INSIDE]
+    grid.faults += [f'{name}: unknown key {short(key)}; known: {known}' for key in entry if key not in INSIDE]
     for axis, values in (entry.get('axes') or {}).items():
         if not values:
-            grid.faults.append(f'{name}: axis {axis!r} is empty; give a list of values')
+            grid.faults.append(f'{name}: axis {short(axis)} is empty; give a list of values')
             return
+    for rule in entry.get('exclude') or []:
+        if not any(_has(given, rule) for given in _crossed(entry)):
+            grid.faults.append(f'{name}: exclude {short(rule)} leaves out no run; is a name or a value in it misspelt?')
     notebook = _notebook(grid, name)
     defaults = grid.content.get('defaults') or {}
     if notebook:  # a grid serves several notebooks; what only one of them knows is no fault in the others
@@ -244,9 +265,9 @@ def _read_experiment(grid: Grid, entry: dict[str, Any]) -> None:
 def _notebook(grid: Grid, name: str) -> ExperimentNotebook | None:
     if name not in grid.notebooks:
         folders = [grid.path.parent / '..' / 'experiments', experiments_folder(grid.path.parent), experiments_folder()]
-        if 'notebooks' in grid.content:
+        if grid.content.get('notebooks'):
             folders.insert(0, grid.path.parent / grid.content['notebooks'])
-        found = next((folder / f'{name}.ipynb' for folder in folders if (folder / f'{name}.ipynb').is_file()), None)
+        found = next((path for path in (folder / f'{name}.ipynb' for folder in folders) if os.path.isfile(path)), None)
         if found is None:
             return None
         grid.notebooks[name] = read_notebook(found.resolve())
@@ -255,15 +276,25 @@ def _notebook(grid: Grid, name: str) -> ExperimentNotebook | None:
 
 def combinations(entry: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """The parameters that an experiment of a grid names, run by run."""
-    base, axes, excluded = entry.get('parameters') or {}, entry.get('axes') or {}, entry.get('exclude') or []
-    for values in itertools.product(*axes.values()) if axes or not entry.get('include') else ():
-        given = dict(base)
+    if entry.get('axes') or not entry.get('include'):
+        excluded = entry.get('exclude') or []
+        yield from (given for given in _crossed(entry) if not any(_has(given, rule) for rule in excluded))
+    for extra in entry.get('include') or []:
+        yield {**(entry.get('parameters') or {}), **extra}
+
+
+def _crossed(entry: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Every combination of the axes, over the parameters of all."""
+    axes = entry.get('axes') or {}
+    for values in itertools.product(*axes.values()):
+        given = dict(entry.get('parameters') or {})
         for name, value in zip(axes, values, strict=True):
             given |= value if isinstance(value, dict) else {name: value}
-        if not any(all(given.get(name) == value for name, value in rule.items()) for rule in excluded):
-            yield given
-    for extra in entry.get('include') or []:
-        yield {**base, **extra}
+        yield given
+
+
+def _has(given: dict[str, Any], rule: dict[str, Any]) -> bool:
+    return all(name in given and given[name] == value for name, value in rule.items())
 
 
 def _run(entry: dict[str, Any], given: dict[str, Any], notebook: ExperimentNotebook | None, code: Code) -> Run:
@@ -276,7 +307,7 @@ def _run(entry: dict[str, Any], given: dict[str, Any], notebook: ExperimentNoteb
     return Run(
         hash=run_hash(experiment, parameters, version),
         experiment=experiment,
-        family=str(entry.get('family', experiment)),
+        family=entry.get('family') or experiment,
         given=without_places(given),
         parameters=parameters,
         code=version,
