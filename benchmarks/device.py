@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import medpeft_utils
-from medpeft_utils.study.processes import cores
+from medpeft_utils.study.machine import cores
 
 PACKAGES = ('torch', 'timm', 'peft', 'numpy')
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks.rounds import Broken, Timed, alternate, ask, ratio
 from benchmarks.scale import Scale
-from medpeft_utils.study.processes import cores
+from medpeft_utils.study.machine import cores
 
 LOADER_BATCH = 64
 Say = Callable[[str], None]

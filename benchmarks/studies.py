@@ -21,7 +21,8 @@ from typing import Any
 
 from benchmarks.rounds import Broken
 from benchmarks.scale import Scale
-from medpeft_utils.study.processes import children, thread_variables
+from medpeft_utils.study.machine import thread_variables
+from medpeft_utils.study.processes import children
 
 LOOK_SECONDS = 0.2
 PARAMETERS = """

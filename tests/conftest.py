@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from medpeft_utils.study.processes import cores
+from medpeft_utils.study.machine import cores
 
 ROOT = Path(__file__).resolve().parents[1]
 MOST_WORKERS = 8  # each imports torch, some 0.5 GB

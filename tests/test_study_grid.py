@@ -20,7 +20,7 @@ from medpeft_utils.study.grid import dump, load_grid, selected
 from medpeft_utils.study.identity import code_version, notebook_code, run_hash, same_code
 from medpeft_utils.study.notebook import NO_DEFAULT, read_parameters
 from medpeft_utils.study.paths import StudyFolder, find_grid
-from medpeft_utils.study.runner import in_order
+from medpeft_utils.study.queue import in_order
 from medpeft_utils.study.splits import identified, key_of, with_data_root
 
 ROOT = Path(__file__).resolve().parents[1]

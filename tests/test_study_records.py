@@ -24,8 +24,8 @@ from medpeft_utils.core.shared import once
 from medpeft_utils.study import records
 from medpeft_utils.study.grid import Run, load_grid
 from medpeft_utils.study.progress import Counts, Progress, Times, duration, earlier_times
+from medpeft_utils.study.queue import in_order
 from medpeft_utils.study.room import AUTO, BESIDE_MB, MARGIN, Room
-from medpeft_utils.study.runner import in_order
 from medpeft_utils.study.worker import remove_left_sockets, socket_folder
 
 SCORES = dict.fromkeys(records.SCORES, 0.5)

@@ -19,7 +19,8 @@ import pytest
 from study_project import FINISH, START, WORK, Project, write_notebook
 
 from medpeft_utils.core.leases import Lease
-from medpeft_utils.study.processes import cores, process_mark
+from medpeft_utils.study.machine import cores
+from medpeft_utils.study.processes import process_mark
 
 KILLS = int(os.environ.get('MEDPEFT_KILLS', 20))
 linux = pytest.mark.skipif(not Path('/proc/self').exists(), reason='needs Linux')

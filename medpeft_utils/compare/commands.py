@@ -124,7 +124,7 @@ class Comparison:
         from medpeft_utils import backbones, data
         from medpeft_utils.compare import plan
         from medpeft_utils.compare.study import profile_of
-        from medpeft_utils.study.processes import graphics_cards, threads_for
+        from medpeft_utils.study.machine import graphics_cards, threads_for
         from medpeft_utils.training.classification import stored_size
 
         jobs, graphics = self.running['jobs'], bool(graphics_cards())

@@ -37,7 +37,6 @@ class Lease:
     def take(self) -> bool:
         """Take the lease where nobody has it, or its owner is gone. Raises StorageFault where it cannot be written."""
         with storage(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 self._lock.acquire(blocking=False)
             except Timeout:

@@ -241,14 +241,14 @@ def execute(
     chosen = Options(plain=plain_kernels, earlier=earlier, job=job, **options)
     progress = Progress(grid.profile)
     with Drawing(grid, folder, progress) as drawing:
-        runner = Runner(grid, runs, folder, chosen, progress, drawing.draw)
-        click.echo(f'{grid.title}: {len(runs)} runs, {len(runner.waiting)} to do, in {folder.root}')
+        runner = Runner(grid, runs, folder, chosen, progress, *([] if in_slurm else [drawing.draw]))
+        click.echo(f'{grid.title}: {len(runs)} runs, {len(runner.queue)} to do, in {folder.root}')
         counts = runner.execute()
     click.echo(f'{grid.profile}: {counts}')
     if counts.failed or counts.died:
         click.echo(f'failures: medpeft status {grid.profile} --failed · again: medpeft retry --failed {grid.profile}')
-    if job and job.is_over() and (runner.waiting or runner.active):
-        click.echo(f'{len(runner.waiting) + len(runner.active)} runs are left: job {job.number} is queued again')
+    if job and job.is_over() and (runner.queue or runner.active):
+        click.echo(f'{len(runner.queue) + len(runner.active)} runs are left: job {job.number} is queued again')
         job.requeue()
         return
     if runner.stopping:

@@ -88,6 +88,11 @@ class Run:
             shared['fraction'] = shared['search_fraction']
         return run_hash(self.experiment, shared, '')
 
+    @property
+    def searches(self) -> bool:
+        """Whether the runs of its group search for a learning rate, once for all of them."""
+        return bool(self.parameters.get('search_trials'))
+
     @cached_property
     def label(self) -> str:
         """A short name: experiment, then the parameters in which runs differ."""

@@ -21,7 +21,8 @@ from typing import Any
 from medpeft_utils.core.errors import MedpeftError
 from medpeft_utils.core.files import read_json
 from medpeft_utils.study import fork_server, worker
-from medpeft_utils.study.processes import LINUX, adopt_orphans, children, end_descendants, kill, thread_variables
+from medpeft_utils.study.machine import thread_variables
+from medpeft_utils.study.processes import LINUX, adopt_orphans, children, end_descendants, kill
 
 BACKEND = 'module://matplotlib_inline.backend_inline'
 MOST_RESTARTS = 3

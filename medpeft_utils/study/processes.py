@@ -114,34 +114,3 @@ def process_space() -> str:
         return f'{Path("/proc/self/ns/pid").stat().st_ino:x}'
     except OSError:
         return '0'
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-
-
-def threads_for(jobs: int) -> int:
-    """Threads of a run among `jobs` at a time: as OMP_NUM_THREADS says, else the cores shared out."""
-    given = os.environ.get('OMP_NUM_THREADS', '').partition(',')[0]
-    return int(given) if given.isdigit() and int(given) else max(1, cores() // jobs)
-
-
-def thread_variables(threads: int) -> dict[str, str]:
-    """The environment variables by which numerical libraries learn how many threads to use, and how to wait.
-
-    Threads that wait for others sleep (PASSIVE) unless the user says otherwise: spinning, they take the cores from each
-    other as soon as anything else runs. 25 steps of LoRA with two threads on two cores under a load of 7 took 123 and
-    192 s spinning, 19 and 22 s asleep, 15 s with one thread; on an idle machine all are alike.
-    """
-    libraries = 'OMP', 'MKL', 'OPENBLAS', 'NUMEXPR'
-    waiting = os.environ.get('OMP_WAIT_POLICY', 'PASSIVE')
-    return {**{f'{library}_NUM_THREADS': str(threads) for library in libraries}, 'OMP_WAIT_POLICY': waiting}
-
-
-def graphics_cards() -> list[str]:
-    """The cards that runs may share, as values for CUDA_VISIBLE_DEVICES; without loading a driver."""
-    if os.environ.get('CUDA_VISIBLE_DEVICES') is not None:
-        return [card for card in os.environ['CUDA_VISIBLE_DEVICES'].split(',') if card.strip()]
-    cards = Path('/proc/driver/nvidia/gpus')
-    return [str(number) for number in range(len(list(cards.iterdir())))] if cards.is_dir() else []

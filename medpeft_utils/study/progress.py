@@ -80,7 +80,7 @@ class Times:
     def expected(self, run: Run) -> float | None:
         """Seconds that a run will take; None where nothing was measured."""
         like = self._like(run)
-        if like is None or run.group in self.searched or not run.parameters.get('search_trials'):
+        if like is None or run.group in self.searched or not run.searches:
             return like
         searches = (self._mean(key) for key in _keys('search', run.experiment, run.parameters))
         return like + (next((mean for mean in searches if mean), None) or 0.0)

@@ -11,51 +11,28 @@ from __future__ import annotations
 
 import json
 import logging
-import math
-import os
-import platform
-import subprocess
-import sys
 import time
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cache
-from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-import medpeft_utils
 from medpeft_utils.core import leases
 from medpeft_utils.core.errors import BadInput, MedpeftError
 from medpeft_utils.core.files import check_writable, parse_json, plain, read_json, write_bytes, write_json
 from medpeft_utils.study.identity import code_version, run_hash, same_code, without_places
+from medpeft_utils.study.machine import commit, environment
 from medpeft_utils.study.outcomes import PLAN
 from medpeft_utils.study.paths import StudyFolder, experiments_folder, project_root
+from medpeft_utils.study.schema import SCHEMA, SCORES, faults
 
 if TYPE_CHECKING:
     import pandas as pd
 
 log = logging.getLogger(__name__)
-PACKAGES = [
-    'torch',
-    'torchvision',
-    'timm',
-    'peft',
-    'numpy',
-    'pandas',
-    'scikit-learn',
-    'optuna',
-    'diffusers',
-    'transformers',
-]
-SCHEMA = 1
-STATUSES = 'done', 'failed', 'died'
 SECTIONS = 'data', 'backbone', 'method', 'learning_rate', 'metrics', 'time', 'environment'
-REQUIRED_SCORES = ('f1_macro',)  # a score that is added to `SCORES` later must not hide what was recorded before
-SCORES = ['f1_macro', 'f1_weighted', 'f1_micro', 'accuracy', 'balanced_accuracy', 'auroc', 'calibration_error']
 AS_THEY_ARE = 'run', 'status', 'profile', 'experiment', 'code_version', 'peak_memory_mb'
 COUNTS = 'trainable_parameters', 'head_parameters', 'total_parameters'
 COLUMNS = [
@@ -187,108 +164,6 @@ def _by_hand(parameters: dict[str, Any], experiment: str, folder: str) -> RunCon
     )
 
 
-def environment() -> dict[str, Any]:
-    """What the run runs on: versions, platform, device, threads."""
-    return {
-        'versions': {'python': platform.python_version(), 'medpeft': medpeft_utils.__version__, **_versions()},
-        'platform': platform.platform(),
-        **_device(),
-    }
-
-
-def _versions() -> dict[str, str]:
-    installed = {}
-    for name in PACKAGES:
-        try:
-            installed[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue  # an optional one
-    return installed
-
-
-def _device() -> dict[str, Any]:
-    """Device and threads, as far as torch is loaded anyway."""
-    torch = sys.modules.get('torch')
-    if torch is None:
-        return {'device': 'cpu', 'threads': None}
-    name = torch.cuda.get_device_name() if torch.cuda.is_available() else 'cpu'
-    return {'device': name, 'threads': torch.get_num_threads()}
-
-
-def commit() -> str | None:
-    """The commit of the package's repository, with '+' where files have changed since; None outside of one."""
-    folder = Path(medpeft_utils.__file__).parent
-    ask = ['git', '-C', str(folder), 'describe', '--always', '--abbrev=40', '--exclude=*', '--dirty=+']
-    quiet = {**os.environ, 'GIT_OPTIONAL_LOCKS': '0'}  # only look, do not write the index
-    try:
-        described = subprocess.run(ask, capture_output=True, text=True, timeout=10, env=quiet)
-    except (OSError, subprocess.TimeoutExpired):
-        return None  # no git here, or a repository on a disk that does not answer
-    return described.stdout.strip() or None
-
-
-@cache
-def _schema() -> type:
-    """What a record must be, as a pydantic model; sections and scores beyond these pass as they are."""
-    from pydantic import BaseModel, ConfigDict, Field, create_model
-
-    class Part(BaseModel):
-        model_config = ConfigDict(extra='allow', strict=True, allow_inf_nan=False)
-
-    score = Annotated[float, Field(ge=0, le=1)]
-    required = dict.fromkeys(REQUIRED_SCORES, (score, ...))
-    optional = {name: (score | None, None) for name in SCORES if name not in REQUIRED_SCORES}
-    scores = create_model('Scores', __base__=Part, **required, **optional)
-    seconds = (Annotated[float, Field(ge=0)] | None, None)
-    metrics = create_model('Metrics', __base__=Part, test=(scores | None, None), validation=(scores | None, None))
-    spent = create_model('Time', __base__=Part, total_seconds=seconds, step_seconds=seconds)
-    rates = Annotated[float, Field(ge=0)] | None, None
-    key = Annotated[str, Field(pattern=r'^[0-9a-f]{16}$')]
-    search = create_model('Search', __base__=Part, key=(key, ...), edge=(dict[str, str], ...), seconds=seconds)
-    searched = {'search': (search | None, None), 'trials': (list[dict[str, Any]], [])}
-    rate = create_model('Rate', __base__=Part, value=rates, head_value=rates, **searched)
-    error = create_model(
-        'Error', __base__=Part, type=(str, ...), message=(str, ''), last_lines=(list[str] | None, None)
-    )
-    common = {
-        **{'schema': (Literal[SCHEMA], ...), 'run': (Annotated[str, Field(pattern=r'^\w{1,64}$')], ...)},
-        **{'status': (Literal[STATUSES], ...), 'experiment': (str, ...), 'parameters': (dict[str, Any], ...)},
-        **{'code_version': (str, ...), 'attempt': (int, 1)},
-    }
-    sections = dict.fromkeys(('data', 'backbone', 'method', 'environment'), (dict[str, Any], ...))
-    done = {**sections, 'metrics': (metrics, ...), 'time': (spent, ...), 'learning_rate': (rate, ...)}
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # 'schema' hides a method that pydantic is about to drop
-        return {
-            True: create_model('Done', __base__=Part, **common, **done),
-            False: create_model('NotDone', __base__=Part, **common, error=(error, ...)),
-        }
-
-
-def faults(record: Any) -> list[str]:
-    """What keeps a record from being whole; empty for a whole one."""
-    from pydantic import ValidationError
-
-    from medpeft_utils.core.schema import faults_of
-
-    if not isinstance(record, dict):
-        return ['is no JSON object']
-    try:
-        _schema()[record.get('status') == 'done'].model_validate(record)
-    except ValidationError as error:
-        return faults_of(error)
-    return [] if record['status'] != 'done' else _metric_faults(record['metrics'])
-
-
-def _metric_faults(metrics: dict[str, Any]) -> list[str]:
-    """Whatever a task measures, it is at least one number, and none that is infinite or no number."""
-    wrong = [name for name, value in metrics.items() if isinstance(value, float) and not math.isfinite(value)]
-    if wrong:
-        return [f'metrics.{name}: is {metrics[name]}' for name in wrong]
-    numbers_there = any(isinstance(value, (int, float)) for value in metrics.values())
-    return [] if metrics.get('test') or numbers_there else ['metrics: has no metric']
-
-
 def write(record: dict[str, Any], folder: Path | str) -> Path:
     """Write a whole record into a run's folder, by a rename, and wait until it is on the disk.
 
@@ -307,7 +182,7 @@ def write(record: dict[str, Any], folder: Path | str) -> Path:
 def read(path: Path | str) -> dict[str, Any] | None:
     """A run's record from its file or its folder; None where there is none, or none that is whole."""
     path = Path(path)
-    record = read_json(path / 'record.json' if path.is_dir() else path)
+    record = read_json(path if path.suffix == '.json' else path / 'record.json')
     return record if record is not None and not faults(record) else None
 
 

@@ -7,15 +7,12 @@ takes beside it, else the whole process. A run of which nothing is known runs al
 from __future__ import annotations
 
 import contextlib
-import os
-import subprocess
 from collections import Counter
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from medpeft_utils.study.grid import Run
-from medpeft_utils.study.processes import cores, graphics_cards
+from medpeft_utils.study.machine import free_memory, graphics_cards
 from medpeft_utils.study.progress import alike
 
 AUTO = 0  # jobs: as many as fit
@@ -41,7 +38,7 @@ class Room:
     def here(cls, jobs: int, most: int) -> Room:
         """This machine's, as free as it is now."""
         cards = graphics_cards()
-        memory = _free_memory(cards) if jobs == AUTO else [None] * max(1, len(cards))
+        memory = free_memory(cards) if jobs == AUTO else [None] * max(1, len(cards))
         return cls(jobs, cards, memory, max(1, most))
 
     def note(self, record: dict[str, Any]) -> None:
@@ -76,30 +73,3 @@ class Room:
             return True
         needed, room = [self.needed(one) for one in (run, *beside)], self.memory[place]
         return room is not None and None not in needed and sum(needed) <= room
-
-
-def _free_memory(cards: list[str]) -> list[float | None]:
-    """Free MB of each card, asked of nvidia-smi since a process that is forked later must not load the driver; where
-    there is no card, of this machine, a SLURM job or a container."""
-    return [_of_card(card) for card in cards] if cards else [_of_machine()]
-
-
-def _of_card(card: str) -> float | None:
-    ask = ['nvidia-smi', f'--id={card}', '--query-gpu=memory.free', '--format=csv,noheader,nounits']
-    try:
-        return float(subprocess.run(ask, capture_output=True, text=True, timeout=60, check=True).stdout)
-    except (OSError, ValueError, subprocess.SubprocessError):
-        return None
-
-
-def _of_machine() -> float:
-    import psutil
-
-    limits = [psutil.virtual_memory().available / 2**20]
-    for name, times in (('SLURM_MEM_PER_NODE', 1), ('SLURM_MEM_PER_CPU', cores())):
-        with contextlib.suppress(KeyError, ValueError):
-            limits.append(float(os.environ[name]) * times)
-    with contextlib.suppress(OSError, ValueError):  # of a container; 'max' is no number
-        group = Path('/sys/fs/cgroup')
-        limits.append((int((group / 'memory.max').read_text()) - int((group / 'memory.current').read_text())) / 2**20)
-    return min(limit for limit in limits if limit > 0)

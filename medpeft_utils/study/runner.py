@@ -7,6 +7,7 @@ A run is settled once its record is on disk. What is settled is skipped; whoever
 from __future__ import annotations
 
 import contextlib
+import itertools
 import shutil
 import signal
 import time
@@ -31,22 +32,21 @@ from medpeft_utils.core.signals import handled
 from medpeft_utils.study import outcomes, records
 from medpeft_utils.study.grid import Grid, Run, dump
 from medpeft_utils.study.identity import code_version
+from medpeft_utils.study.machine import commit, cores, threads_for
 from medpeft_utils.study.outcomes import OUTCOME, PLAN, Outcome
 from medpeft_utils.study.paths import StudyFolder
 from medpeft_utils.study.pool import Event, Pool
-from medpeft_utils.study.processes import cores, threads_for
 from medpeft_utils.study.progress import Counts, Progress, Times, duration, earlier_times
+from medpeft_utils.study.queue import Queue
 from medpeft_utils.study.room import Room
 from medpeft_utils.study.slurm import Job
 from medpeft_utils.study.splits import with_data_root
 from medpeft_utils.study.worker import STORAGE_EXIT, remove_left_sockets
 
-LOOK_AGAIN = 2.0  # seconds until a run that another runner does is looked at again
 CHECK_LEASE = 10.0
 SHOW_SECONDS = 0.5
 SIGNAL_GRACE = 0.3
 STOP_SECONDS = 60.0  # that runs get to write their checkpoints
-CHECKPOINTS = 'checkpoint*'  # files of an attempt that the next one goes on from
 
 
 @dataclass(frozen=True)
@@ -114,21 +114,19 @@ class Runner:
     ):
         self.grid, self.folder, self.options, self.progress = grid, folder, options, progress
         self.name = uuid.uuid4().hex[:12]
-        self.leases: dict[str, Lease] = {}
         self.threads = options.threads or threads_for(options.jobs or cores())
         self.room = Room.here(options.jobs, cores() // self.threads)
         self.times, self.counts = Times(earlier_times(self._earlier())), Counts()
         self.active: dict[str, Active] = {}
-        self.commit = records.commit()
+        self.commit = commit()
         self.stopping, self.started, self.fault = 0, 0, None
         self.put_down_by: float | None = None
         self.said_of_others = False
+        self.too_long: set[str] = set()  # for what is left of this job
+        self.full = False  # nothing fits beside what is active
         self.shown = 0.0
-        self.look_at: dict[str, float] = {}
-        self.again: dict[str, int] = {}  # run -> the attempt that `retry` wants replaced
-        if options.retry:
-            self._note_failed(runs)
-        self.waiting = [run for run in in_order(runs) if not self._count(run)]
+        self.again = self._failed(runs) if options.retry else {}
+        self.queue = Queue((run for run in runs if not self._count(run)), folder)
         self.on_complete, self.families = on_complete, self._families()
 
     def _earlier(self) -> Iterator[dict[str, Any]]:
@@ -138,11 +136,10 @@ class Runner:
                 self.room.note(record)
                 yield record
 
-    def _note_failed(self, runs: list[Run]) -> None:
-        for run in runs:
-            record = records.read(self.folder.record(run.hash))
-            if record and record['status'] != 'done':
-                self.again[run.hash] = record.get('attempt', 1)
+    def _failed(self, runs: list[Run]) -> dict[str, int]:
+        """Run -> the attempt that failed, which `retry` wants replaced."""
+        found = ((run.hash, records.read(self.folder.record(run.hash))) for run in runs)
+        return {key: record.get('attempt', 1) for key, record in found if record and record['status'] != 'done'}
 
     def _count(self, run: Run) -> bool:
         """Count a run that is settled; False where it is to be done."""
@@ -170,8 +167,8 @@ class Runner:
         """
         check_writable(self.folder.root)
         write_bytes(self.folder.grid, dump(self.grid, self.folder.grid).encode())
-        self._event('study', runs=len(self.waiting), settled=vars(self.counts), jobs=self.options.jobs or 'auto')
-        if not self.waiting:
+        self._event('study', runs=len(self.queue), settled=vars(self.counts), jobs=self.options.jobs or 'auto')
+        if not self.queue:
             return self._now()
         remove_left_sockets()
         self.pool = Pool(self.threads, self.grid.preload, self.options.plain)
@@ -211,60 +208,46 @@ class Runner:
 
     def _families(self) -> set[str]:
         """Families of which a run waits or is executed."""
-        return {run.family for run in self.waiting} | {active.run.family for active in self.active.values()}
+        return {run.family for run in self.queue.runs.values()} | {active.run.family for active in self.active.values()}
 
     def _left(self) -> int:
         limit = self.options.limit
-        room = len(self.waiting) if limit is None else max(0, limit - self.started)
-        return min(room, len(self.waiting))
+        return len(self.queue) if limit is None else min(len(self.queue), max(0, limit - self.started))
 
     def _now(self) -> Counts:
         self.counts.running, self.counts.left = len(self.active), self._left()
         return self.counts
 
     def _seconds_left(self) -> float | None:
-        now = time.monotonic()
+        now, waiting = time.monotonic(), itertools.islice(self.queue.runs.values(), self._left())
         running = [(active.run, now - active.began) for active in self.active.values()]
-        return self.times.left(self.waiting[: self._left()], running, self.options.jobs or max(1, len(running)))
+        return self.times.left(waiting, running, self.options.jobs or max(1, len(running)))
 
     # Starting
 
     def _start_next(self) -> bool:
         """Start the first run that nobody else has claimed; False where there is none at present."""
-        if not self._left() or len(self.active) >= self.room.most:
+        if not self._left() or len(self.active) >= self.room.most or self.full:
             return False
-        busy = {active.run.group for active in self.active.values()}
-        # Runs of one search wait for one another: whoever can do another one meanwhile should.
-        waiting = sorted(self.waiting, key=lambda run: run.group in busy and bool(run.parameters.get('search_trials')))
-        now, out_of_time = time.monotonic(), 0
-        for run in waiting:
-            if self.look_at.get(run.hash, 0.0) > now:
+        active = list(self.active.values())
+        for run in self.queue.candidates({one.run.group for one in active}):
+            place = self.room.place_for(run, ((one.run, one.place) for one in active))
+            self.full |= place is None
+            if place is None or run.hash in self.too_long:
                 continue
             if self._count(run):
-                self.waiting.remove(run)
+                self.queue.remove(run)
             elif self.options.job and not self.options.job.has_time_for(self.times.expected(run)):
-                out_of_time += 1
-            elif (place := self.room.place_for(run, ((one.run, one.place) for one in self.active.values()))) is None:
-                continue
-            elif self._lease(run).take():
-                self.waiting.remove(run)
-                if self._start(run, self.leases.pop(run.hash), place):
-                    return True
-            else:
-                self.look_at[run.hash] = now + LOOK_AGAIN
-        if out_of_time and not self.active:
-            self.progress.say(f'{out_of_time} runs do not fit in the time that is left to this job')
+                self.too_long.add(run.hash)
+            elif (lease := self.queue.take(run)) and self._start(run, lease, place):
+                return True
+        if self.too_long and not self.active:
+            self.progress.say(f'{len(self.too_long)} runs do not fit in the time that is left to this job')
             self.stopping = 1
-        elif not self.active and not self.said_of_others and self.waiting:
+        elif not self.active and not self.said_of_others and self.queue:
             self.said_of_others = True
-            self.progress.say(
-                f'{len(self.waiting)} runs are being done by another runner; this one waits, should it end'
-            )
+            self.progress.say(f'{len(self.queue)} runs are being done by another runner; this one waits, should it end')
         return False
-
-    def _lease(self, run: Run) -> Lease:
-        """The run's lease, which remembers since when it has seen another owner's file stand still."""
-        return self.leases.setdefault(run.hash, Lease(self.folder.lease(run.hash)))
 
     def _start(self, run: Run, lease: Lease, place: int) -> bool:
         record = records.read(self.folder.record(run.hash))  # again: it may have been written until we had the lease
@@ -273,7 +256,8 @@ class Runner:
             lease.release()
             return False
         if run.code != code_version(run.notebook, run.parameters):
-            self._give_up(f'{run.experiment}: the code has changed since this study was started; start it again')
+            reason = f'{run.experiment}: the code has changed since this study was started; start it again'
+            self.fault, self.stopping = MedpeftError(reason), max(self.stopping, 1)
             lease.release()
             return False
         attempt = record.get('attempt', 1) + 1 if record else 1
@@ -291,7 +275,6 @@ class Runner:
             folder.mkdir(parents=True)
         for earlier in folder.parent.iterdir():
             if earlier.is_dir() and earlier != folder:
-                _take_checkpoints(earlier, folder)
                 shutil.rmtree(earlier, ignore_errors=True)  # a half-finished attempt, or a failed one
         parameters = with_data_root(run.parameters, self.options.data_root)
         plan = {
@@ -339,6 +322,7 @@ class Runner:
         """A run's process has ended: see to it that there is a record, and make room for the next run."""
         run, folder, seconds = active.run, active.folder, time.monotonic() - active.began
         del self.active[run.hash]
+        self.full = False
         outcome = Outcome.read(folder)
         record = records.read(self.folder.record(run.hash))
         if record is not None and record.get('folder') != folder.name:
@@ -352,11 +336,11 @@ class Runner:
             time.sleep(SIGNAL_GRACE)  # a scheduler ends a run's processes and this one together
             if self.stopping > 1:
                 active.lease.release()
-                self.waiting.append(run)
+                self.queue.add(run)
                 return
         if record is None and not active.lease.is_held():
             self._event('lost', run=run.hash)
-            self.waiting.append(run)  # another runner does it: it is looked at again until its record is there
+            self.queue.add(run)  # another runner does it: it is looked at again until its record is there
             return
         cpu = outcome.cpu_seconds if outcome else None
         if record is None:
@@ -370,7 +354,7 @@ class Runner:
         active.lease.release()
         again = self._wanted(run, record)
         if again:
-            self.waiting.append(run)
+            self.queue.add(run)
         else:
             self._tally(run, record, seconds)
         self._tell(run, record, seconds, again, cpu)
@@ -417,30 +401,5 @@ class Runner:
             self.pool.ask_to_end()
         return self.stopping > 2 or time.monotonic() > self.put_down_by
 
-    def _give_up(self, reason: str) -> None:
-        self.fault = MedpeftError(reason)
-        self.stopping = max(self.stopping, 1)
-
     def _event(self, name: str, **details: Any) -> None:
         append_line(self.folder.events, {'time': outcomes.stamp(), 'runner': self.name, 'event': name, **details})
-
-
-def _take_checkpoints(earlier: Path, folder: Path) -> None:
-    """Let an attempt go on from where an earlier one was ended."""
-    for path in earlier.glob(CHECKPOINTS):
-        with contextlib.suppress(OSError):  # without it the attempt begins anew
-            path.rename(folder / path.name)
-
-
-def in_order(runs: list[Run]) -> list[Run]:
-    """The first seed of everything, then the second, and so on: runs that share a search are apart, and a study that is
-    stopped early has a bit of everything. A grid without searches is run in the order of its file, so that the figures
-    of its first entries can be drawn first."""
-    if not any(run.parameters.get('search_trials') for run in runs):
-        return list(runs)
-    seen: dict[str, int] = {}
-    turns = []
-    for run in runs:
-        turns.append(seen.get(run.group, 0))
-        seen[run.group] = turns[-1] + 1
-    return [run for _, run in sorted(zip(turns, runs, strict=True), key=lambda pair: pair[0])]
