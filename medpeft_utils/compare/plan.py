@@ -21,7 +21,7 @@ from medpeft_utils.core.errors import BadInput, DoesNotFit
 from medpeft_utils.core.hashing import json_digest
 from medpeft_utils.core.shared import once
 from medpeft_utils.report.inference import FEWEST
-from medpeft_utils.study.processes import cores
+from medpeft_utils.study.machine import cores
 from medpeft_utils.study.progress import duration
 
 SHIPPED = 'vit_base_mini'
