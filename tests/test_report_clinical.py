@@ -304,6 +304,10 @@ def test_the_checklists_fill_what_records_hold(study):
     assert (
         '9 of 9 records keep every test row' in page and re.search(r'test [FM] \d+', page) and '… (for people)' in page
     )
+    first = records['record'].iloc[0]
+    one, other = (set(rows.read(first, split).groups.tolist()) for split in ('validation', 'test'))
+    assert f'{len(one)} groups in validation, {len(other)} in test, {len(one & other)} in both' in page
+    assert 'squares of 48 pixels' in page and 'LoRA (0)' in page
 
 
 def test_medpeft_cost_prints_the_table_or_says_what_is_missing(study, monkeypatch):

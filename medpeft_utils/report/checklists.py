@@ -32,11 +32,54 @@ class Study:
 
 
 def _counts(study: Study) -> str:
-    def words(record: dict) -> str:
+    """Images of each partition by data set; a range where runs used shares of the training images."""
+    found: dict[str, dict[str, set[int]]] = {}
+    for record in study.records:
         data = record['data']
-        return f'{data["label"]} ({", ".join(f"{split} {n:,}" for split, n in data["counts"].items())})'
+        for split, count in data['counts'].items():
+            found.setdefault(data['label'], {}).setdefault(split, set()).add(count)
 
-    return study.listed(words)
+    def words(counts: set[int]) -> str:
+        return f'{min(counts):,}' + (f' to {max(counts):,}' if len(counts) > 1 else '')
+
+    return '; '.join(
+        f'{label} ({", ".join(f"{split} {words(counts)}" for split, counts in splits.items())})'
+        for label, splits in found.items()
+    )
+
+
+def _partitions(study: Study) -> str:
+    """Groups of validation and test, and how many are in both: the rows of the training images are in no record."""
+    from medpeft_utils.training import rows
+
+    told = {}
+    for record in study.records:
+        key = record['data']['label'], record['data'].get('split_hash')
+        if key in told or not {'validation', 'test'} <= set(record.get('rows', {})):
+            continue
+        groups = {split: set(rows.read(record, split).groups.tolist()) for split in ('validation', 'test')}
+        counts = [len(found) for found in (*groups.values(), groups['validation'] & groups['test'])]
+        told[key] = '{} split {:.8}: {:,} groups in validation, {:,} in test, {:,} in both'.format(*key, *counts)
+    text = '; '.join([*told.values()][:6]) + f' and {len(told) - 6} more splits' * (len(told) > 6)
+    return f'{text}. Splits are made by group where the data name one; training rows are in no record' if text else ''
+
+
+def _images(study: Study) -> str:
+    sizes = study.listed(lambda r: r['backbone'].get('image_size'))
+    augmented = study.listed(lambda r: (r.get('training') or {}).get('augmentation'), 4)
+    text = f'resized to squares of {sizes} pixels, normalised as the network asks'
+    return f'{text}; training images augmented by: {augmented}' if augmented else text
+
+
+def _methods(study: Study) -> str:
+    """Each method with what it trains: one count, or the range over networks."""
+    counts: dict[str, set[int]] = {}
+    for record in study.records:
+        counts.setdefault(record['method']['label'], set()).add(record['method'].get('trainable_parameters') or 0)
+    told = (
+        f'{label} ({min(found):,}{f" to {max(found):,}" if len(found) > 1 else ""})' for label, found in counts.items()
+    )
+    return f'{", ".join(told)}; in brackets: trainable parameters beside the head'
 
 
 def _attributes(study: Study) -> str:
@@ -86,15 +129,13 @@ ITEMS: tuple[tuple[str, str, str, Callable[[Study], str] | None], ...] = (
     ('Retrospective or prospective; where images come from', 'CLAIM', 'TRIPOD+AI', None),
     ('Data sets, and images in each partition', 'CLAIM', 'TRIPOD+AI', _counts),
     ('Who was included and excluded; flow of images', 'CLAIM', 'TRIPOD+AI', None),
-    ('How images were prepared', 'CLAIM', 'REFORMS',
-     lambda s: 'sizes in pixels: ' + s.listed(lambda r: r['backbone'].get('image_size'))),
+    ('How images were prepared', 'CLAIM', 'REFORMS', _images),
     ('Reference standard', 'CLAIM', 'TRIPOD+AI', None),
-    ('Partitions are by patient or lesion', 'CLAIM', 'REFORMS',
-     lambda s: 'split hashes: ' + s.listed(lambda r: r['data'].get('split_hash'), 6)),
+    ('Partitions are by patient or lesion', 'CLAIM', 'REFORMS', _partitions),
     ('Sex and age by partition', 'CLAIM', 'TRIPOD+AI', _attributes),
     ('Networks, and the source of their weights', 'CLAIM', 'REFORMS',
      lambda s: s.listed(lambda r: f'{r["backbone"]["label"]} ({r["backbone"].get("source", "?")})')),
-    ('Methods and their settings', 'CLAIM', 'REFORMS', lambda s: s.listed(lambda r: r['method']['label'], 30)),
+    ('Methods and their settings', 'CLAIM', 'REFORMS', _methods),
     ('Software', 'CLAIM', 'REFORMS',
      lambda s: s.listed(lambda r: ', '.join(map(' '.join, (r['environment'].get('versions') or {}).items())), 2)),
     ('Training and choice of hyperparameters', 'CLAIM', 'REFORMS', _training),
@@ -125,10 +166,11 @@ def checklists(records: pd.DataFrame, f1: str = 'weighted') -> Output:
     whole = [record for record in whole if {'data', 'backbone', 'environment'} <= set(record)]
     if not whole:
         return Nothing(notes=['No whole record is among these.'])
-    study, rows = Study(whole, int((records['status'] != 'done').sum())), []
+    study, rows, filled = Study(whole, int((records['status'] != 'done').sum())), [], 0
     for item, first, second, fill in ITEMS:
-        rows.append(Row((item,), [f'{first}; {second}', fill(study) if fill else f'… ({OPEN})']))
-    filled = sum(fill is not None for *_, fill in ITEMS)
+        answer = fill(study) if fill else ''
+        filled += bool(answer)
+        rows.append(Row((item,), [f'{first}; {second}', answer or f'… ({OPEN})']))
     return Table(
         columns=['Item', 'Where', 'From the records'],
         rows=rows,
