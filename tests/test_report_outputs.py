@@ -171,7 +171,7 @@ def test_figure4_tells_the_head_s_effect_from_the_method_s(protocol_study: pd.Da
     assert len(found['better_by_a_tied_head'].parts) == 4 and len(found['better_by_short_training'].parts) == 2
     output = report.render('figure4', protocol_study)
     cell = output.data.set_index(['head', 'steps', 'fraction', 'method']).loc[('tied', 60, 0.1, 'LoRA')]
-    assert cell['gain'] == pytest.approx(0.25, abs=0.05) and cell['low'] > 0.1
+    assert cell['gain'] == pytest.approx(0.25, abs=0.05) and cell['gain_low'] > 0.1
     assert len(output.figure.axes) == 4  # full FT and LoRA, two sizes
     # the tables do not mix these runs with their own
     assert isinstance(report.render('table3', protocol_study), Nothing)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -72,33 +72,29 @@ def calibration(records: pd.DataFrame, f1: str = 'weighted') -> Output:
         found = {}
         for kind, scaled in (('as trained', False), ('after a temperature', True)):
             found[kind] = differences(methods, lambda run, scaled=scaled: class_wise_error(run, scaled))
-            data += [{'encoder': encoder, 'dataset': name, 'method': m, 'kind': kind, 'difference': i.value,
-                      'low': i.low, 'high': i.high, 'over': i.over} for m, i in found[kind].items()]  # fmt: skip
+            about = {'encoder': encoder, 'dataset': name, 'kind': kind}
+            data += [about | {'method': m, 'difference': one, 'over': one.over} for m, one in found[kind].items()]
         if found['as trained']:
             panels.append((f'{name}\n{encoder}', found))
     if not panels:
         return Nothing(notes=[NO_ROWS])
     panels = sorted(panels, key=lambda panel: -len(panel[1]['as trained']))[:4]
-    counts, synthetic = verdicts(data), any(run.synthetic for run in runs)
+    counts, synthetic = verdicts([row['difference'] for row in data]), any(run.synthetic for run in runs)
     with style.drawing():
         marks = {'as trained': 'o', 'after a temperature': 'D'}
         figure = forest(panels, 'calibration error minus\nfull FT, points', [counts, *over(runs)], marks, synthetic)
     return Figure(
         synthetic=synthetic,
         figure=figure,
-        notes=[
-            counts,
-            *over(runs),
-            'To the right: worse than full FT. Band: no difference of consequence (2 points).',
-        ],
-        data=pd.DataFrame(data),
+        notes=[counts, *over(runs), 'To the right: worse than full FT.', BARS],
+        data=data,
     )
 
 
-def verdicts(data: list[dict]) -> str:
+def verdicts(found: Sequence[Interval]) -> str:
     """How many of these differences are detectable, and of consequence, in a sentence."""
-    known = [row for row in data if not math.isnan(row['low'])]
-    worse, better = sum(row['low'] > 0 for row in known), sum(row['high'] < 0 for row in known)
-    none = sum(row['low'] > -CONSEQUENCE and row['high'] < CONSEQUENCE for row in known)
+    known = [one for one in found if one.known]
+    worse, better = sum(one.low > 0 for one in known), sum(one.high < 0 for one in known)
+    none = sum(one.low > -CONSEQUENCE and one.high < CONSEQUENCE for one in known)
     words = f'Of {len(known)} differences from full FT {worse} are detectably larger and {better} detectably smaller; '
     return words + f'in {none} a difference of consequence (2 points) is excluded. Not corrected for their number.'

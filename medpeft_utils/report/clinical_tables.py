@@ -218,14 +218,7 @@ def clinical_table(records: pd.DataFrame, f1: str = 'weighted') -> Output:
             for method, own in methods.items():
                 found = _measured(own, k)
                 row = {'encoder': encoder, 'dataset': name, 'class': classes[k], 'method': method, 'runs': len(own)}
-                for key, value in found.items():
-                    known = isinstance(value, Interval)
-                    row |= (
-                        {key: value.value, f'{key}_low': value.low, f'{key}_high': value.high}
-                        if known
-                        else {key: value}
-                    )
-                data.append(row)
+                data.append(row | found)
                 if k == shown:
                     heads = (encoder, f'{name}: {classes[k]}', method)
                     cell = [_text(found[key], digits) for key, digits in COLUMNS.values()]
@@ -236,7 +229,7 @@ def clinical_table(records: pd.DataFrame, f1: str = 'weighted') -> Output:
         rows=rows,
         top=provenance.least(least, 'in AUROC from full FT'),
         notes=[TABLE_NOTE + 'Every class and operating point is in the CSV. ' + NOT_CLINICAL, *over(runs)],
-        data=pd.DataFrame(data),
+        data=data,
     )
 
 

@@ -7,7 +7,7 @@ import math
 import pandas as pd
 
 from medpeft_utils.report import paper, provenance, scores, style
-from medpeft_utils.report.output import Figure, Nothing, Output, renderer
+from medpeft_utils.report.output import Figure, Nothing, Output, numbers, renderer
 from medpeft_utils.report.style import bar, sheet, size_axis
 from medpeft_utils.report.tables import crossovers, figure1_scores
 
@@ -58,8 +58,7 @@ def _gains(axes, chosen: pd.DataFrame, printed: pd.DataFrame, methods: list[str]
         axes.plot(x, y, markeredgecolor='white', markeredgewidth=0.5, zorder=4, **look)
         for at, size in zip(x, sizes, strict=True):
             bar(axes, at, 100 * found[size].low, 100 * found[size].high, look['color'])
-        rows += [{'method': method, 'fraction': f, 'gain': one.value, 'gain_low': one.low, 'gain_high': one.high}
-                 for f, one in found.items()]  # fmt: skip
+        rows += [{'method': method, 'fraction': f, 'gain': one} for f, one in found.items()]
     return rows
 
 
@@ -127,7 +126,7 @@ def figure1(records: pd.DataFrame, f1: str = 'weighted') -> Output:
             methods, sizes = scores.in_order(chosen['method'], METHODS), sorted(chosen['fraction'].unique())
             images = chosen.groupby('fraction')['train_images'].max()
             _curves(upper, scores.summarise(chosen), theirs, methods)
-            own = pd.DataFrame(_gains(lower, chosen, theirs, methods)).assign(encoder=encoder, data=data)
+            own = numbers(_gains(lower, chosen, theirs, methods)).assign(encoder=encoder, data=data)
             gains.append(own)
             _mark_crossovers(lower, found[(found['encoder'] == encoder) & (found['data'] == data)])
             size_axis(upper, sizes)

@@ -7,7 +7,7 @@ import pandas as pd
 from medpeft_utils.report import provenance, scores, style
 from medpeft_utils.report.claims import CONSEQUENCE, Answer, Claims, Part
 from medpeft_utils.report.inference import Sample
-from medpeft_utils.report.output import Figure, Nothing, Output, renderer
+from medpeft_utils.report.output import Figure, Nothing, Output, numbers, renderer
 from medpeft_utils.report.style import bar, sheet
 
 PAGE = 'What makes PEFT look better? The head, the steps, or the method'
@@ -147,11 +147,11 @@ def _numbers(study: Study) -> pd.DataFrame:
     for method, gains in study.gains.items():
         for key, one in gains.items():
             found = one.interval()
-            row = dict(zip(CELLS, key, strict=True)) | {'method': method, 'gain': found.value, 'low': found.low}
-            rows.append(row | {'high': found.high, 'seeds': found.seeds, 'groups': found.groups, 'over': found.over})
+            row = dict(zip(CELLS, key, strict=True)) | {'method': method, 'gain': found}
+            rows.append(row | {'seeds': found.seeds, 'groups': found.groups, 'over': found.over})
     means = scores.summarise(study.chosen, [*CELLS, 'method']).rename(columns={'mean': 'f1', 'low': 'f1_low'})
     means = means.rename(columns={'high': 'f1_high'}).drop(columns=['over', 'seeds'])
-    return means.merge(pd.DataFrame(rows), on=[*CELLS, 'method'], how='left')
+    return means.merge(numbers(rows), on=[*CELLS, 'method'], how='left')
 
 
 @renderer(

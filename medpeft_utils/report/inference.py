@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 import numpy as np
@@ -143,6 +143,10 @@ class Interval:
     def smallest(self) -> float:
         """The difference that would be detected in four of five such studies."""
         return (self.high - self.low) / 2 + stats.norm.ppf(POWER) * self.error
+
+    def minus(self, by: float) -> Interval:
+        """The same, so much lower."""
+        return replace(self, value=self.value - by, low=self.low - by, high=self.high - by)
 
     def text(self, scale: float = 100.0, signed: bool = True, digits: int = 1) -> str:
         """The value and its interval, such as '+3.4 [+1.4, +5.4]'."""

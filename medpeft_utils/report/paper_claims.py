@@ -15,7 +15,7 @@ import pandas as pd
 from medpeft_utils.report import paper, provenance, scores
 from medpeft_utils.report.claims import CONSEQUENCE, CONTRADICTED, REPRODUCED, SMALL, UNDECIDED, Answer, Claims, Part
 from medpeft_utils.report.crossover import Crossover
-from medpeft_utils.report.inference import FEWEST, Interval, Sample, combine, random_effects
+from medpeft_utils.report.inference import FEWEST, Sample, combine, random_effects
 from medpeft_utils.report.output import Output, renderer
 from medpeft_utils.report.score_tables import TABLE2, TABLE3, TABLE5, Layout
 from medpeft_utils.report.tables import crossovers, figure1_scores
@@ -244,10 +244,8 @@ def ssf_gains_22_points_on_breastus(study: Study) -> Answer:
     an upper end below 22 points is contradicted."""
     parts, here = [], study.cnn[study.cnn['data'] == 'BreastUS']
     for (encoder,), one in scores.gains_by(here, 'SSF', by=('encoder',)).items():
-        found = one.interval()
-        moved = Interval(found.value - 0.2, found.low - 0.2, found.high - 0.2, found.error, found.over, found.groups,
-                         found.seeds, found.splits, found.variances)  # fmt: skip
-        parts.append(Part(f'SSF minus full FT on BreastUS, {encoder}, minus 20 points', moved))
+        what = f'SSF minus full FT on BreastUS, {encoder}, minus 20 points'
+        parts.append(Part(what, one.interval().minus(0.2)))
     return Answer(parts, caveat='The size of a gain depends on how far full fine-tuning was tuned.' if parts else '')
 
 

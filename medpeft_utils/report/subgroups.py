@@ -12,7 +12,7 @@ import pandas as pd
 from medpeft_utils import auroc
 from medpeft_utils.core.errors import BadInput
 from medpeft_utils.report import clinical, provenance, style
-from medpeft_utils.report.calibration import forest, verdicts
+from medpeft_utils.report.calibration import BARS, forest, verdicts
 from medpeft_utils.report.clinical_tables import NO_ROWS, Run, cells, runs_with_rows, sample
 from medpeft_utils.report.inference import TestSplit
 from medpeft_utils.report.output import MISSING, Figure, Nothing, Output, Row, Table, renderer
@@ -172,6 +172,7 @@ def _of_cell(
         gaps = gap_of(own)
         y, p, of, *_ = ready[id(own[0])]
         row = {'encoder': encoder, 'dataset': data, 'by': by.column, 'method': method, 'gap': gaps.interval()}
+        row['synthetic'] = own[0].synthetic
         row['p'] = permuted(y, p, of, own[0].rows('test')[1], names, classes)
         row['scores'] = {n: sample(own, lambda run, n=i: found[id(run)][:, n]).interval() for i, n in enumerate(names)}
         row['images'] = {name: int((of == name).sum()) for name in names}
@@ -200,16 +201,14 @@ def subgroup_table(records: pd.DataFrame, f1: str = 'weighted') -> Output:
         rows.append(Row((row['encoder'], row['dataset'], row['by'], row['method']), cells_))
         about = {name: row[name] for name in ('encoder', 'dataset', 'by', 'method', 'p')}
         about |= {f'auroc {n}': s.value for n, s in row['scores'].items()}
-        about |= {'gap': row['gap'].value, 'gap_low': row['gap'].low, 'gap_high': row['gap'].high}
-        if row['change'] is not None:
-            about |= {'change': row['change'].value, 'change_low': row['change'].low, 'change_high': row['change'].high}
-        data.append(about)
+        data.append(about | {name: row[name] for name in ('gap', 'change') if row[name] is not None})
     return Table(
         columns=['Encoder', 'Data', 'By', 'Method', 'AUROC by subgroup (images)', 'Gap', 'p', 'Change against full FT'],
         rows=rows,
         notes=[NOTE, *missing],
         top=provenance.least(_detectable(found), 'of a gap from that of full FT'),
-        data=pd.DataFrame(data),
+        synthetic=any(row['synthetic'] for row in found),
+        data=data,
         left=True,
     )
 
@@ -228,18 +227,20 @@ def _detectable(found: list[dict]) -> list[tuple[str, float, int]]:
 def gaps(records: pd.DataFrame, f1: str = 'weighted') -> Output:
     """The change of the gap against full FT, by method; a panel for each data set and attribute."""
     found, missing = measured(records, f1) if 'record' in records else ([], [])
-    panels, data = {}, []
+    found, panels = [row for row in found if row['change'] is not None], {}
     for row in found:
-        if row['change'] is not None:
-            title = f'{row["dataset"]} by {row["by"]}\n{row["encoder"]}'
-            panels.setdefault(title, {'gap': {}})['gap'][row['method']] = row['change']
-            about = {name: row[name] for name in ('encoder', 'dataset', 'by', 'method')}
-            data.append(about | {'change': row['change'].value, 'low': row['change'].low, 'high': row['change'].high})
+        title = f'{row["dataset"]} by {row["by"]}\n{row["encoder"]}'
+        panels.setdefault(title, {'gap': {}})['gap'][row['method']] = row['change']
     if not panels:
         return Nothing(notes=missing or [NO_ROWS])
     shown = sorted(panels.items(), key=lambda panel: -len(panel[1]['gap']))[:4]
+    counts, synthetic = verdicts([row['change'] for row in found]), any(row['synthetic'] for row in found)
     with style.drawing():
-        figure = forest(shown, 'change of the gap\nagainst full FT, points of AUROC', [verdicts(data)], {'gap': 'o'})
-    words = 'To the right: a wider gap than that of full FT. Band: no change of consequence (2 points).'
-    notes = [verdicts(data), words, NOTE, *missing]
-    return Figure(figure=figure, notes=notes, data=pd.DataFrame(data))
+        words = 'change of the gap\nagainst full FT, points of AUROC'
+        figure = forest(shown, words, [counts], {'gap': 'o'}, synthetic)
+    return Figure(
+        figure=figure,
+        notes=[counts, 'To the right: a wider gap than that of full FT.', BARS, NOTE, *missing],
+        synthetic=synthetic,
+        data=[{name: row[name] for name in ('encoder', 'dataset', 'by', 'method', 'change')} for row in found],
+    )

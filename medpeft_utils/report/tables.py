@@ -204,8 +204,8 @@ def pretraining(records: pd.DataFrame, f1: str = 'weighted') -> Output:
         shown = [bracketed(one, sd) for one, sd in zip(found, sds, strict=True)]
         rows.append(Row((encoder, name, method), [*shown, apart.text(), str(apart.seeds)]))
         row = {'encoder': encoder, 'dataset': name, 'method': method, 'fraction': fraction}
-        row |= {'pretrained': found[0].value, 'random': found[1].value, 'difference': apart.value}
-        data.append(row | {'low': apart.low, 'high': apart.high, 'seeds': apart.seeds})
+        row |= {'pretrained': found[0], 'random': found[1], 'difference': apart}
+        data.append(row | {'seeds': apart.seeds})
         used.append(cell)
         least.append((name, apart.smallest, apart.groups))
     if not rows:
@@ -217,5 +217,5 @@ def pretraining(records: pd.DataFrame, f1: str = 'weighted') -> Output:
         rows=rows,
         notes=provenance.describe(records, shown, f1),
         top=provenance.least(least, 'between the two'),
-        data=pd.DataFrame(data),
+        data=data,
     )

@@ -14,10 +14,11 @@ from medpeft_utils.report.text_image_tables import NO_RUN
 
 REAL = 'Real test images'
 DRAWN = (
-    "Left: how well a classifier's answer on an image tells whether a prompt asked for a finding, all findings pooled "
-    '(95 % of the value); dashed: chance. Middle: the difference from the untuned pipeline (95 %, paired over the '
-    'patients of the prompts, mean over seeds). Right: KID (95 % of the value), dotted the untuned pipeline; of real '
-    'images the floor. Paler: fewer training pairs.'
+    "First: how well a classifier's answer on an image tells whether a prompt asked for a finding, all findings pooled "
+    '(95 % of the value); dashed: chance. Second: the difference from the untuned pipeline (95 %, paired over the '
+    'patients of the prompts, mean over seeds). Third: KID (95 % of the value), dotted the untuned pipeline; of real '
+    'images the floor. Fourth: by how much KID falls from that of the untuned pipeline, paired likewise. Paler: fewer '
+    'training pairs.'
 )
 
 
@@ -66,7 +67,7 @@ def better(table: pd.DataFrame) -> list[str]:
 
 def _draw(axes, rows: pd.DataFrame) -> None:
     """A line a method, in the order of the rows; within it a mark for each data size, the largest above."""
-    left, middle, right = axes
+    left, middle, right, last = axes
     methods, sizes = list(dict.fromkeys(rows['method'])), sorted(rows['pairs'].unique(), reverse=True)
     for one in rows.itertuples():
         size = sizes.index(one.pairs)
@@ -74,13 +75,15 @@ def _draw(axes, rows: pd.DataFrame) -> None:
         plain = {'color': style.INK, 'marker': 'o' if one.method == REAL else 'X'}
         look = plain if one.method in (ti.BASE, REAL) else style.look(one.method)
         how = {'color': look['color'], 'alpha': 1 - 0.3 * size, 'zorder': 4, 'markersize': 5.5}
-        for axis, value in ((left, one.auroc), (middle, one.gain), (right, one.kid)):
+        for axis, value in ((left, one.auroc), (middle, one.gain), (right, one.kid), (last, one.kid_gain)):
             axis.plot(value, at, marker=look['marker'], markeredgecolor='white', markeredgewidth=0.4, **how)
         bar(left, at, one.auroc_low, one.auroc_high, look['color'], across=True, alpha=0.35)
         bar(middle, at, one.gain_low, one.gain_high, look['color'], across=True, alpha=0.35)
         bar(right, at, one.kid_low, one.kid_high, look['color'], across=True, alpha=0.35)
+        bar(last, at, one.kid_gain_low, one.kid_gain_high, look['color'], across=True, alpha=0.35)
     left.axvline(0.5, color=style.GREY, linestyle=(0, (4, 2)), linewidth=0.8, zorder=1)
-    middle.axvline(0, color=style.INK, linewidth=0.8, zorder=1)
+    for axis in (middle, last):
+        axis.axvline(0, color=style.INK, linewidth=0.8, zorder=1)
     right.axvline(
         rows.loc[rows['method'] == ti.BASE, 'kid'].mean(), color=style.INK, linestyle=':', linewidth=0.8, zorder=1
     )
@@ -112,20 +115,13 @@ def prompt_following(records: pd.DataFrame, f1: str = 'weighted') -> Figure | No
     with style.drawing():
         height = 0.27 * sum(lines) / len(sets) + 0.75
         how = {'sharey': 'row', 'height_ratios': lines}
-        figure, grid = sheet(
-            len(sets),
-            3,
-            ['Bars: 95 %. Paler: fewer training pairs.', *notes],
-            2.7,
-            height,
-            provenance.is_synthetic(table),
-            **how,
-        )
+        footer = ['Bars: 95 %. Paler: fewer training pairs.', *notes]
+        figure, grid = sheet(len(sets), 4, footer, 2.2, height, provenance.is_synthetic(table), **how)
         for axes, data in zip(grid, sets, strict=True):
             _draw(axes, rows[rows['data'] == data])
             sizes = ', '.join(f'{size:,}' for size in sorted(rows[rows['data'] == data]['pairs'].unique())[::-1])
             axes[0].set_title(f'{data}: {sizes} pairs')
-        names = 'AUROC of findings', 'AUROC minus untuned', 'KID (lower is better)'
+        names = 'AUROC of findings', 'AUROC minus untuned', 'KID (lower is better)', 'KID, untuned minus tuned'
         for axis, words in zip(grid[-1], names, strict=True):
             axis.set_xlabel(words)
     notes = [*notes, DRAWN, *better(table)]

@@ -69,10 +69,8 @@ def _block(data: str, table: pd.DataFrame) -> list[Row]:
         ),
         Row((data, 'Training pairs', 'paper'), [MISSING, *ti.PAPER_PAIRS, '', ''], muted=True),
     ]
-    others = [m for m in dict.fromkeys(table['method']) if m not in ti.METHODS]
-    for method in (*ti.METHODS, *others):
-        counts = table[table['method'] == method]['trainable']
-        trained = f'{int(counts.max()):,}' if len(counts) else MISSING
+    for method in scores.in_order(table['method'], ti.METHODS):
+        trained = f'{int(table[table["method"] == method]["trainable"].max()):,}'
         rows.append(_study_row(data, method, found, sizes, ranked, trained))
         if method in theirs:
             rows.append(Row((data, *theirs[method].heads[1:]), theirs[method].cells, muted=True))
