@@ -32,7 +32,7 @@ def recipe_of(name: str, passes: float, real: bool = False):
 @click.option('--count', default=12_000, show_default=True, help='How many synthetic radiographs are drawn.')
 @click.option('--passes', default=6.0, show_default=True, help='How often every training image is seen.')
 @click.option('--folder', default='', help='Checkpoints and curve; results/pretraining/NAME without.')
-@click.option('--threads', default=1, show_default=True, help='CPU threads.')
+@click.option('--threads', default=0, help='CPU threads  [default: OMP_NUM_THREADS, else 1].')
 @click.option('--publish', is_flag=True, help='Replace the shipped weights and their card (synthetic images only).')
 def pretrain(name: str, images: str, count: int, passes: float, folder: str, threads: int, publish: bool) -> None:
     """Train NAME, a small chest-radiograph backbone. Kill it at any moment: the same command goes on.
@@ -42,6 +42,7 @@ def pretrain(name: str, images: str, count: int, passes: float, folder: str, thr
     import torch
 
     from medpeft_utils.core.errors import BadInput
+    from medpeft_utils.study.processes import cores, threads_for
     from recipes.backbones import radiographs
     from recipes.backbones.publish import publish as publish_weights
     from recipes.backbones.run import Pretraining
@@ -50,7 +51,7 @@ def pretrain(name: str, images: str, count: int, passes: float, folder: str, thr
         raise BadInput('--publish with --images: weights trained on patients are not shipped; leave one of them out')
     if images and RECIPES[name]['objective'] == 'masked_record':
         raise BadInput(f'{name!r} learns from reports, which NIH ChestX-ray14 has not; leave --images out')
-    torch.set_num_threads(threads)
+    torch.set_num_threads(threads or threads_for(cores()))
     source = radiographs.real(Path(images)) if images else radiographs.synthetic(count)
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
     where = Path(folder or f'results/pretraining/{name}')
@@ -61,5 +62,5 @@ def pretrain(name: str, images: str, count: int, passes: float, folder: str, thr
     target = {'images': source.images[training.train_rows]} | ({} if publish else {'weights_folder': where})
     source_words = '--images FOLDER' if images else f'--count {count} --publish'
     command = f'medpeft pretrain {name} --passes {passes:g} {source_words}'
-    on = f'{threads} CPU thread(s)' if device == 'cpu' else torch.cuda.get_device_name()
+    on = f'{torch.get_num_threads()} CPU thread(s)' if device == 'cpu' else torch.cuda.get_device_name()
     click.echo(publish_weights(where, source.data, source.licence, command, on, **target))
