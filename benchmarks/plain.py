@@ -127,5 +127,5 @@ def plain_model(model: nn.Module, key: str, family: str) -> nn.Module:
 
 
 def has_plain(key: str) -> bool:
-    """Whether the method is written plainly here; where not, the package's own module stands in for it."""
+    """Whether the method is written plainly here; where not, the package's own module takes its place."""
     return key == 'lora' or key in PLAIN

@@ -24,7 +24,7 @@ class Scale:
         loaders: side of the input in pixels -> images in the pack.
         loader_threads: of the loader; 0 for two, or one on a machine of one core.
         startup_runs: trivial runs with forked kernels.
-        plain_runs: trivial runs with kernels started anew.
+        plain_runs: trivial runs with kernels newly started.
         scaling_runs, scaling_steps: runs of the small grid, and training steps of each.
         memory_runs: trivial runs over which memory is watched.
     """

@@ -90,7 +90,7 @@ def _steps(rows: list[dict[str, Any]], bench: dict[str, Any]) -> str:
         text = f'{backbone}, batches of {scale["batch_size"]}, {threads(scale["threads"])}; ours computes in {ours}'
         blocks.append(f'{text}\n\n{_step_table(of_family)}')
         blocks += [f'{row["label"]}: {text}' for row in of_family for text in _faults(row)]
-        blocks += [f'{row["label"]}: no plain form; our module stands in' for row in of_family if not row['plain_form']]
+        blocks += [f'{row["label"]}: no plain form; our module is timed' for row in of_family if not row['plain_form']]
     return '\n\n'.join([*blocks, HOW])
 
 

@@ -135,7 +135,7 @@ def test_a_published_network_at_hand_is_taken_where_images_and_measured_time_all
 
 def test_a_network_that_is_too_slow_is_named_with_a_budget_that_is_enough_for_it():
     why = choose(224, 600, **{DINO: 0.2, LITE: 0.02}).why
-    found = re.search(rf'{LITE} is at hand and sees more, but .* --budget (\w+)', why)
+    found = re.search(rf'{LITE} is here and sees more, but .* --budget (\w+)', why)
     enough = plan.seconds_of(found[1])
     assert 600 < enough < 24 * 3600
     assert choose(224, enough, **{DINO: 0.2, LITE: 0.02}).name == LITE

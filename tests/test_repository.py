@@ -200,10 +200,11 @@ def python(code: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize(('given', 'expected'), [({}, '3 PASSIVE'), ({'OMP_WAIT_POLICY': 'ACTIVE'}, '3 ACTIVE')])
+@pytest.mark.parametrize(('given', 'expected'), [({}, '1 PASSIVE'), ({'OMP_WAIT_POLICY': 'ACTIVE'}, '1 ACTIVE')])
 def test_threads_of_a_notebook_by_itself_are_the_users_and_wait_asleep(monkeypatch, given, expected):
-    monkeypatch.delenv('OMP_WAIT_POLICY', raising=False)
-    for name, value in {'OMP_NUM_THREADS': '3', **given}.items():
+    for name in ('OMP_WAIT_POLICY', 'MKL_NUM_THREADS'):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {'OMP_NUM_THREADS': '1', **given}.items():
         monkeypatch.setenv(name, value)
     code = 'import os, medpeft_utils, torch; print(torch.get_num_threads(), os.environ["OMP_WAIT_POLICY"])'
     assert python(code).split() == expected.split()

@@ -25,7 +25,7 @@ def data_card(name: str) -> DataCard | None:
 
 
 def is_restricted(card: DataCard | None) -> bool:
-    """Whether who uses the data has signed for it, so that what is trained on it may not be given on as one likes."""
+    """Whether users of the data have signed an agreement, which restricts sharing what is trained on them."""
     return card is not None and (card.credentialed or RESTRICTED.search(card.licence) is not None)
 
 

@@ -24,7 +24,7 @@ def predict(saved: store.Saved, images: Sequence[Path], weights: str = '') -> pd
 
     Raises:
         BadInput: an image cannot be read, or nothing says what the adapter's classes are.
-        DoesNotFit: the weights at hand are not those that the adapter was trained over, or it draws images.
+        DoesNotFit: the weights found are not those that the adapter was trained over, or it draws images.
     """
     import pandas as pd
 

@@ -73,12 +73,12 @@ def find(what: str | Path, results: Path = Path('results')) -> Saved:
 
 
 def network(saved: Saved, backbone: str = '', weights: str = '') -> tuple[nn.Module, str, Any]:
-    """The backbone that an adapter was made for, anew: its network, its hash, and the loaded `Backbone` or pipeline.
+    """The backbone that an adapter was made for: its network, its hash, and the loaded `Backbone` or pipeline.
 
     Args:
         backbone, weights: in place of those that the record names.
     Raises:
-        BadInput: it is not at hand, or neither the record nor `backbone` names one.
+        BadInput: it is not available, or neither the record nor `backbone` names one.
         DoesNotFit: its weights are not those that the adapter was trained over.
     """
     parameters = saved.about.get('parameters', {})
@@ -153,7 +153,7 @@ def export(saved: Saved, folder: Path, layout: str, weights: str = '') -> None:
     parameters = {name: v for name, v in saved.about.get('parameters', {}).items() if name not in PRIVATE}
     if 'dataset' in parameters:  # that of own images is a path
         parameters['dataset'] = saved.known('data')['name']
-    if parameters.get('weights') not in ('pretrained', 'random'):  # so is that of a file of one's own
+    if parameters.get('weights') not in ('pretrained', 'random'):  # so is that of a file of your own
         parameters.pop('weights', None)
     write_json(folder / ABOUT, kept | {'parameters': parameters})
     (folder / 'README.md').write_text(model_card(saved, layout), encoding='utf-8')

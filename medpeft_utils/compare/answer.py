@@ -1,6 +1,6 @@
 """Which method, and how surely: the decision of a comparison from what its runs measured.
 
-The method is chosen on validation and reported on test, so that its score is not the luck of the winner. Every other
+The method is chosen on validation and reported on test, so its score is not the luck of the winner. Every other
 one is subtracted from it on the same test images (paired bootstrap over patients and seeds, `report/inference.py`);
 the intervals of these differences hold together. Nothing here reads a file.
 """

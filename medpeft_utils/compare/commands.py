@@ -161,7 +161,7 @@ class Comparison:
         return Work(*counts, self.seeds, jobs, shares=len(SHARES) if self.curve else 0)
 
     def _planned(self, work: Any, speeds: dict[str, Any]) -> Any:
-        """The plan of this budget: as it was made before in this study, so that what is added is trained alike."""
+        """The plan of this budget: as it was made before in this study, so what is added is trained alike."""
         from medpeft_utils.compare import plan
         from medpeft_utils.core.hashing import json_digest
 

@@ -25,7 +25,7 @@ from medpeft_utils.study.machine import cores
 from medpeft_utils.study.progress import duration
 
 SHIPPED = 'vit_base_mini'
-# Published networks, the first first: one at hand is taken where the images are larger than FEW_PIXELS and the budget
+# Published networks in order of choice: one is taken where the images are larger than FEW_PIXELS and the budget
 # allows it ENOUGH optimizer steps and rates that are tried.
 PUBLISHED = (
     *('vit_base_patch14_dinov2', 'vit_small_patch14_dinov2', 'vit_base_patch16_224.augreg_in21k'),
@@ -90,7 +90,7 @@ def asked_for(name: str, side: int = 0) -> Network:
 
     Raises:
         UnknownName, DoesNotFit: no such backbone.
-        BadInput: its weights are not at hand; with the way to them, and what serves meanwhile.
+        BadInput: its weights are not available; the message says how to get them and what to use meanwhile.
     """
     backbones.family_of(name)
     try:
@@ -101,7 +101,7 @@ def asked_for(name: str, side: int = 0) -> Network:
 
 
 def chosen(side: int, work: Work, listed: str, budget: float, cache: Path, threads: int) -> Network:
-    """The backbone that fits the images and the machine: the first published one at hand that the budget allows, by
+    """The backbone that fits the images and the machine: the first published one available that the budget allows, by
     its measured speed, else the shipped one; with the reason.
 
     Args:
@@ -119,7 +119,7 @@ def chosen(side: int, work: Work, listed: str, budget: float, cache: Path, threa
             keys = methods_of(listed, name)
         except DoesNotFit:
             continue
-        one = Network(name, _input_side(name, side), 'published, and its weights are at hand')
+        one = Network(name, _input_side(name, side), 'published, and its weights are here')
         answer = glance(one, threads, cache)
         seconds = total_seconds(work, dict.fromkeys(keys, Speed(answer, answer)), settings)  # a step takes longer
         if seconds <= PLANNED * budget:
@@ -135,7 +135,7 @@ def chosen(side: int, work: Work, listed: str, budget: float, cache: Path, threa
         other = min(needed, key=needed.get)
         minutes = math.ceil(needed[other] / PLANNED / 60 * 1.05)
         longer = f'{minutes}m' if minutes < 100 else f'{math.ceil(minutes / 60)}h'
-        why = f'{other} is at hand and sees more, but a comparison of use needs about {longer} here: --budget {longer}'
+        why = f'{other} is here and sees more, but a comparison of use needs about {longer} here: --budget {longer}'
     else:
         why = f'a published network usually does better: medpeft backbones fetch {PUBLISHED[-1]}'
     return Network(SHIPPED, 0, f'shipped with the package{lost} ({why})')

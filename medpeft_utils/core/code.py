@@ -184,7 +184,7 @@ class Code:
         value = str(value).removeprefix(SYNTHETIC[1])
         if folder.endswith('weights'):  # a backbone that is not shipped has none here
             return {place for place in files if value.startswith(PurePosixPath(place).stem)}
-        if '/' in value or '\\' in value or value.endswith('.csv'):  # images of one's own: no published reader
+        if '/' in value or '\\' in value or value.endswith('.csv'):  # images of your own: no published reader
             return set()
         quoted = repr(value)
         declared = {

@@ -62,12 +62,12 @@ def plain(value: Any) -> Any:
 
 
 def write_bytes(path: Path | str, content: bytes, durable: bool = True) -> None:
-    """Write a file by a rename, so that a reader sees the old content or the new, never a part.
+    """Write a file by a rename, so a reader sees the old content or the new, never a part.
 
     Args:
         path: the file; its folder is made.
         content: all of it.
-        durable: wait until it is on the disk, so that it outlives a power cut.
+        durable: wait until it is on the disk, so it outlives a power cut.
     Raises:
         StorageFault: the disk is full or the folder cannot be written.
     """
@@ -130,7 +130,7 @@ def read_json(path: Path | str) -> Any | None:
 
 
 def append_line(path: Path | str, value: Any) -> None:
-    """Add one JSON line by a single write, so that lines of several processes do not mix."""
+    """Add one JSON line by a single write, so lines of several processes do not mix."""
     with storage(path):
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         try:

@@ -1,4 +1,4 @@
-"""Where the parts of three networks stand in a drawing: a ResNet bottleneck, a ViT block, a diffusion U-Net's blocks.
+"""Where the parts of three networks are in a drawing: a ResNet bottleneck, a ViT block, a diffusion U-Net's blocks.
 
 A part carries the name of its module in the real network (ResNet-50, ViT-Base, the U-Net of Stable Diffusion v1.5), so
 that `diagram.py` can ask the network itself what a method trains there. Places are in units of a part's width.

@@ -1,7 +1,7 @@
 """Intervals for scores and differences: what a test set, its patients and the seeds of training can show.
 
 A `Sample` holds one quantity as several runs measured it: a value for each run, and its values in resamples of the test
-split's groups (patients, lesions). The resamples follow from the groups alone, so that two samples of one split are
+split's groups (patients, lesions). The resamples follow from the groups alone, so two samples of one split are
 paired: subtract them, and the interval of the result is that of a paired difference. `Sample.interval` then adds the
 training seeds, or, over several splits, takes the variance of Nadeau and Bengio. Everything here works on arrays.
 """
@@ -261,7 +261,7 @@ def multipliers(seeds: int, draws: int) -> np.ndarray:
 
 @lru_cache(maxsize=32)
 def _student_draws(degrees: int, draws: int) -> np.ndarray:
-    """[draws] of Student's t: its own quantiles in random order, so that a thousand draws are not lopsided."""
+    """[draws] of Student's t: its own quantiles in random order, so a thousand draws are not lopsided."""
     levels = (np.arange(draws) + 0.5) / draws
     return stats.t.ppf(np.random.default_rng(SEED + 2).permutation(levels), degrees)
 

@@ -317,7 +317,7 @@ def in_order(found: Iterable[str], known: Sequence[str]) -> list[str]:
 
 
 def as_printed(values: pd.Series, decimals: int = DECIMALS) -> pd.Series:
-    """Numbers as they are printed, so that what looks equal is equal: rounding as text does, not as NumPy."""
+    """Numbers as they are printed, so what looks equal is equal: rounding as text does, not as NumPy."""
     return values.map(lambda value: float(f'{value:.{decimals}f}'))
 
 

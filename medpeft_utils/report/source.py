@@ -40,7 +40,7 @@ def load(profile: str, results: Path | str, figures: Path | str) -> pd.DataFrame
 
 
 def in_order(records: pd.DataFrame) -> pd.DataFrame:
-    """Records in the order of the paper's tables: by encoder, data set, method and share, so that figures are too."""
+    """Records in the order of the paper's tables: by encoder, data set, method and share, so figures are too."""
     place = {name: number for number, name in enumerate(paper.ENCODERS)}
     set_place = {name: number for number, name in enumerate(paper.DATASETS)}
     keys = pd.DataFrame(

@@ -1,7 +1,7 @@
 """The text-to-image half (Dutt et al. 2024, Table 4): from records to FID and the other numbers of generated images.
 
 A cell is a set, a number of training pairs and a method. A run has a value for each sampling seed; values of two
-methods with the same training and sampling seed start from the same noise, so that their difference is paired.
+methods with the same training and sampling seed start from the same noise, so their difference is paired.
 """
 
 from __future__ import annotations
@@ -272,7 +272,7 @@ def _encoders(table: pd.DataFrame) -> list[str]:
         )
         if group['encoder'].nunique() > 1:
             notes.append(
-                f'{data}: {group["encoder"].nunique()} different encoders scored these runs, so that distances do '
+                f'{data}: {group["encoder"].nunique()} different encoders scored these runs, so distances do '
                 'not compare; run them again with the whole set loaded.'
             )
     return notes

@@ -94,7 +94,7 @@ def _fault(look: Callable[..., Any], given: Any) -> list[str]:
 
 @cache
 def _dataset(name: str) -> None:
-    """A name with a card, or a folder or CSV file of one's own."""
+    """A name with a card, or a folder or CSV file of your own."""
     if not name.strip():
         raise BadInput("dataset = '': name one (medpeft data list), or a folder or CSV file")
     from medpeft_utils.data import CARDS

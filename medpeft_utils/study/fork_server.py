@@ -48,7 +48,7 @@ def preload(names: list[str]) -> list[str]:
 
 
 def _package_modules() -> list[str]:
-    """Everything that a notebook may import from the package, so that code edited meanwhile does not reach a run."""
+    """Everything that a notebook may import from the package, so code edited meanwhile does not reach a run."""
     modules = pkgutil.walk_packages(medpeft_utils.__path__, 'medpeft_utils.', onerror=lambda name: None)
     skipped = ('medpeft_utils.cli', __name__)
     return [module.name for module in modules if not module.name.startswith(skipped)]

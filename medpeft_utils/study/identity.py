@@ -31,7 +31,7 @@ def code_version(notebook: Path | None, parameters: dict[str, Any] | None = None
     Args:
         notebook: the experiment's; None stands for one that is not here, of which nothing is known: 'none.none'.
         parameters: the run's.
-        code: the package's files, for many calls; read anew where None.
+        code: the package's files, for many calls; read again where None.
     """
     if notebook is None:
         return 'none.none'

@@ -1,4 +1,4 @@
-"""Kernels that are forked from a process which has everything imported, instead of started anew.
+"""Kernels that are forked from a process which has everything imported, instead of newly started.
 
 A run's process forks its kernel at its very beginning, while it has one thread and nothing else; the kernel waits on a
 pipe. When papermill launches a kernel, `ForkedProvisioner` hands it the connection file instead of starting Python.

@@ -1,6 +1,6 @@
 """The processes in which runs are executed, as the runner sees them: started, ended, killed.
 
-They come from `multiprocessing`: forked from a server that has everything imported (Linux), or started anew (anywhere).
+They come from `multiprocessing`: forked from a server that has everything imported (Linux), or newly started.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Pool:
     Args:
         threads: of every run.
         modules: what is imported before a run is forked; the usual ones where None.
-        plain: start every process and every kernel anew: slower by the imports, at home everywhere.
+        plain: start a new process and kernel for every run: slower by the imports, but works everywhere.
     """
 
     def __init__(self, threads: int, modules: list[str] | None = None, plain: bool = False):
@@ -113,7 +113,7 @@ class Pool:
                 with self._inherited():
                     process.start()
                 break
-            except (EOFError, ConnectionError, FileNotFoundError):  # it died just now; the next start begins it anew
+            except (EOFError, ConnectionError, FileNotFoundError):  # it died just now; the next start replaces it
                 time.sleep(0.1)
         else:
             log = self.folder / fork_server.OUTPUT

@@ -33,7 +33,7 @@ def die_with(parent: int, number: int = signal.SIGKILL) -> None:
 
 
 def adopt_orphans() -> None:
-    """Make this process the parent of every descendant whose own parent ends, so that none escapes."""
+    """Make this process the parent of every descendant whose own parent ends, so none escapes."""
     if LINUX:
         _prctl(PR_SET_CHILD_SUBREAPER, 1)
 

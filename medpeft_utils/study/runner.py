@@ -58,7 +58,7 @@ class Options:
         threads: of every run; where 0, OMP_NUM_THREADS if it is set, else the cores shared out among the jobs.
         limit: most runs to start; None for all.
         retry: do runs again that failed or died before.
-        plain: start every kernel anew instead of forking it.
+        plain: start a new kernel for every run instead of forking one.
         time_limit: seconds after which a run is ended and counts as failed; None for never.
         data_root: where the published downloads lie; a relative `data_folder` is looked up in it.
         earlier: records.jsonl of an earlier study, whose times say how long runs take against one another.

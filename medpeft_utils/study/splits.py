@@ -29,7 +29,7 @@ def key_of(parameters: dict[str, Any]) -> str | None:
 
 
 def known(folder: StudyFolder) -> dict[str, str]:
-    """The splits that a study has been run with, as far as data were at hand."""
+    """The splits that a study has been run with, as far as data were available."""
     return read_json(folder.splits) or {}
 
 
@@ -69,7 +69,7 @@ def prepare(
         )
     if wanted:
         write_json(folder.splits, splits)
-        say(f'data at hand: {len(wanted)} packed')
+        say(f'data: {len(wanted)} packed')
     return splits
 
 

@@ -21,7 +21,7 @@ MEAN = STD = (0.5, 0.5, 0.5)
 
 
 def averages_tokens(name: str) -> bool:
-    """Whether the shipped network of that name averages its patch tokens, so that it has an `fc_norm`."""
+    """Whether the shipped network of that name averages its patch tokens, so it has an `fc_norm`."""
     return SMALL_BACKBONES[name].architecture.get('global_pool') == 'avg'
 
 

@@ -1,7 +1,7 @@
 """Begin a deeper ViT from a trained shallower one of the same width, computing the same function.
 
 Net2DeeperNet (Chen, Goodfellow and Shlens 2016, arXiv:1511.05641), in the residual form: a new block is a copy of its
-predecessor whose two output projections are zero, so that it passes its input on unchanged and learns from there.
+predecessor whose two output projections are zero, so it passes its input on unchanged and learns from there.
 """
 
 from __future__ import annotations

@@ -85,7 +85,7 @@ def _save(path: Path, arrays: dict[str, np.ndarray]) -> None:
 def real(folder: Path, size: int = 64) -> Radiographs:
     """The radiographs of NIH ChestX-ray14 below a folder that the authors' lists name as training images.
 
-    Those of validation and test are left out, so that no study sees its test images in pre-training. They have no
+    Those of validation and test are left out, so no study sees its test images in pre-training. They have no
     reports: for the objective 'masked' only. Weights that are trained on them stay on the user's disk.
     """
     from medpeft_utils.data.loading import open_source

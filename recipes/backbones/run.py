@@ -1,4 +1,4 @@
-"""Pre-train one small backbone, so that it can be killed at any moment and go on.
+"""Pre-train one small backbone; killed at any moment, it goes on from its checkpoint.
 
 `Recipe` is everything that decides the result; `publish.py` turns what is finished into shipped weights and their card.
 """

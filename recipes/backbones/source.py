@@ -1,6 +1,6 @@
 """Natural images for pre-training: any folder-per-class set, as a tree of folders or as tar files of one.
 
-Decoded once into a memory-mapped array, so that a restart costs nothing.
+Decoded once into a memory-mapped array, so a restart costs nothing.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ class Autoencoder(Stage):
     """A VAE (Kingma and Welling 2014, arXiv:1312.6114) as in latent diffusion (Rombach et al. 2022, arXiv:2112.10752).
 
     Mean absolute error of the pixels and a small divergence from the unit normal. Differs: no perceptual and no
-    adversarial loss, so that fine texture is smooth.
+    adversarial loss, so fine texture is smooth.
     """
 
     score_name = 'held-out reconstruction PSNR (dB)'

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from transformers import CLIPTokenizer
 
 DARK, BRIGHT = 75.0, 165.0  # mean grey value of a picture, 0 to 255
-DIFFERENCE = 20.0  # of a zone's mean grey value from the picture's, so that the zone is named
+DIFFERENCE = 20.0  # of a zone's mean grey value from the picture's, so the zone is named
 ZONES = ('upper', 'mid', 'lower')
 END = '</w>'  # of a word, in CLIP's vocabulary
 RADIOLOGY = """\
@@ -106,8 +106,8 @@ def _captions(names: list[str]) -> list[str]:
 def learn_merges(words: Counter[str]) -> list[tuple[str, str]]:
     """The merges of byte-pair encoding (Sennrich et al. 2016, arXiv:1508.07909, Algorithm 1), until words are whole.
 
-    Of equally frequent pairs the first by name is taken. The trainer of `tokenizers` numbers the letters anew in every
-    process and breaks ties by number, so that two runs of the recipe would give two vocabularies.
+    Of equally frequent pairs the first by name is taken. The trainer of `tokenizers` renumbers the letters in every
+    process and breaks ties by number, so two runs of the recipe would give two vocabularies.
     """
     spelled = {word: (*word[:-1], f'{word[-1]}{END}') for word in words}
     merges: list[tuple[str, str]] = []

@@ -24,7 +24,7 @@ class Schedule:
         learning_rate: the highest.
         warmup: steps in which the rate rises linearly.
         cooldown: share of the steps, at the end, in which it falls along half a cosine; 1 for all after the warm-up.
-            Before that it stays, so that a training can be made longer without beginning anew (Hägele et al. 2024,
+            Before that it stays, so a training can be made longer without starting over (Hägele et al. 2024,
             arXiv:2405.18392).
         weight_decay: AdamW's, on matrices and kernels only.
         seed: of initialisation, order and noise.
