@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +21,11 @@ from study_project import Project
 from medpeft_utils.core import leases
 from medpeft_utils.core.errors import BadInput
 from medpeft_utils.core.files import StorageFault, append_line, plain, read_json, storage, write_bytes, write_json
+from medpeft_utils.core.packed import pack
 from medpeft_utils.core.shared import once
-from medpeft_utils.study import records
+from medpeft_utils.study import records, status, verify
 from medpeft_utils.study.grid import Run, load_grid
+from medpeft_utils.study.identity import run_hash
 from medpeft_utils.study.progress import Counts, Progress, Times, duration, earlier_times
 from medpeft_utils.study.queue import in_order
 from medpeft_utils.study.room import AUTO, BESIDE_MB, MARGIN, Room
@@ -139,17 +142,101 @@ def test_records_become_a_table_and_one_file(tmp_path):
         list(records.read_all(tmp_path / 'nowhere'))
 
 
-def test_kept_records_of_planned_runs_are_taken_as_done_and_no_others(tmp_path):
+def itself(seed: int = 1, **changes) -> dict:
+    """A whole record whose identity is that of its parameters."""
+    record = whole(parameters={'seed': seed}, **changes)
+    return {'schema': 1, **record, 'run': run_hash(record['experiment'], record['parameters'], record['code_version'])}
+
+
+def test_kept_records_of_planned_runs_are_taken_as_done_and_no_others(tmp_path, caplog):
     kept = tmp_path / 'records.jsonl'
-    found = [whole(run='a' * 16), whole(run='b' * 16), whole(run='c' * 16)]
-    found.append(whole(run='d' * 16, status='failed', error={'type': 'X', 'message': ''}))
-    kept.write_text(''.join(json.dumps({'schema': 1} | record) + '\n' for record in found))
-    records.write(whole(run='b' * 16, seed='here'), tmp_path / 'runs' / ('b' * 16))
-    assert records.adopt(kept, ['a' * 16, 'b' * 16, 'd' * 16, 'e' * 16], tmp_path) == 1
-    assert sorted(path.name for path in (tmp_path / 'runs').iterdir()) == ['a' * 16, 'b' * 16]
-    assert records.read(tmp_path / 'runs' / ('b' * 16))['seed'] == 'here'
+    found = [itself(seed) for seed in range(5)]
+    a, b, _, d, e = (record['run'] for record in found)
+    found[3] |= {'status': 'failed', 'error': {'type': 'X', 'message': ''}}
+    found[4] |= {'parameters': {'seed': 7}}
+    kept.write_text(''.join(json.dumps(record) + '\n' for record in found))
+    records.write(found[1] | {'seed': 'here'}, tmp_path / 'runs' / b)
+    assert records.adopt(kept, [a, b, d, e], tmp_path) == 1
+    assert {path.name for path in (tmp_path / 'runs').iterdir()} == {a, b}
+    assert records.read(tmp_path / 'runs' / b)['seed'] == 'here' and f'record {e} was changed' in caplog.text
     with pytest.raises(BadInput, match='no such file of records'):
         records.adopt(tmp_path / 'nothing.jsonl', [], tmp_path)
+
+
+def _places(content, place=()):
+    yield place
+    inside = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
+    for key, value in list(inside)[:12]:
+        yield from _places(value, (*place, key))
+
+
+def _replaced(content, place, value):
+    if not place:
+        return value
+    changed = content.copy()
+    changed[place[0]] = _replaced(content[place[0]], place[1:], value)
+    return changed
+
+
+ODD = [
+    None,
+    True,
+    -1,
+    5.0,
+    2**70,
+    -(10**30),
+    float('nan'),
+    float('inf'),
+    '',
+    'x',
+    '0.9',
+    'a/b',
+    [],
+    [[]],
+    ['a'],
+    {},
+    {'a': 1},
+]
+
+
+@pytest.mark.parametrize('number', range(0, 98, 14))
+def test_a_real_record_with_any_value_in_any_place_is_left_out_or_can_be_shown(number, tmp_path, caplog):
+    """Whatever stands where: what is taken as whole can be listed, shown, checked, and serve as an estimate."""
+    record = json.loads(DEMO.read_text().splitlines()[number])
+    places = [place for place in _places(record) if place]
+    left_out = 0
+    for turn, place in enumerate(places):
+        value = ODD[turn % len(ODD)]
+        (tmp_path / 'record.json').write_text(json.dumps(_replaced(record, place, value)))
+        found = records.read(tmp_path)
+        if found is None:
+            left_out += 1
+            continue
+        assert value == value and value != float('inf'), place
+        records.row(found), verify.tampered(found), status.describe(tmp_path), earlier_times([found])
+        assert str(verify.Verdict(found, True, '')) and verify.sample([found, found], 1)
+    assert left_out > len(places) / 3
+    for garbage in ('', '[]', '7', 'null', '"x"', '{', '[' * 10_000, '{"a":' * 10_000, '9' * 5000, '{"a": "\\ud800"}'):
+        (tmp_path / 'kept.jsonl').write_text(garbage + '\n')
+        with pytest.raises(BadInput, match='holds no record') if garbage else nullcontext():
+            list(records.read_all(tmp_path / 'kept.jsonl'))
+
+
+@pytest.mark.parametrize(
+    ('change', 'said'),
+    [
+        ({'labels': 'x'}, 'spoilt'),
+        ({'arg_max': ''}, 'spoilt'),
+        ({'n': 10**6}, 'spoilt'),
+        ({'classes': 1}, 'spoilt'),
+        ({'scores': pack(np.zeros(10**7, np.uint8))}, 'spoilt'),
+        ({'multi_label': True}, 'spoilt'),
+    ],
+)
+def test_spoilt_predictions_are_told_and_never_unpacked_beyond_their_size(change, said):
+    record = json.loads(DEMO.read_text().splitlines()[0])
+    record['rows']['test'] |= change
+    assert records.faults(record) == [] and said in verify.tampered(record)
 
 
 def test_a_kept_record_carries_its_search(tmp_path):
@@ -158,7 +245,7 @@ def test_a_kept_record_carries_its_search(tmp_path):
     search = {'key': key, 'edge': {'head_learning_rate': 'high'}, 'seconds': 3.5, 'device': 'a GPU'}
     trials = [{'learning_rate': 0.1, 'head_learning_rate': 0.2, 'score': 0.5, 'pruned': False}]
     rate = {'value': 0.1, 'head_value': 0.2, 'how': 'searched', 'trials': trials, 'edge': 'head high', 'search': search}
-    kept.write_text(json.dumps({'schema': 1} | whole(run='a' * 16, learning_rate=rate)) + '\n')
+    kept.write_text(json.dumps({'schema': 1} | itself(learning_rate=rate)) + '\n')
     assert records.adopt(kept, [], tmp_path) == 0
     found = json.loads((tmp_path / 'searches' / f'{key}.json').read_text())
     assert found == {
@@ -169,12 +256,12 @@ def test_a_kept_record_carries_its_search(tmp_path):
         'device': 'a GPU',
     }
     one_rate = rate | {'trials': [{'learning_rate': 0.1, 'score': 0.5}], 'search': search | {'key': 'cd' * 8}}
-    kept.write_text(json.dumps({'schema': 1} | whole(run='a' * 16, learning_rate=one_rate)) + '\n')
+    kept.write_text(json.dumps({'schema': 1} | itself(learning_rate=one_rate)) + '\n')
     records.adopt(kept, [], tmp_path)
     found = json.loads((tmp_path / 'searches' / f'{"cd" * 8}.json').read_text())
     assert found['values'] == {'learning_rate': 0.1}  # a tied head has none of its own
     outside = rate | {'search': search | {'key': '../../outside'}}
-    kept.write_text(json.dumps({'schema': 1} | whole(run='a' * 16, learning_rate=outside)) + '\n')
+    kept.write_text(json.dumps({'schema': 1} | itself(learning_rate=outside)) + '\n')
     with pytest.raises(BadInput, match=r'learning_rate\.search\.key'):
         records.adopt(kept, [], tmp_path)
     assert len(list(tmp_path.rglob('*.json'))) == 2
@@ -269,6 +356,7 @@ def test_shared_work_is_done_once_across_processes(tmp_path):
     code = """
 import os, sys, time
 from pathlib import Path
+from medpeft_utils.core.packed import pack
 from medpeft_utils.core.shared import once
 folder = Path(sys.argv[1])
 def compute():

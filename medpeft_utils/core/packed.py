@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import base64
+import math
 import zlib
 from collections.abc import Sequence
 
 import numpy as np
 
-from medpeft_utils.core.errors import BadInput
+from medpeft_utils.core.errors import BadInput, short
 
 
 def pack(array: np.ndarray) -> str:
@@ -20,11 +21,12 @@ def pack(array: np.ndarray) -> str:
 def unpack(text: str, dtype: np.dtype | type | str, shape: Sequence[int]) -> np.ndarray:
     """The array that `pack` was given. Raises BadInput where the text is cut, spoilt, or of another shape."""
     try:
-        content = zlib.decompress(base64.b64decode(text, validate=True))
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        content = zlib.decompressobj().decompress(base64.b64decode(text, validate=True), size + 1)  # never more
         values = np.frombuffer(content, np.dtype(dtype).newbyteorder('<'))
         return values.reshape(shape).astype(dtype)
-    except (ValueError, zlib.error) as error:
-        raise BadInput(f'a packed array of {np.dtype(dtype)} {tuple(shape)} cannot be read: {error}') from error
+    except (ValueError, TypeError, OverflowError, MemoryError, zlib.error) as error:
+        raise BadInput(f'a packed array of {dtype} {short(shape)} cannot be read: {short(str(error))}') from error
 
 
 def narrow(numbers: np.ndarray) -> np.ndarray:

@@ -129,8 +129,9 @@ def earlier_times(records: Iterable[dict[str, Any]]) -> dict[tuple, float]:
     seconds = defaultdict(list)
     for record in records:
         with contextlib.suppress(TypeError, LookupError, AttributeError):  # only a guess hangs on it
+            spent = float(record['time']['total_seconds'])
             for key in _keys('run', record['experiment'], record['parameters'])[:ALIKE]:
-                seconds[key].append(float(record['time']['total_seconds']))
+                seconds[key].append(spent)
     return {key: statistics.median(spent) for key, spent in seconds.items()}
 
 

@@ -26,7 +26,7 @@ from medpeft_utils.study.identity import code_version, run_hash, same_code, with
 from medpeft_utils.study.machine import commit, environment
 from medpeft_utils.study.outcomes import PLAN
 from medpeft_utils.study.paths import StudyFolder, experiments_folder, project_root
-from medpeft_utils.study.schema import SCHEMA, SCORES, faults
+from medpeft_utils.study.schema import COUNTS, SCHEMA, SCORES, faults
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 SECTIONS = 'data', 'backbone', 'method', 'learning_rate', 'metrics', 'time', 'environment'
 AS_THEY_ARE = 'run', 'status', 'profile', 'experiment', 'code_version', 'peak_memory_mb'
-COUNTS = 'trainable_parameters', 'head_parameters', 'total_parameters'
 COLUMNS = [
     *('run', 'status', 'profile', 'experiment', 'dataset', 'dataset_label', 'synthetic'),
     *('backbone', 'backbone_label', 'encoder_role', 'family', 'method', 'method_label'),
@@ -227,6 +226,12 @@ def contents(source: Path) -> Iterator[Any]:
         raise BadInput(f"{source} is neither a study's folder nor a records.jsonl; start one by `medpeft run`")
 
 
+def is_itself(record: dict[str, Any]) -> bool:
+    """Whether a finished record's identity is that of its experiment, parameters, code and split."""
+    given = record['experiment'], record['parameters'], record['code_version']
+    return record['run'] in (run_hash(*given), run_hash(*given, record['data'].get('split_hash')))
+
+
 def is_stale(record: dict[str, Any]) -> bool:
     """Whether the code that decides a result has changed since; only what is here can be compared."""
     notebook = experiments_folder() / f'{record["experiment"]}.ipynb'
@@ -342,6 +347,9 @@ def adopt(source: Path | str, runs: Iterable[str], folder: Path | str) -> int:
         raise BadInput(f'{source}: no such file of records; `medpeft report` writes figures/PROFILE/records.jsonl')
     study, planned, taken = StudyFolder(Path(folder)), set(runs), 0
     for record in read_all(source):
+        if record['status'] == 'done' and not is_itself(record):
+            log.warning('%s: record %s was changed and is left out; `medpeft verify` says more', source, record['run'])
+            continue
         if record['status'] == 'done' and record['run'] in planned and read(study.record(record['run'])) is None:
             write(record, study.run(record['run']))
             taken += 1

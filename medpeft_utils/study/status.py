@@ -84,7 +84,7 @@ def count_table(entries: list[State]) -> list[str]:
 
 def aligned(rows: list[list[str]], left: int = 1) -> list[str]:
     """Rows as text in columns: the first `left` to the left, numbers to the right."""
-    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
+    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]) if rows else 0)]
     columns = list(enumerate(widths))
     return ['  '.join(f'{row[k]:{"<" if k < left else ">"}{width}}' for k, width in columns).rstrip() for row in rows]
 

@@ -56,13 +56,15 @@ class Verdict:
 
 def tampered(record: dict[str, Any]) -> str:
     """How a record contradicts itself, or ''."""
-    split = record['data'].get('split_hash')
-    given = record['experiment'], record['parameters'], record['code_version']
-    if record['run'] not in (run_hash(*given), run_hash(*given, split)):
+    if not records.is_itself(record):
         return f'its identity {record["run"]} is not that of its parameters, code and split: one of them was changed'
     for split in ('validation', 'test'):
         kept = record['metrics'].get(split) or {}
-        for name, value in _scores_of_rows(record, split).items():
+        try:
+            scores = _scores_of_rows(record, split)
+        except BadInput as fault:
+            return f'its predictions of {split} are spoilt: {fault}'
+        for name, value in scores.items():
             if isinstance(kept.get(name), (int, float)) and abs(kept[name] - value) > ROUNDING:
                 return f'its {split} {name} is {kept[name]:.4f}, but its predictions give {value:.4f}: one was changed'
     return ''
@@ -77,6 +79,9 @@ def _scores_of_rows(record: dict[str, Any], split: str) -> dict[str, float]:
     if split not in (record.get('rows') or {}):
         return {}
     labels, _, predicted, _ = rows.read(record, split)
+    highest = max(labels.max(initial=0), predicted.max(initial=0))
+    if highest >= record['rows'][split]['classes']:
+        raise BadInput(f'a label is {highest}, of {record["rows"][split]["classes"]} classes')
     if labels.ndim > 1:
         return {}
     classes = list(range(record['rows'][split]['classes']))
