@@ -7,14 +7,10 @@ import re
 import numpy as np
 import pytest
 
-from medpeft_utils.compare.answer import Answer, Candidate, decide, growth
+from medpeft_utils.compare.answer import Answer, Candidate, decide, growth, number
 from medpeft_utils.report.inference import Sample, TestSplit
 
 CLASSES = 3
-
-
-def number(value: float, signed: bool = False) -> str:
-    return f'{value:{"+" if signed else ""}.3f}'
 
 
 class World:
@@ -66,7 +62,7 @@ def test_best_is_never_said_while_an_interval_includes_0():
     said = 0
     for seed in range(60):
         answer = World(seed).answer(a=1.0, b=1.0 + seed / 30)
-        text = answer.recommendation(number)
+        text = answer.recommendation()
         if re.search(r'\bbest\b', text):
             said += 1
             assert all(relation.lead.low > 0 for relation in answer.relations)
@@ -84,8 +80,8 @@ def test_among_those_without_a_detectable_difference_the_cheapest_is_taken():
     assert (answer.chosen.label, answer.choice.label, answer.best) == ('dear', 'cheap', False)
     lead = next(relation.lead for relation in answer.relations if relation.other.label == 'cheap')
     may_be_lost = number(max(lead.high, 0))
-    assert answer.recommendation(number).startswith(f'Take cheap if a loss of up to {may_be_lost} is of no consequence')
-    assert 'else dear: it costs less, and no difference from dear is detectable' in answer.recommendation(number)
+    assert answer.recommendation().startswith(f'Take cheap if a loss of up to {may_be_lost} is of no consequence')
+    assert 'else dear: it costs less, and no difference from dear is detectable' in answer.recommendation()
 
 
 def test_a_smaller_loss_at_a_middle_price_is_named_beside_the_cheapest():
@@ -96,7 +92,7 @@ def test_a_smaller_loss_at_a_middle_price_is_named_beside_the_cheapest():
     )
     answer = decide([dear, middle, cheap, world.candidate('bad', -0.5, cost=1)], world.constant())
     assert [one.label for one, _ in answer.cheaper] == ['middle', 'cheap']
-    text = answer.recommendation(number)
+    text = answer.recommendation()
     assert text.startswith('Take middle if a loss of up to') and ', cheap if one of up to' in text
     assert answer.choice is cheap
 
@@ -105,12 +101,12 @@ def test_no_choice_with_fewer_than_three_seeds_however_large_the_difference():
     world = World(1)
     two = [world.candidate('good', 3.0, seeds=2), world.candidate('bad', -1.0, seeds=2)]
     answer = decide(two, world.constant(2))
-    assert answer.choice is None and '2 seeds' in answer.recommendation(number)
+    assert answer.choice is None and '2 seeds' in answer.recommendation()
 
 
 def test_no_choice_where_nothing_beats_the_commonest_class():
     answer = World(2).answer(a=-1.5, b=-2.5)
-    assert answer.choice is None and 'commonest class' in answer.recommendation(number)
+    assert answer.choice is None and 'commonest class' in answer.recommendation()
 
 
 def test_no_choice_where_validation_and_test_disagree():
@@ -118,7 +114,7 @@ def test_no_choice_where_validation_and_test_disagree():
     good, bad = world.candidate('good', 2.5), world.candidate('bad', 0.5)
     answer = decide([good, Candidate('bad', good.validation + 0.1, bad.test)], world.constant())
     assert answer.choice is None
-    assert 'validation chose bad, and on the test split good did better' in answer.recommendation(number)
+    assert 'validation chose bad, and on the test split good did better' in answer.recommendation()
 
 
 def test_seeds_that_only_one_method_has_do_not_count():
@@ -134,6 +130,6 @@ def test_more_data_helps_where_the_last_doubling_did_and_seldom_where_nothing_gr
         world = World(seed, patients=200)
         for name, skill in (('rising', lambda share: 4 * share), ('flat', lambda share: 1.5)):
             samples = {share: world.candidate('x', skill(share)).test for share in images}
-            said[name] += 'more images are likely to help' in growth('LoRA', samples, images).sentence(number)
+            said[name] += 'more images are likely to help' in growth('LoRA', samples, images).sentence()
     assert said['rising'] >= 38
     assert said['flat'] <= 3

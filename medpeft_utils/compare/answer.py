@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -20,6 +20,23 @@ from medpeft_utils.core.errors import BadInput
 from medpeft_utils.report.inference import FEWEST, LEVEL, SEED, Interval, Sample
 
 WORSE, BETTER, UNDETECTED = 'worse', 'better', 'no difference is detectable'
+
+
+def number(value: float, signed: bool = False) -> str:
+    """A score in two digits, or in as many, up to four, as show on which side of 0 it lies."""
+    digits = next((few for few in (2, 3) if round(value, few)), 4 if value else 2)
+    text = f'{value:{"+" if signed else ""}.{digits}f}'
+    return (text.replace('-0', '0') if float(text) == 0 else text).replace('-', '−')
+
+
+def spread(found: Interval) -> str:
+    """A score or a difference with its interval, where one is known: '0.03 [0.01, 0.05]'."""
+    return number(found.value) + (f' [{number(found.low)}, {number(found.high)}]' if found.known else '')
+
+
+def negative(found: Interval) -> Interval:
+    """The same difference the other way round."""
+    return replace(found, value=-found.value, low=-found.high, high=-found.low)
 
 
 @dataclass(frozen=True)
@@ -135,8 +152,8 @@ class Answer:
         known = [relation.lead.smallest for relation in self.relations if relation.lead.decides]
         return statistics.median(known) if known else None
 
-    def recommendation(self, number: Callable[..., str]) -> str:
-        """One or two sentences on what to take; `number` writes a score."""
+    def recommendation(self) -> str:
+        """One or two sentences on what to take."""
         if self.obstacle:
             cheapest = ''
             if len(self.alike) > 1 and not self.of(BETTER) and self.cheapest.adapter_bytes:
@@ -241,18 +258,17 @@ class Growth:
     images: dict[float, int]
     gain: Interval
 
-    def sentence(self, number: Callable[..., str]) -> str:
+    def sentence(self) -> str:
         """Whether more training images would help, as far as the last step of the shares says."""
         few, all_of_them = sorted(self.images)[-2:]
-        step = f'from {self.images[few]:,} to {self.images[all_of_them]:,} training images'
-        found = f'{number(self.gain.value, signed=True)} [{number(self.gain.low)}, {number(self.gain.high)}]'
+        step = f'{self.label}: from {self.images[few]:,} to {self.images[all_of_them]:,} training images'
         if not self.gain.known:
-            return f'{self.label}: {number(self.gain.value, signed=True)} {step}; no interval with so few runs.'
-        if self.gain.decides and self.gain.detectable and self.gain.value > 0:
-            return f'{self.label}: {step} the score rose by {found}; more images are likely to help.'
-        if self.gain.decides and self.gain.detectable:
-            return f'{self.label}: {step} the score fell by {found}.'
-        return f'{self.label}: {step} no gain is detectable ({found}).'
+            return f'{step} {number(self.gain.value, signed=True)}; no interval with so few runs.'
+        if not (self.gain.decides and self.gain.detectable):
+            return f'{step} no gain is detectable ({spread(self.gain)}).'
+        if self.gain.value < 0:
+            return f'{step} the score fell by {spread(negative(self.gain))}.'
+        return f'{step} the score rose by {spread(self.gain)}; more images are likely to help.'
 
 
 def growth(label: str, samples: Mapping[float, Sample], images: Mapping[float, int]) -> Growth:

@@ -287,7 +287,7 @@ def answered(folder: StudyFolder, with_older: bool = False) -> tuple[Evidence, P
 
 def show(folder: StudyFolder, by: Sequence[str] = (), with_older: bool = False) -> str:
     """Write the page of a comparison from its records, as HTML and Markdown; what the terminal shows of it."""
-    from medpeft_utils.compare.further import further
+    from medpeft_utils.compare.sections import further
     from medpeft_utils.compare.study import PAGE
 
     found, page = answered(folder, with_older)

@@ -3,13 +3,34 @@
 from __future__ import annotations
 
 import statistics
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
+from medpeft_utils import report
 from medpeft_utils.compare import drawings
-from medpeft_utils.compare.answer import BETTER, UNDETECTED, WORSE, Answer, Candidate, Relation
+from medpeft_utils.compare.answer import (
+    BETTER,
+    UNDETECTED,
+    WORSE,
+    Answer,
+    Candidate,
+    Relation,
+    negative,
+    number,
+    spread,
+)
 from medpeft_utils.compare.evidence import Evidence
-from medpeft_utils.compare.page import Drawing, Listed, Page, Section, Table, Words
+from medpeft_utils.compare.page import Block, Drawing, Listed, Page, Section, Table, Words
+from medpeft_utils.report import source
+from medpeft_utils.report.output import Figure, Output
+from medpeft_utils.report.output import Table as Tabled
+from medpeft_utils.study import records
 from medpeft_utils.study.progress import duration
+from medpeft_utils.training.rows import read_attributes
 
 SCORE = 'macro F1'
 NOT_CLINICAL = 'Not a clinical evaluation.'
@@ -22,13 +43,6 @@ LIMITS = (
     'A tool for patient care needs an evaluation on independent data, with the threshold, the prevalence and the '
     'readers of its place of use.',
 )
-
-
-def number(value: float, signed: bool = False) -> str:
-    """A score in two digits, or in as many, up to four, as show on which side of 0 it lies."""
-    digits = next((few for few in (2, 3) if round(value, few)), 4 if value else 2)
-    text = f'{value:{"+" if signed else ""}.{digits}f}'
-    return (text.replace('-0', '0') if float(text) == 0 else text).replace('-', '−')
 
 
 def page_of(found: Evidence, about: dict[str, Any]) -> Page:
@@ -64,7 +78,7 @@ def page_of(found: Evidence, about: dict[str, Any]) -> Page:
 
 def _answer(found: Evidence) -> Section:
     answer = found.answer
-    blocks = [Words(answer.recommendation(number), strong=True)]
+    blocks = [Words(answer.recommendation(), strong=True)]
     blocks.append(Listed([_chosen_line(answer), *(_line(answer, r) for r in answer.relations)]))
     blocks.append(Words(f'{_basis(found)} {NOT_CLINICAL}'))
     if found.waiting:
@@ -72,29 +86,19 @@ def _answer(found: Evidence) -> Section:
     return Section('Answer', blocks, short=True)
 
 
-def _scored(one: Candidate) -> str:
-    score = one.score
-    interval = f' [{number(score.low)}, {number(score.high)}]' if score.known else ''
-    return f'{one.label}: {number(score.value)}{interval}'
-
-
 def _chosen_line(answer: Answer) -> str:
     best = ', the best of them' if answer.best else ''
-    return f'{_scored(answer.chosen)}; chosen on validation{best}.'
+    return f'{answer.chosen.label}: {spread(answer.chosen.score)}; chosen on validation{best}.'
 
 
 def _line(answer: Answer, relation: Relation) -> str:
-    lead, other = relation.lead, relation.other
-    if relation.verdict == UNDETECTED:
-        words = f'{UNDETECTED} ({number(lead.value)} [{number(lead.low)}, {number(lead.high)}])'
-        if not lead.known:
-            words = f'{UNDETECTED} ({number(lead.value)})'
-    elif relation.verdict == WORSE:
-        words = f'worse by {number(lead.value)} [{number(lead.low)}, {number(lead.high)}]'
-    else:
-        words = f'{BETTER} by {number(-lead.value)} [{number(-lead.high)}, {number(-lead.low)}]'
-    costs = _costs(other, answer.chosen)
-    return f'{_scored(other)}; {words}{"; " if costs else ""}{costs}.'
+    words = {
+        UNDETECTED: f'{UNDETECTED} ({spread(relation.lead)})',
+        WORSE: f'worse by {spread(relation.lead)}',
+        BETTER: f'{BETTER} by {spread(negative(relation.lead))}',
+    }[relation.verdict]
+    costs = _costs(relation.other, answer.chosen)
+    return f'{relation.other.label}: {spread(relation.other.score)}; {words}{"; " if costs else ""}{costs}.'
 
 
 def _costs(one: Candidate, than: Candidate) -> str:
@@ -140,13 +144,12 @@ def _table(found: Evidence) -> Section:
     for one in [answer.chosen, *(relation.other for relation in answer.relations)]:
         runs, lead = found.records[one.label], leads.get(one.label)
         aurocs = [run['metrics']['test'].get('auroc') for run in runs]
-        between = f'{number(-lead.value)} [{number(-lead.high)}, {number(-lead.low)}]' if lead else '·'
         rows.append(
             [
                 one.label,
                 number(one.validation),
-                _scored(one).removeprefix(f'{one.label}: '),
-                between if not lead or lead.known else number(-lead.value),
+                spread(one.score),
+                spread(negative(lead)) if lead else '·',
                 number(statistics.fmean(aurocs)) if None not in aurocs else '',
                 size_of(one.adapter_bytes),
                 f'{1000 * one.step_seconds:,.0f} ms' if one.step_seconds else '·',
@@ -174,7 +177,7 @@ def size_of(count: int | None) -> str:
 
 
 def _growth(found: Evidence) -> Section:
-    lines = [one.sentence(number) for one in found.growths]
+    lines = [one.sentence() for one in found.growths]
     lines.append('The learning rate of every share is that of all training images.')
     drawing = Drawing(
         [drawings.curves(found.growths, SCORE)], f'{SCORE} over the number of training images, with 95 % bands.'
@@ -229,3 +232,83 @@ def _edges(found: Evidence) -> list[str]:
         f'The best learning rate of {", ".join(at_edge)} lies at the edge of those that were tried, so a longer search '
         'could raise its score.'
     ]
+
+
+# ---- what the report of a study shows of the same records
+
+
+SECTIONS = {
+    'Clinical metrics': ('clinical', 'clinical_curves', 'calibration'),
+    'Subgroups': ('subgroups', 'gaps'),
+    'Costs': ('cost', 'cost_front'),
+    "The papers' checklists": ('checklists',),
+}
+AGE = 'age:60'
+SAME = ('Encoder', 'Data', 'Backbone', 'Data: class')  # columns that are left out where every row says the same
+MOST_COLUMNS = 7
+NO_SUBGROUPS = (
+    'The data name nothing by which scores could be reported apart; a CSV can, by columns such as sex, age or site.'
+)
+
+
+def further(found: Evidence, folder: Path, by: Sequence[str] = ()) -> list[Section]:
+    """The sections that the records of a comparison allow; each figure and table is also saved by itself.
+
+    Args:
+        found: the comparison.
+        folder: where figures and tables go, as CSV, Markdown, LaTeX, SVG and PDF.
+        by: attributes that make subgroups, such as 'sex' or 'age:60'; those that the records hold where empty.
+    """
+    if found.answer is None:
+        return []
+    table = _compared(found, by)
+    sections = []
+    for title, names in SECTIONS.items():
+        if title == 'Subgroups' and not table.attrs['by']:
+            sections.append(Section(title, [Words(NO_SUBGROUPS)]))
+            continue
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore', RuntimeWarning)  # of means of nothing: few test images; they show as '-'
+            outputs = [report.render(name, table, 'macro') for name in names]
+        for output in outputs:
+            output.save(folder)
+        blocks: list[Block] = []
+        for block in (block for output in outputs for block in _blocks(output)):
+            if not (isinstance(block, Words) and block in blocks):  # a note that stands under each of several
+                blocks.append(block)
+        if blocks:
+            sections.append(Section(title, blocks))
+    return sections
+
+
+def _compared(found: Evidence, by: Sequence[str]) -> pd.DataFrame:
+    """The compared records as the renderers take them."""
+    every = [record for runs in found.records.values() for record in runs]
+    table = pd.DataFrame([records.row(record) for record in every])
+    table = table.assign(weights='', record=pd.Series(every, dtype=object))
+    table = source.in_order(table)
+    held = [AGE if name == 'age' else name for name in read_attributes(every[0])]
+    table.attrs['by'] = list(by) or held
+    return table
+
+
+def _blocks(output: Output) -> list[Block]:
+    """A figure or table of the report on this page; what does not exist is a line that says why."""
+    notes = [Words(note) for note in output.notes]
+    if isinstance(output, Tabled):
+        return [Words(f'{output.title}.'), *map(Words, filter(None, output.top)), *_tabled(output), *notes]
+    if isinstance(output, Figure):
+        return [Drawing([drawings.svg(output.figure)], output.title), *notes]
+    return notes
+
+
+def _tabled(output: Tabled) -> list[Block]:
+    """The table without columns that say the same in every row; turned where it has more measures than fit a page."""
+    frame = output.frame.astype(str)
+    same = [name for name in SAME if name in frame and frame[name].nunique() == 1]
+    said = [Words(frame['Data: class'].iloc[0])] if 'Data: class' in same else []
+    frame = frame.drop(columns=same)
+    first = frame.columns[0]
+    if len(frame.columns) > MOST_COLUMNS and frame[first].is_unique:
+        frame = frame.set_index(first).T.rename_axis(first).reset_index()
+    return [*said, Table(list(frame.columns), frame.to_numpy().tolist(), output.left)]
