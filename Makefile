@@ -1,12 +1,13 @@
-# Two commands: `make reproduce` and `make test`. Each sets up .venv first, if it is not there or not as the lock says.
+# Two commands: `make reproduce` and `make test`. Each first sets up .venv, unless it already matches the lock.
 #
 #   PYTHON=python3.12   the Python that makes .venv (3.11 or newer)
 #   JOBS=4              runs at a time (the number of cores)
 #   WORKERS=4           tests at a time (the number of cores, at most eight)
 #   PROFILE=real        the study to run and report: the name of a grid in notebooks/grids (demo)
-#   TORCH_INDEX=URL     an index of PyTorch builds to take torch and torchvision from; without it they come from the
-#                       ordinary registry (on Linux with CUDA 13.0; runs on a CPU too, but takes some 3 GB more than
-#                       the CPU build: TORCH_INDEX=https://download.pytorch.org/whl/cpu)
+#   TORCH_INDEX=URL     an index of PyTorch builds to take torch and torchvision from. Without it they come from the
+#                       ordinary registry: on Linux the CUDA 13.0 build, which runs on a CPU too. Of its 6.6 GB on disk
+#                       CUDA libraries are 3.2 and Triton 0.9; the CPU build has neither:
+#                       TORCH_INDEX=https://download.pytorch.org/whl/cpu
 
 PYTHON ?= python3
 JOBS ?= $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
@@ -42,9 +43,9 @@ $(INSTALLED): $(LOCKED)
 	$(BIN)/python -m pip install --no-deps --no-build-isolation --editable .
 	touch $@
 
-reproduce: study report  ## set up, run the study (PROFILE, else demo) and draw its figures and tables
+reproduce: study report  ## set up, run the study (PROFILE, else demo), draw each figure once its runs are done
 
-study: setup  ## run the study; what is done is not done again
+study: setup  ## run the study, except the runs that are done
 	$(BIN)/medpeft run $(PROFILE) --jobs $(JOBS)
 
 report: setup  ## draw the figures and tables of what is done into figures/PROFILE
