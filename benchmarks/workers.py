@@ -138,9 +138,7 @@ def main(workers: int, runs: int, seconds: float, latency: float, rate: float) -
         spent, accesses = time.monotonic() - began, server.counts.total()
         doubled = done - len({run for worker in crew for run in worker.done})
         waits = sorted(wait for worker in crew for wait in worker.waits)
-        for worker in crew:
-            worker.join()
-        tail = server.counts.total() - accesses
+        end.set()
     ideal = seconds * -(-runs // workers)
     print(
         f'{workers} workers, {done} runs of {seconds:g} s, {doubled} done twice: {spent:.0f} s, at best {ideal:.0f} s'
@@ -148,8 +146,7 @@ def main(workers: int, runs: int, seconds: float, latency: float, rate: float) -
     print(f'CPU of all of them: {time.process_time() - cpu:.0f} s')
     print(f'to find and take a run: median {waits[len(waits) // 2]:.2f} s, 95 % {waits[int(0.95 * len(waits))]:.2f} s')
     print(f'accesses: {accesses / runs:.0f} a run, {accesses / spent:.0f} a second of at most {rate:.0f}')
-    print('  ' + ', '.join(f'{name} {count / runs:.1f}' for name, count in server.counts.most_common()))
-    print(f'after the last run, until every worker has seen it: {tail / workers:.0f} accesses a worker')
+    print(', '.join(f'{name} {count / runs:.1f}' for name, count in server.counts.most_common(4)))
 
 
 if __name__ == '__main__':

@@ -64,6 +64,30 @@ context.finish(
     curve=[{'epoch': 0, 'step': 1, 'train_loss': 2.0}, {'epoch': 1, 'step': 2, 'train_loss': 1.0}],
 )
 """
+# A training of 40 steps by the one loop, each at least `pause` long and noted in a file that all runs share.
+TRAINS = """
+import torch
+from medpeft_utils.training.config import TrainingConfig
+from medpeft_utils.training.loop import Evaluation, Task, WholeNetwork, fit
+
+class Small(Task):
+    def batch(self, rows, generator):
+        with (context.searches.parent / 'steps').open('a') as steps:
+            steps.write('.')
+        time.sleep(pause)
+        return torch.randn(len(rows), 4, generator=generator)
+    def loss(self, batch):
+        return self.adapted.model(batch).square().mean()
+    def evaluate(self):
+        weight = self.adapted.model.weight.sum().item()
+        return Evaluation((weight,), {'weight': weight})
+
+torch.manual_seed(0)
+task = Small(WholeNetwork(torch.nn.Linear(4, 1)), 16, torch.device('cpu'))
+config = TrainingConfig(0.1, min_steps=40, max_steps=40, batch_size=4, evaluations=4)
+checkpoint = context.searches / f'{context.run}.checkpoint.safetensors'
+value = fit(task, config, quiet=True, checkpoint=checkpoint).curve[-1]['weight']
+"""
 
 
 def write_notebook(path: Path, *cells: str, parameters: str = PARAMETERS) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from study_project import FINISH, START, WORK, Project, write_notebook
+from study_project import FINISH, START, TRAINS, WORK, Project, write_notebook
 
 from medpeft_utils.core.leases import Lease
 from medpeft_utils.study.machine import cores
@@ -262,31 +262,6 @@ def test_control_c_finishes_what_runs_and_twice_stops_at_once(project):
     assert process.returncode == 130 and time.monotonic() - began < 4 and len(project.records()) == 1
     project.medpeft('run', 'tiny', '--jobs', '2')
     assert len(project.records()) == 3
-
-
-TRAINS = """
-import torch
-from medpeft_utils.training.config import TrainingConfig
-from medpeft_utils.training.loop import Evaluation, Task, WholeNetwork, fit
-
-class Small(Task):
-    def batch(self, rows, generator):
-        with (context.searches.parent / 'steps').open('a') as steps:
-            steps.write('.')
-        time.sleep(pause)
-        return torch.randn(len(rows), 4, generator=generator)
-    def loss(self, batch):
-        return self.adapted.model(batch).square().mean()
-    def evaluate(self):
-        weight = self.adapted.model.weight.sum().item()
-        return Evaluation((weight,), {'weight': weight})
-
-torch.manual_seed(0)
-task = Small(WholeNetwork(torch.nn.Linear(4, 1)), 16, torch.device('cpu'))
-config = TrainingConfig(0.1, min_steps=40, max_steps=40, batch_size=4, evaluations=4)
-checkpoint = context.searches / f'{context.run}.checkpoint.safetensors'
-value = fit(task, config, quiet=True, checkpoint=checkpoint).curve[-1]['weight']
-"""
 
 
 @linux

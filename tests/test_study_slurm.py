@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from slurm_cluster import cluster, crash, why_not
-from study_project import Project
+from study_project import FINISH, START, TRAINS, Project, write_notebook
 
 from medpeft_utils.core.errors import BadInput
 from medpeft_utils.study import slurm
@@ -94,6 +94,28 @@ def test_a_job_starts_what_fits_and_comes_back_for_the_rest(monkeypatch):
     assert job.is_over() and not job.has_time_for(None)
 
 
+IN_A_JOB = """
+from medpeft_utils import cli
+from medpeft_utils.study import slurm
+class Job:
+    number, notice = '7', 5
+    def has_time_for(self, expected): return False
+    def is_over(self): return False
+    def requeue(self): print('queued')
+slurm.Job = Job
+if __name__ == '__main__':
+    cli.main(['run', 'tiny', '--in-slurm'])
+"""
+
+
+def test_a_job_with_hours_to_go_that_suffice_for_nothing_comes_back(project):
+    project.grid()
+    (project.root / 'job.py').write_text(IN_A_JOB)
+    done = subprocess.run([sys.executable, 'job.py'], cwd=project.root, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and done.stdout.endswith('queued\n'), done.stdout + done.stderr
+    assert '2 runs do not fit' in done.stdout and '2 runs are left: job 7 is queued again' in done.stdout
+
+
 def test_without_slurm_the_error_names_what_is_missing(project, monkeypatch):
     project.grid()
     monkeypatch.setenv('PATH', str(Path(sys.executable).parent))
@@ -129,14 +151,16 @@ def test_two_workers_share_the_runs_and_the_submitting_host_may_go(on_slurm):
 
 
 @needs_slurm
-def test_one_minute_jobs_come_back_until_all_is_done(on_slurm):
-    """The runs need more than a minute of each worker; none ends by TIMEOUT."""
-    on_slurm.grid(axes={'mode': ['fine'], 'value': [0.5, 1.5, 2.5], 'seed': [0, 1, 2, 3], 'pause': [5.0]})
+def test_one_minute_jobs_go_on_from_checkpoints_until_all_is_done(on_slurm):
+    """The trainings need more than a minute of each worker; none ends by TIMEOUT, no step is done twice."""
+    write_notebook(on_slurm.notebook, START, TRAINS, FINISH)
+    on_slurm.grid(axes={'seed': [0, 1, 2, 3], 'pause': [0.5]})
     number = json.loads((send(on_slurm, '--slurm', 'time=1'), jobs_file(on_slurm).read_text())[1])[0]['job']
-    wait_for_all(on_slurm, 12, seconds=400)
+    wait_for_all(on_slurm, 4, seconds=400)
     shown = subprocess.run(['scontrol', 'show', 'job', number], capture_output=True, text=True).stdout
     assert 'TIMEOUT' not in shown and 'Restarts=' in shown
     assert 'is queued again' in logs(on_slurm)
+    assert (on_slurm.results / 'tiny' / 'steps').stat().st_size == 4 * 40
 
 
 def jobs_file(project: Project) -> Path:

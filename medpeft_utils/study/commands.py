@@ -247,8 +247,9 @@ def execute(
     click.echo(f'{grid.profile}: {counts}')
     if counts.failed or counts.died:
         click.echo(f'failures: medpeft status {grid.profile} --failed · again: medpeft retry --failed {grid.profile}')
-    if job and job.is_over() and (runner.queue or runner.active):
-        click.echo(f'{len(runner.queue) + len(runner.active)} runs are left: job {job.number} is queued again')
+    left = len(runner.queue) + len(runner.active)  # these were ended before they could put down what they did
+    if job and left and (job.is_over() or runner.out_of_time):
+        click.echo(f'{left} runs are left: job {job.number} is queued again')
         job.requeue()
         return
     if runner.stopping:

@@ -120,6 +120,7 @@ class Runner:
         self.active: dict[str, Active] = {}
         self.commit = commit()
         self.stopping, self.started, self.fault = 0, 0, None
+        self.out_of_time = False  # this job's time suffices for no run that is left
         self.put_down_by: float | None = None
         self.said_of_others = False
         self.too_long: set[str] = set()  # for what is left of this job
@@ -173,8 +174,7 @@ class Runner:
         remove_left_sockets()
         self.pool = Pool(self.threads, self.grid.preload, self.options.plain)
         try:
-            stops = {signal.SIGINT: lambda *_: self._stop(1), signal.SIGTERM: lambda *_: self._stop(2)}
-            with handled(stops):
+            with handled({signal.SIGINT: lambda *_: self._stop(1), signal.SIGTERM: lambda *_: self._stop(2)}):
                 while self._step():
                     pass
         finally:
@@ -243,7 +243,7 @@ class Runner:
                 return True
         if self.too_long and not self.active:
             self.progress.say(f'{len(self.too_long)} runs do not fit in the time that is left to this job')
-            self.stopping = 1
+            self.stopping, self.out_of_time = 1, True
         elif not self.active and not self.said_of_others and self.queue:
             self.said_of_others = True
             self.progress.say(f'{len(self.queue)} runs are being done by another runner; this one waits, should it end')
@@ -278,16 +278,9 @@ class Runner:
                 shutil.rmtree(earlier, ignore_errors=True)  # a half-finished attempt, or a failed one
         parameters = with_data_root(run.parameters, self.options.data_root)
         plan = {
-            'run': run.hash,
-            'profile': self.grid.profile,
-            'experiment': run.experiment,
-            'family': run.family,
-            'key': run.key,
-            'parameters': parameters,
-            'code_version': run.code,
-            'attempt': active.attempt,
-            'commit': self.commit,
-            'started': outcomes.stamp(),
+            **{'run': run.hash, 'profile': self.grid.profile, 'experiment': run.experiment, 'family': run.family},
+            **{'parameters': parameters, 'code_version': run.code, 'attempt': active.attempt},
+            **{'commit': self.commit, 'started': outcomes.stamp()},
             'lease': {'path': str(active.lease.path.resolve()), 'token': active.lease.token},
         }
         write_json(folder / PLAN, plan, durable=False)
@@ -361,13 +354,12 @@ class Runner:
 
     def _tell(self, run: Run, record: dict[str, Any], seconds: float, again: bool, cpu: float | None) -> None:
         status, error = record['status'], record.get('error')
-        self._event(
-            'end', run=run.hash, label=run.label, status=status, seconds=round(seconds, 3), cpu_seconds=cpu, error=error
-        )
+        about = {'run': run.hash, 'label': run.label, 'status': status, 'seconds': round(seconds, 3)}
+        self._event('end', **about, cpu_seconds=cpu, error=error)
         text = f'{status}  {run.label}  {seconds:.1f} s'
         if error:
-            text += f' (run {run.hash})\n    {error["type"]}: {error["message"]}' + (
-                '; it is tried again' if again else ''
+            text += (
+                f' (run {run.hash})\n    {error["type"]}: {error["message"]}{"; it is tried again" if again else ""}'
             )
         self.progress.ended(text, self._now(), self._seconds_left(), notable=error is not None)
 
