@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from study_project import Project
 
 from medpeft_utils.core import leases
@@ -576,3 +577,11 @@ def test_the_command_line_starts_without_torch():
     assert done.returncode == 2 and 'Traceback' not in done.stderr
     done = subprocess.run([sys.executable, '-m', 'medpeft_utils.cli', 'show', 'ffff'], capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.startswith('error: no run begins with')
+
+
+@pytest.mark.parametrize('kind', ['empty file', 'empty folder', 'blank lines'])
+def test_nothing_is_not_verified(tmp_path, kind):
+    source = tmp_path / 'kept'
+    source.mkdir() if kind == 'empty folder' else source.write_text('\n\n' if kind == 'blank lines' else '')
+    result = CliRunner().invoke(verify.verify, [str(source)])
+    assert isinstance(result.exception, BadInput) and 'holds no finished record' in str(result.exception)

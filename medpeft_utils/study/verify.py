@@ -157,6 +157,8 @@ def verify(context: click.Context, source: Path, number: int, tolerance: float, 
     scores must agree within the tolerance. The exit status is 1 where one does not hold.
     """
     done = [record for record in records.read_all(source) if record['status'] == 'done']
+    if not done:
+        raise BadInput(f'{source} holds no finished record; nothing can be verified')
     changed = [Verdict(record, False, fault) for record in done if (fault := tampered(record))]
     click.echo(f'{source}: {len(done)} records; {len(changed)} contradict themselves')
     chosen = sample(done, number)
