@@ -19,7 +19,7 @@ from medpeft_utils.core.errors import BadInput
 from medpeft_utils.study import slurm
 from medpeft_utils.study.paths import StudyFolder
 
-KILLS = int(os.environ.get('MEDPEFT_SLURM_KILLS', 3))
+KILLS = int(os.environ.get('MEDPEFT_SLURM_KILLS', 3))  # each takes some 12 s; 20 were done in 405 s on a busy machine
 needs_slurm = pytest.mark.skipif(bool(why_not()), reason=why_not() or 'it is here')
 
 
@@ -152,15 +152,15 @@ def test_two_workers_share_the_runs_and_the_submitting_host_may_go(on_slurm):
 
 @needs_slurm
 def test_one_minute_jobs_go_on_from_checkpoints_until_all_is_done(on_slurm):
-    """The trainings need more than a minute of each worker; none ends by TIMEOUT, no step is done twice."""
+    """The trainings take longer than SLURM lets such a job be; none ends by TIMEOUT, no step is done twice."""
     write_notebook(on_slurm.notebook, START, TRAINS, FINISH)
-    on_slurm.grid(axes={'seed': [0, 1, 2, 3], 'pause': [0.5]})
+    on_slurm.grid(axes={'seed': [0, 1], 'pause': [1.0]})
     number = json.loads((send(on_slurm, '--slurm', 'time=1'), jobs_file(on_slurm).read_text())[1])[0]['job']
-    wait_for_all(on_slurm, 4, seconds=400)
+    wait_for_all(on_slurm, 2, seconds=400)
     shown = subprocess.run(['scontrol', 'show', 'job', number], capture_output=True, text=True).stdout
     assert 'TIMEOUT' not in shown and 'Restarts=' in shown
     assert 'is queued again' in logs(on_slurm)
-    assert (on_slurm.results / 'tiny' / 'steps').stat().st_size == 4 * 40
+    assert (on_slurm.results / 'tiny' / 'steps').stat().st_size == 2 * 40
 
 
 def jobs_file(project: Project) -> Path:

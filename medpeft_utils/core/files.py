@@ -114,7 +114,8 @@ def parse_json(text: bytes | str) -> Any:
     """The content of JSON. Raises ValueError for text that is none, is nested too deeply, or holds half characters."""
     try:
         content = json.loads(text)
-        if b'\\ud' in (text if isinstance(text, bytes) else text.encode()).lower():
+        raw = text if isinstance(text, bytes) else text.encode()
+        if b'\\u' in raw and b'\\ud' in raw.lower():  # the first look spares most texts a copy
             json.dumps(content, ensure_ascii=False).encode()  # half of a pair cannot be written again
         return content
     except RecursionError:
