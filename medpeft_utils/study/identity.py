@@ -36,7 +36,12 @@ def code_version(notebook: Path | None, parameters: dict[str, Any] | None = None
     if notebook is None:
         return 'none.none'
     source, code = notebook_code(notebook), code or Code.now()
-    return f'{code.version(parameters, imported(source))}.{digest(fingerprint(source), length=8)}'
+    return f'{code.version(parameters, imported(source))}.{_version_of(source)}'
+
+
+@lru_cache(maxsize=64)  # a grid asks for each of its runs
+def _version_of(source: str) -> str:
+    return digest(fingerprint(source), length=8)
 
 
 def same_code(one: str, other: str) -> bool:
