@@ -33,51 +33,30 @@ def _schema() -> dict[bool, type]:
     count, some = Annotated[int, Field(ge=0)], Annotated[int, Field(ge=1, le=100_000)]
     counts, objects, names = dict[str, count], list[dict[str, Any]], list[str]
     numbers, amounts = dict[str, float | None], dict[str, amount | None]
-    hexes, name = (
-        Annotated[str, Field(pattern=r'^[0-9a-f]{16}$')],
-        Annotated[str, Field(pattern=r'^[^/\\\r\n]{1,100}$')],
-    )
-    scores = part(
-        'Scores',
-        {share: ' '.join({*SCORES} - {*REQUIRED_SCORES}), float: 'loss'},
-        **dict.fromkeys(REQUIRED_SCORES, share),
-    )
+    hexes = Annotated[str, Field(pattern=r'^[0-9a-f]{16}$')]
+    name = Annotated[str, Field(pattern=r'^[^/\\\r\n]{1,100}$')]
+    optional_scores = {share: ' '.join({*SCORES} - {*REQUIRED_SCORES}), float: 'loss'}
+    scores = part('Scores', optional_scores, **dict.fromkeys(REQUIRED_SCORES, share))
     column = part('Column', categories=names, dtype=Literal['uint8', 'uint16', 'uint32', 'uint64'], codes=str)
     packed = dict.fromkeys(('labels', 'groups', 'arg_max', 'scores'), str)
     rows = part('Rows', {dict[str, column]: 'attributes'}, n=count, classes=some, multi_label=bool, **packed)
     search = part('Search', {amount: 'seconds'}, key=hexes, edge=dict[str, str])
+    data = {str: 'name label split_hash', bool: 'synthetic', counts: 'counts used', names: 'classes'}
+    machine = {dict[str, str]: 'versions', str: 'device commit platform', some: 'threads'}
+    metrics = {scores: 'test validation', dict[str, amounts]: 'per_class', objects: 'samples base'}
     sections = {
-        'data': part(
-            'Data', {str: 'name label split_hash', bool: 'synthetic', counts: 'counts used', names: 'classes'}
-        ),
+        'data': part('Data', data),
         'backbone': part('Backbone', {str: 'name label role family source report hash', some: 'image_size'}),
         'method': part('Method', {str: 'key label', dict[str, Any]: 'config', count: ' '.join(COUNTS)}),
-        'environment': part(
-            'Environment', {dict[str, str]: 'versions', str: 'device commit platform', some: 'threads'}
-        ),
-        'metrics': part(
-            'Metrics',
-            {
-                scores: 'test validation',
-                dict[str, amounts]: 'per_class',
-                objects: 'samples base',
-                dict[str, Any]: 'real',
-            },
-        ),
+        'environment': part('Environment', machine),
+        'metrics': part('Metrics', metrics | {dict[str, Any]: 'real'}),
         'time': part('Time', {amount: 'total_seconds step_seconds train_images_per_second'}),
         'learning_rate': part('Rate', {amount: 'value head_value', str: 'how', search: 'search', objects: 'trials'}),
     }
-    training = part(
-        'Training', {count: 'steps', some: 'batch_size', amount: 'epochs', str: 'head augmentation selection'}
-    )
+    trained = {count: 'steps', some: 'batch_size', amount: 'epochs', str: 'head augmentation selection'}
     cost = part('Cost', {amount: 'forward_flops step_flops adapter_bytes total_bytes peak_memory_mb search_seconds'})
-    beside = {
-        cost: 'cost',
-        dict[str, rows]: 'rows',
-        list[numbers]: 'curve',
-        training: 'training',
-        amount: 'peak_memory_mb best_epoch',
-    }
+    beside = {cost: 'cost', dict[str, rows]: 'rows', list[numbers]: 'curve', part('Training', trained): 'training'}
+    beside[amount] = 'peak_memory_mb best_epoch'
     error = part('Error', {str: 'message', names: 'last_lines', int: 'cell'}, type=str)
     parameters = part('Parameters', {str: 'dataset backbone method method_config', count: 'seed', share: 'fraction'})
     common = {
