@@ -55,6 +55,7 @@ def manifest_of(card: DataCard, count: int) -> pd.DataFrame:
 
 
 def blocks(card: DataCard, image_size: int, count: int, first: int) -> Iterator[np.ndarray]:
+    """Drawn images [n, side, side, 3] in blocks, from `first` on."""
     from medpeft_utils.data.synthetic import chest_pairs
 
     for start in tqdm(

@@ -157,12 +157,8 @@ def fit(
         config: how.
         report: called with every new row of the curve; what it raises ends the training.
         quiet: no progress bar.
-        checkpoint: a file that a killed training goes on from; remove it once the run's record is written.
-        checkpoint_seconds: how often it is written; besides at SIGTERM, after the step or evaluation that is on.
-    Raises:
-        Ended: where SIGTERM does not end this process.
-        Diverged: the loss is NaN or infinite.
-        BadInput: the checkpoint is of another training.
+        checkpoint, checkpoint_seconds: a file that a killed training goes on from, and how often it is written.
+    Raises: Ended at SIGTERM, Diverged at a NaN or infinite loss, BadInput for a checkpoint of another training.
     """
     steps, size = config.steps(task.items), min(config.batch_size, task.items)
     evaluated_at = config.evaluated_at(steps)
