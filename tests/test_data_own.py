@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -166,6 +167,75 @@ def test_splits_beside_other_folders_are_a_fault(tmp_path):
     assert "beside the splits (test, train, validation) lies 'unlabelled'" in said(check(tmp_path))
     shutil.rmtree(tmp_path / 'unlabelled')
     assert check(tmp_path)['splits_given'] and len(check(tmp_path)['classes']) == 3
+
+
+@pytest.mark.parametrize(
+    ('folders', 'words'),
+    [
+        (('data/a', 'data/b'), r'has one class only \(data\); if the classes or splits are below it, name .*/data'),
+        (('d/train/a', 'd/val/a', 'd/test/a'), r'if the classes or splits are below it, name .*/d'),
+        (('a/train', 'a/test', 'b/train', 'b/test'), r"the splits \(test, train\) lie below 'a'"),
+        (('fold0', 'fold1', 'fold2'), "the folders 'fold0' to 'fold2' are parts of the data by their names"),
+        (
+            ('train/a', 'train/b', 'test/a', 'test/b'),
+            'no image in validation; move some there, or leave the split column',
+        ),
+    ],
+)
+def test_folders_that_are_no_classes_are_a_fault(tmp_path, folders, words):
+    make_layout(tmp_path, folders)
+    assert re.search(words, said(check(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ('folders', 'names', 'words'),
+    [
+        (('x/a', 'x/b', 'y/a', 'y/b'), '{}.png', 'folders that every class holds (a, b), which count for nothing'),
+        (('a', 'b'), 'patient{0}_view{1}.png', "images of one person by their paths ('patient0')"),
+        (('a/Subject-1', 'a/Subject-2', 'b/Subject-3', 'b/Subject-4'), '{}.png', "by their paths ('Subject-1')"),
+        (('a', 'b', '.c'), '{}.png', "images left out in the hidden folder '.c': 4"),
+        (('train/a', 'train/b', 'val/a', 'val/b', 'test/a', 'test/b', 'test'), '{}.png', "lie in 'test' beside"),
+        (('a', 'b', 'Ground_Truth'), '{}.png', "images of the folder 'Ground_Truth' left out as masks: 4"),
+    ],
+)
+def test_layouts_that_may_mean_something_else_are_remarked(tmp_path, folders, names, words):
+    make_layout(tmp_path, folders, names)
+    report = check(tmp_path)
+    assert report['faults'] == [] and words in said(report) and report['images'] % 8 == 0
+
+
+def make_layout(root: Path, folders: tuple[str, ...], names: str = '{}.png') -> None:
+    for number, folder in enumerate(folders):
+        for i in range(4):
+            draw(root / folder / names.format(i // 2 if '{1}' in names else i, i % 2), 10 * number + i)
+
+
+def test_images_made_of_others_and_class_names_with_blanks(tmp_path):
+    make_layout(tmp_path, ('a', 'b ', 'b', 'ne\u0301', 'n\u00e9'))
+    for i in range(4):
+        shutil.copy(tmp_path / 'a' / f'{i}.png', tmp_path / 'a' / f'{i}_flip.png')
+        shutil.copy(tmp_path / 'a' / f'{i}.png', tmp_path / 'a' / f'{i}.gt.png')
+    report = check(tmp_path)
+    assert report['classes'] == {'a': 8, 'b': 8, 'n\u00e9': 8}
+    assert "images made of others by their names ('a/0_flip')" in said(report)
+    assert 'left out as masks of others, by their names: 4' in said(report)
+
+
+def test_pipes_and_indices_are_no_images(tmp_path):
+    make_layout(tmp_path, ('a', 'b'))
+    os.mkfifo(tmp_path / 'a' / 'pipe')  # waited for until somebody writes
+    (tmp_path / 'b' / 'DICOMDIR').write_bytes(bytes(128) + b'DICM')
+    report = check(tmp_path)
+    assert report['images'] == 8 and 'ending is none of an image (no suffix): 2' in said(report)
+    os.mkfifo(tmp_path / 'a' / 'pipe.png')
+    assert "no file 'a/pipe.png'" in said(check(tmp_path)) and 'it is a pipe, socket or device' in said(check(tmp_path))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason='root may list everything')
+def test_a_folder_that_may_not_be_listed(tmp_path):
+    make_layout(tmp_path, ('a', 'b/sub'))
+    (tmp_path / 'b' / 'sub').chmod(0)
+    assert 'cannot be listed' in said(check(tmp_path))
 
 
 def test_masks_are_left_out_and_counted(tmp_path):
