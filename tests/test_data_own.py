@@ -311,6 +311,28 @@ def test_commas_at_the_end_of_rows_shift_nothing(tmp_path):
     assert 'row 2 has 4 cells and the header 3' in said(check(path))
 
 
+@pytest.mark.parametrize(
+    ('header', 'words'),
+    [
+        ('Image_Path,label', "no column 'image', only image_path, label; is it 'image_path'?"),
+        ('image,diagnosis', "no column 'label', only image, diagnosis; is it 'diagnosis'?"),
+        ('image,caption', "no column 'text', only image, caption; is it 'caption'?"),
+    ],
+)
+def test_columns_by_other_names_are_pointed_at(tmp_path, header, words):
+    path = table(tmp_path, ['a', 'b'] * 6)
+    path.write_text(path.read_text().replace('image,label', header))
+    assert words in said(check(path))
+
+
+def test_findings_without_a_value_and_one_text_for_all(tmp_path):
+    path = table(tmp_path, ['same'] * 12)
+    lines = [f'{line},{["1.0", "nan", "-1", ""][i % 4]}' for i, line in enumerate(path.read_text().splitlines()[1:])]
+    path.write_text('\n'.join(['image,text,finding: Edema', *lines]))
+    assert 'all images have the same text' in said(check(path)) and check(path)['faults'] == []
+    assert data.open_source(path).frame['finding:edema'].tolist() == [1, -1, -1, -1] * 3
+
+
 def test_columns_of_one_name_are_a_fault(tmp_path):
     path = table(tmp_path, ['a', 'b'] * 6, Label=['c'] * 12)
     assert "columns 'label' and 'Label' have one name" in said(check(path))

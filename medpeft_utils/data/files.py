@@ -32,6 +32,11 @@ NOTHING = (
     *('nan', 'NaN', 'NAN', 'NA', '<NA>', 'N/A', 'n/a', '#N/A', 'None', 'null', 'NULL', 'NaT'),
     *('-', '--', '?', '.', '...'),
 )
+SYNONYMS = {  # what others call a column
+    'image': ('image path', 'image id', 'path', 'file', 'filename', 'file name', 'filepath', 'name', 'img'),
+    'label': ('labels', 'class', 'class name', 'diagnosis', 'dx', 'target', 'category', 'y'),
+    'text': ('caption', 'report', 'prompt', 'description', 'impression', 'findings'),
+}
 UNKNOWN = ('unknown', 'none', 'missing', 'not available', 'n.a.')  # nobody's name, in any case of letters
 
 
@@ -159,7 +164,8 @@ def require_columns(table: pd.DataFrame, columns: Iterable[str], path: Path) -> 
     """Raise BadInput where the table lacks a column."""
     for column in columns:
         if column not in table:
-            close = difflib.get_close_matches(column, list(table.columns), n=1)
+            meant = [name for name in table.columns if name.replace('_', ' ') in SYNONYMS.get(column, ())]
+            close = meant or difflib.get_close_matches(column, list(table.columns), n=1)
             hint = f'; is it {close[0]!r}?' if close else ''
             raise BadInput(f'{path}: has no column {column!r}, only {", ".join(table.columns)}{hint}')
 

@@ -233,8 +233,8 @@ def _split_faults(frame: pd.DataFrame, card: DataCard, where: str) -> list[str]:
     empty = [name for name in SPLITS if not (split == name).any()]
     if empty:
         faults.append(
-            f'no image in {" and ".join(empty)}; move some there, or leave the split column (or the folders of splits) out '
-            'to have splits made'
+            f'no image in {" and ".join(empty)}; move some there, or leave the split column out (or the folders of '
+            'splits) to have splits made'
         )
     if not faults and not (card.multi_label or card.texts):
         try:

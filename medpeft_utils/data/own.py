@@ -16,6 +16,7 @@ from medpeft_utils.data.files import (
     IMAGE_SUFFIXES,
     MASK_FOLDERS,
     NOTHING,
+    SYNONYMS,
     TABLES,
     UNKNOWN,
     clean,
@@ -223,7 +224,7 @@ def read_csv(path: Path, root: Path, with_texts: bool | None = None) -> tuple[pd
     """
     table = read_table(path)
     if with_texts is None:
-        with_texts = 'text' in table and 'label' not in table
+        with_texts = 'label' not in table and bool(set(table) & {'text', *SYNONYMS['text']})
     require_columns(table, ('image', 'text' if with_texts else 'label'), path)
     if table.empty:
         raise BadInput(f'{path}: has a header and no rows; {PAIRS_LAYOUT if with_texts else LAYOUT}')
