@@ -153,7 +153,7 @@ def test_windows_and_absolute_paths_inside_the_folder_are_fine(tmp_path):
         (['train'] * 5 + ['validation'] * 2 + ['test', ''], ("no split for '8.png'",)),
         (['train', 'train', 'train', 'validation', 'test', 'train', 'test', 'validation', 'train'],
          ("class 'b' is only in train", 'not in validation or test')),
-        (['train'] * 6 + ['test'] * 3, ('not in validation',)),
+        (['train'] * 6 + ['test'] * 3, ('no image in validation', 'leave the split column out')),
     ],
 )  # fmt: skip
 def test_given_splits_that_cannot_be_used(tmp_path, splits, words):

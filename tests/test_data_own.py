@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -168,6 +169,75 @@ def test_splits_beside_other_folders_are_a_fault(tmp_path):
     assert check(tmp_path)['splits_given'] and len(check(tmp_path)['classes']) == 3
 
 
+@pytest.mark.parametrize(
+    ('folders', 'words'),
+    [
+        (('data/a', 'data/b'), r'has one class only \(data\); if the classes or splits are below it, name .*/data'),
+        (('d/train/a', 'd/val/a', 'd/test/a'), r'if the classes or splits are below it, name .*/d'),
+        (('a/train', 'a/test', 'b/train', 'b/test'), r"the splits \(test, train\) lie below 'a'"),
+        (('fold0', 'fold1', 'fold2'), "the folders 'fold0' to 'fold2' are parts of the data by their names"),
+        (
+            ('train/a', 'train/b', 'test/a', 'test/b'),
+            'no image in validation; move some there, or leave the split column',
+        ),
+    ],
+)
+def test_folders_that_are_no_classes_are_a_fault(tmp_path, folders, words):
+    make_layout(tmp_path, folders)
+    assert re.search(words, said(check(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ('folders', 'names', 'words'),
+    [
+        (('x/a', 'x/b', 'y/a', 'y/b'), '{}.png', 'folders that every class holds (a, b), which count for nothing'),
+        (('a', 'b'), 'patient{0}_view{1}.png', "images of one person by their paths ('patient0')"),
+        (('a/Subject-1', 'a/Subject-2', 'b/Subject-3', 'b/Subject-4'), '{}.png', "by their paths ('Subject-1')"),
+        (('a', 'b', '.c'), '{}.png', "images left out in the hidden folder '.c': 4"),
+        (('train/a', 'train/b', 'val/a', 'val/b', 'test/a', 'test/b', 'test'), '{}.png', "lie in 'test' beside"),
+        (('a', 'b', 'Ground_Truth'), '{}.png', "images of the folder 'Ground_Truth' left out as masks: 4"),
+    ],
+)
+def test_layouts_that_may_mean_something_else_are_remarked(tmp_path, folders, names, words):
+    make_layout(tmp_path, folders, names)
+    report = check(tmp_path)
+    assert report['faults'] == [] and words in said(report) and report['images'] % 8 == 0
+
+
+def make_layout(root: Path, folders: tuple[str, ...], names: str = '{}.png') -> None:
+    for number, folder in enumerate(folders):
+        for i in range(4):
+            draw(root / folder / names.format(i // 2 if '{1}' in names else i, i % 2), 10 * number + i)
+
+
+def test_images_made_of_others_and_class_names_with_blanks(tmp_path):
+    make_layout(tmp_path, ('a', 'b ', 'b', 'ne\u0301', 'n\u00e9'))
+    for i in range(4):
+        shutil.copy(tmp_path / 'a' / f'{i}.png', tmp_path / 'a' / f'{i}_flip.png')
+        shutil.copy(tmp_path / 'a' / f'{i}.png', tmp_path / 'a' / f'{i}.gt.png')
+    report = check(tmp_path)
+    assert report['classes'] == {'a': 8, 'b': 8, 'n\u00e9': 8}
+    assert "images made of others by their names ('a/0_flip')" in said(report)
+    assert 'left out as masks of others, by their names: 4' in said(report)
+
+
+def test_pipes_and_indices_are_no_images(tmp_path):
+    make_layout(tmp_path, ('a', 'b'))
+    os.mkfifo(tmp_path / 'a' / 'pipe')  # waited for until somebody writes
+    (tmp_path / 'b' / 'DICOMDIR').write_bytes(bytes(128) + b'DICM')
+    report = check(tmp_path)
+    assert report['images'] == 8 and 'ending is none of an image (no suffix): 2' in said(report)
+    os.mkfifo(tmp_path / 'a' / 'pipe.png')
+    assert "no file 'a/pipe.png'" in said(check(tmp_path)) and 'it is a pipe, socket or device' in said(check(tmp_path))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason='root may list everything')
+def test_a_folder_that_may_not_be_listed(tmp_path):
+    make_layout(tmp_path, ('a', 'b/sub'))
+    (tmp_path / 'b' / 'sub').chmod(0)
+    assert 'cannot be listed' in said(check(tmp_path))
+
+
 def test_masks_are_left_out_and_counted(tmp_path):
     root = make_busi(tmp_path)
     report = check(root)
@@ -239,6 +309,28 @@ def test_commas_at_the_end_of_rows_shift_nothing(tmp_path):
         assert check(path)['classes'] == {'a': 6, 'b': 6} and check(path)['groups'] == 12
     path.write_text('\n'.join([lines[0], 'img/00.png,a,extra,p0', *lines[2:]]))
     assert 'row 2 has 4 cells and the header 3' in said(check(path))
+
+
+@pytest.mark.parametrize(
+    ('header', 'words'),
+    [
+        ('Image_Path,label', "no column 'image', only image_path, label; is it 'image_path'?"),
+        ('image,diagnosis', "no column 'label', only image, diagnosis; is it 'diagnosis'?"),
+        ('image,caption', "no column 'text', only image, caption; is it 'caption'?"),
+    ],
+)
+def test_columns_by_other_names_are_pointed_at(tmp_path, header, words):
+    path = table(tmp_path, ['a', 'b'] * 6)
+    path.write_text(path.read_text().replace('image,label', header))
+    assert words in said(check(path))
+
+
+def test_findings_without_a_value_and_one_text_for_all(tmp_path):
+    path = table(tmp_path, ['same'] * 12)
+    lines = [f'{line},{["1.0", "nan", "-1", ""][i % 4]}' for i, line in enumerate(path.read_text().splitlines()[1:])]
+    path.write_text('\n'.join(['image,text,finding: Edema', *lines]))
+    assert 'all images have the same text' in said(check(path)) and check(path)['faults'] == []
+    assert data.open_source(path).frame['finding:edema'].tolist() == [1, -1, -1, -1] * 3
 
 
 def test_columns_of_one_name_are_a_fault(tmp_path):

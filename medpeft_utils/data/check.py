@@ -211,6 +211,8 @@ def _look_at_counts(report: Report, source: Source, frame: pd.DataFrame) -> None
             f'{without} image(s) have no group, though others have one: each counts as a group of its own, and images '
             'of one person may be in several splits'
         )
+    if source.card.own and source.card.texts and len(frame) > 1 and frame['text'].nunique() == 1:
+        report.remarks.append('all images have the same text, from which nothing can be learned')
     for name in frame if source.card.own and not report.groups else ():
         known = frame[name][frame[name].astype(str) != '']
         if PERSON.search(name) and known.duplicated().any():

@@ -19,13 +19,24 @@ from medpeft_utils.data.dicom import PICTURES, SUFFIXES, holds_dicom
 
 IMAGE_SUFFIXES = (*PICTURES, *SUFFIXES)
 TABLES = ('.csv', '.tsv')
-MASK_FOLDERS = ('mask', 'masks', 'segmentation', 'segmentations')
-MASK = re.compile(r'(?P<of>.+?)[ _-](?:mask|masks|seg|segmentation)(?:[ _-]?\d+)?$', re.IGNORECASE)
+MASK_FOLDERS = (
+    *('mask', 'masks', 'segmentation', 'segmentations', 'ground_truth', 'ground truth', 'groundtruth', 'gt'),
+    *('annotation', 'annotations', 'labels', 'overlays'),
+)
+MASK = re.compile(
+    r'(?P<of>.+?)[ _.-](?:masks?|seg|segmentation|gt|ground_?truth|labels?|annotations?|overlay)(?:[ _-]?\d+)?$',
+    re.IGNORECASE,
+)
 # What programs write into a cell that holds nothing; 'none' by hand can be a class
 NOTHING = (
     *('nan', 'NaN', 'NAN', 'NA', '<NA>', 'N/A', 'n/a', '#N/A', 'None', 'null', 'NULL', 'NaT'),
     *('-', '--', '?', '.', '...'),
 )
+SYNONYMS = {  # what others call a column
+    'image': ('image path', 'image id', 'path', 'file', 'filename', 'file name', 'filepath', 'name', 'img'),
+    'label': ('labels', 'class', 'class name', 'diagnosis', 'dx', 'target', 'category', 'y'),
+    'text': ('caption', 'report', 'prompt', 'description', 'impression', 'findings'),
+}
 UNKNOWN = ('unknown', 'none', 'missing', 'not available', 'n.a.')  # nobody's name, in any case of letters
 
 
@@ -56,8 +67,10 @@ def is_mask(path: str, images: set[str]) -> bool:
 def _is_image(folder: str, name: str) -> bool:
     if name.lower().endswith(IMAGE_SUFFIXES):
         return True
-    suffix = os.path.splitext(name)[1]
-    return (not suffix or suffix[1:].isdecimal()) and holds_dicom(Path(folder, name))  # as PACS export them
+    suffix, path = os.path.splitext(name)[1], Path(folder, name)
+    if name.upper() == 'DICOMDIR' or (suffix and not suffix[1:].isdecimal()):  # an index of a disc; another kind
+        return False
+    return path.is_file() and holds_dicom(path)  # as PACS export them; a pipe would be waited for
 
 
 def images_below(folder: Path, left_out: Counter | None = None) -> list[str]:
@@ -70,8 +83,12 @@ def images_below(folder: Path, left_out: Counter | None = None) -> list[str]:
         folder: to look in.
         left_out: where the endings of files that are none of images are counted.
     """
+
+    def refused(error: OSError) -> None:
+        raise BadInput(f'{error.filename}: cannot be listed ({error.strerror}); mend its permissions, or take it out')
+
     found = []
-    for parent, folders, files in os.walk(folder, followlinks=True):
+    for parent, folders, files in os.walk(folder, onerror=refused, followlinks=True):
         real = os.path.realpath(parent)
         folders[:] = [
             name
@@ -147,7 +164,8 @@ def require_columns(table: pd.DataFrame, columns: Iterable[str], path: Path) -> 
     """Raise BadInput where the table lacks a column."""
     for column in columns:
         if column not in table:
-            close = difflib.get_close_matches(column, list(table.columns), n=1)
+            meant = [name for name in table.columns if name.replace('_', ' ') in SYNONYMS.get(column, ())]
+            close = meant or difflib.get_close_matches(column, list(table.columns), n=1)
             hint = f'; is it {close[0]!r}?' if close else ''
             raise BadInput(f'{path}: has no column {column!r}, only {", ".join(table.columns)}{hint}')
 

@@ -115,7 +115,8 @@ def open_source(
             raise BadInput(f'dataset {card.name!r} is drawn where it is used and has no folder; leave the folder out')
         root_of, read = sources.reader(card)
         if folder is None:
-            raise BadInput(f'dataset {card.name!r}: name the folder of the download; {card.how_to_obtain}')
+            here = f' (a folder of that name here is ./{dataset})' if os.path.isdir(dataset) else ''
+            raise BadInput(f'dataset {card.name!r}: name the folder of the download{here}; {card.how_to_obtain}')
         root = root_of(folder)
 
         def listed() -> pd.DataFrame:

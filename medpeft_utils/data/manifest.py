@@ -166,8 +166,8 @@ def _hint(root: Path, path: str) -> str:
         return '; it is an address: download the images, and give their paths'
     if whole.is_symlink():
         return f' (it is a link to {os.readlink(whole)}, which is not there)'
-    if whole.is_dir():
-        return ' (it is a folder)'
+    if whole.exists():
+        return f' (it is a {"folder" if whole.is_dir() else "pipe, socket or device"})'
     try:
         below = [(folder.name, os.listdir(folder)) for folder in root.iterdir() if folder.is_dir()]
         inside = sorted([*os.listdir(root), *(f'{folder}/{name}' for folder, names in below for name in names)])
@@ -231,10 +231,12 @@ def _split_faults(frame: pd.DataFrame, card: DataCard, where: str) -> list[str]:
             'group into one split, or leave the split column out to have splits made'
         )
     empty = [name for name in SPLITS if not (split == name).any()]
-    any_label = card.multi_label or card.texts
-    if any_label and empty:
-        faults.append(f'no image in {" and ".join(empty)}; leave the split column out to have splits made')
-    if not faults and not any_label:
+    if empty:
+        faults.append(
+            f'no image in {" and ".join(empty)}; move some there, or leave the split column out (or the folders of '
+            'splits) to have splits made'
+        )
+    if not faults and not (card.multi_label or card.texts):
         try:
             require_everywhere(frame['label'].to_numpy(dtype=str), split.to_numpy(dtype=str), where)
         except BadInput as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
 from collections import Counter
 from pathlib import Path
@@ -15,6 +16,7 @@ from medpeft_utils.data.files import (
     IMAGE_SUFFIXES,
     MASK_FOLDERS,
     NOTHING,
+    SYNONYMS,
     TABLES,
     UNKNOWN,
     clean,
@@ -35,6 +37,13 @@ PAIRS_LAYOUT = 'give a CSV with columns image,text[,group][,split]'
 # Columns to which the manifest gives a meaning: one's own of such a name is kept as 'own share', and changes nothing.
 RESERVED = ('sha256', 'near', 'share', 'labels')
 MOST_SUBGROUPS, MOST_NUMBERS = 20, 150  # different values of a column that says something of a person: sex, site; age
+
+
+FOLD = re.compile(r'(fold|cv|split|part|batch)[ _-]?\d+', re.IGNORECASE)
+PERSON = re.compile(r'(?<![a-z])(patient|subject|person|pat|sub|case)[ _-]?(id)?[ _-]?[a-z]?\d+', re.IGNORECASE)
+MADE = re.compile(
+    r'(?P<of>.+)[ _.-](h?v?flip|flipped|mirror|rot|rotated?|aug|augmented|crop|noise|copy)[ _-]?\d*', re.IGNORECASE
+)
 
 
 def card_of(name: str, path: Path, frame: pd.DataFrame, with_texts: bool = False) -> DataCard:
@@ -69,13 +78,58 @@ def subgroups_of(frame: pd.DataFrame) -> tuple[str, ...]:
 
 
 def _class_folders(folder: Path) -> list[Path]:
-    folders = (path for path in folder.iterdir() if path.is_dir())
+    try:
+        folders = [path for path in folder.iterdir() if path.is_dir()]
+    except OSError as error:
+        raise BadInput(f'{folder}: cannot be listed ({error.strerror}); mend its permissions') from error
     return sorted(path for path in folders if path.name[0] != '.' and path.name not in ('__MACOSX', '__pycache__'))
+
+
+def _require_classes(root: Path, folders: list[Path]) -> None:
+    """Raise BadInput where the folders below a root are something else than classes, by what is in them."""
+    below = [{path.name for path in _class_folders(folder)} for folder in folders]
+    names = [{ALIASES.get(name.lower(), name.lower()) for name in found} for found in below]
+    first, last = folders[0].name if folders else '', folders[-1].name if folders else ''
+    fault = ''
+    if len(folders) == 1 and len(below[0]) > 1:
+        fault = f'has one class only ({first}); if the classes or splits are below it, name {folders[0]}'
+    elif folders and all({'train', 'test'} <= found for found in names):
+        said = ', '.join(sorted(below[0]))
+        fault = f'the splits ({said}) lie below {first!r} and count for nothing there; put them above the classes'
+    elif folders and all(FOLD.fullmatch(path.name) for path in folders):
+        fault = f'the folders {first!r} to {last!r} are parts of the data by their names, not classes; {LAYOUT}'
+    if fault:
+        raise BadInput(f'{root}: {fault}')
+
+
+def _remarks(rows: list[tuple[str, str, str]], root: Path, folders: list[Path]) -> dict[str, int]:
+    """What may be wrong with a folder of images, each with how many: same folders in all classes, persons, copies."""
+    notes = {}
+    below = [{path.name for path in _class_folders(folder)} for folder in folders]
+    if len(below) > 1 and len(below[0]) > 1 and all(found == below[0] for found in below):
+        words = f'folders that every class holds ({", ".join(sorted(below[0])[:3])}), which count for nothing'
+        notes[f'{words}: if they are the classes, give a folder for each of them'] = len(below[0])
+    for path in root.iterdir():
+        if path.name[0] == '.' and path.is_dir() and path.name != '.ipynb_checkpoints':
+            notes[f'images left out in the hidden folder {path.name!r}'] = len(images_below(path))
+    persons = Counter(found[0] for image, *_ in rows if (found := PERSON.search(image)))
+    several = sum(count for count in persons.values() if count > 1)
+    if several:
+        words = f'images of one person by their paths ({persons.most_common(1)[0][0]!r}), and nothing keeps these'
+        notes[f'{words} in one split: give a CSV with a column group'] = several
+    stems = {os.path.splitext(image)[0] for image, *_ in rows}
+    made = [image for image in stems if (found := MADE.fullmatch(image)) and found['of'] in stems]
+    if made:
+        words = f'images made of others by their names ({min(made)!r}), and nothing keeps these in one split'
+        notes[f'{words}: leave them out, or give a CSV with a column group'] = len(made)
+    return notes
 
 
 def _rows_of(root: Path, folder: Path, split: str, notes: Counter) -> list[tuple[str, str, str]]:
     """A row an image of every class folder; what is left out is counted in `notes`."""
     rows, endings = [], Counter()
+    loose = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.name[0] != '.']
+    notes[f'images left out that lie in {folder.name!r} beside the folders per class'] += len(loose)
     for class_folder in _class_folders(folder):
         images = images_below(class_folder, endings)
         if class_folder.name.lower() in MASK_FOLDERS:
@@ -91,7 +145,7 @@ def _rows_of(root: Path, folder: Path, split: str, notes: Counter) -> list[tuple
                 f'with the endings {", ".join(IMAGE_SUFFIXES)}; add some, or remove the folder'
             )
         prefix = class_folder.relative_to(root).as_posix()
-        label = class_folder.name.encode(errors='backslashreplace').decode()
+        label = clean(class_folder.name.encode(errors='backslashreplace').decode())
         rows += [(f'{prefix}/{name}'.encode(errors='backslashreplace').decode(), label, split) for name in pictures]
     for ending, count in endings.items():
         notes[f'files left out whose ending is none of an image ({ending})'] += count
@@ -116,6 +170,7 @@ def read_folder(root: Path) -> pd.DataFrame:
     if folders and not others:
         rows = [row for path, name in zip(folders, names, strict=True) for row in _rows_of(root, path, name, notes)]
     else:
+        _require_classes(root, folders)
         rows = _rows_of(root, root, '', notes)
     if not rows:
         endings = Counter()
@@ -125,6 +180,7 @@ def read_folder(root: Path) -> pd.DataFrame:
         fault += f' (there are {there}; read are {", ".join(IMAGE_SUFFIXES)})' if there and not loose else ''
         raise BadInput(f'{root}: {fault}; {LAYOUT}')
     frame = pd.DataFrame(rows, columns=['image', 'label', 'split'])
+    notes.update(_remarks(rows, root, folders if others else []))
     frame.attrs['notes'] = {words: count for words, count in notes.items() if count}
     return frame
 
@@ -168,7 +224,7 @@ def read_csv(path: Path, root: Path, with_texts: bool | None = None) -> tuple[pd
     """
     table = read_table(path)
     if with_texts is None:
-        with_texts = 'text' in table and 'label' not in table
+        with_texts = 'label' not in table and bool(set(table) & {'text', *SYNONYMS['text']})
     require_columns(table, ('image', 'text' if with_texts else 'label'), path)
     if table.empty:
         raise BadInput(f'{path}: has a header and no rows; {PAIRS_LAYOUT if with_texts else LAYOUT}')

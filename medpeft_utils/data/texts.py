@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from medpeft_utils.core.errors import BadInput
+from medpeft_utils.data.files import NOTHING
 
 FINDING = 'finding:'
 
@@ -28,7 +29,8 @@ def normalised(frame: pd.DataFrame) -> pd.DataFrame:
     """
     frame = frame.assign(text=[' '.join(text.split()) for text in frame['text'].tolist()])
     for column in finding_columns(frame):
-        values = pd.to_numeric(frame[column].replace('', '-1'), errors='coerce')
+        cells = frame[column].where(~frame[column].isin(('', *NOTHING)), '-1')
+        values = pd.to_numeric(cells, errors='coerce')
         wrong = ~values.isin((1, 0, -1))
         if wrong.any():
             raise BadInput(
