@@ -117,6 +117,7 @@ def test_two_thousand_rows_take_some_ten_kilobytes():
 def test_a_packed_array_that_is_spoilt_is_refused():
     text = packed.pack(np.arange(10, dtype=np.uint16))
     assert np.array_equal(packed.unpack(text, np.uint16, (2, 5)), np.arange(10).reshape(2, 5))
+    assert np.array_equal(packed.unpack(text, np.uint16, (2, -1)), np.arange(10).reshape(2, 5))
     for spoilt, shape in ((text[:-8], (10,)), (text, (11,)), ('!' + text, (10,))):
         with pytest.raises(BadInput, match='cannot be read'):
             packed.unpack(spoilt, np.uint16, shape)

@@ -19,10 +19,14 @@ def pack(array: np.ndarray) -> str:
 
 
 def unpack(text: str, dtype: np.dtype | type | str, shape: Sequence[int]) -> np.ndarray:
-    """The array that `pack` was given. Raises BadInput where the text is cut, spoilt, or of another shape."""
+    """The array that `pack` was given; -1 in `shape` is found from the others, and then its size has no bound.
+
+    Raises:
+        BadInput: the text is cut, spoilt, or of another shape.
+    """
     try:
-        size = math.prod(shape) * np.dtype(dtype).itemsize
-        content = zlib.decompressobj().decompress(base64.b64decode(text, validate=True), size + 1)  # never more
+        bound = max(math.prod(shape) * np.dtype(dtype).itemsize + 1, 0)  # never more; 0 is no bound
+        content = zlib.decompressobj().decompress(base64.b64decode(text, validate=True), bound)
         values = np.frombuffer(content, np.dtype(dtype).newbyteorder('<'))
         return values.reshape(shape).astype(dtype)
     except (ValueError, TypeError, OverflowError, MemoryError, zlib.error) as error:
