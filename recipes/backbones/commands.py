@@ -42,7 +42,7 @@ def pretrain(name: str, images: str, count: int, passes: float, folder: str, thr
     import torch
 
     from medpeft_utils.core.errors import BadInput
-    from medpeft_utils.study.processes import cores, threads_for
+    from medpeft_utils.study.machine import cores, threads_for
     from recipes.backbones import radiographs
     from recipes.backbones.publish import publish as publish_weights
     from recipes.backbones.run import Pretraining
