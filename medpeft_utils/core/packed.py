@@ -26,7 +26,10 @@ def unpack(text: str, dtype: np.dtype | type | str, shape: Sequence[int]) -> np.
     """
     try:
         bound = max(math.prod(shape) * np.dtype(dtype).itemsize + 1, 0)  # never more; 0 is no bound
-        content = zlib.decompressobj().decompress(base64.b64decode(text, validate=True), bound)
+        stream = zlib.decompressobj()
+        content = stream.decompress(base64.b64decode(text, validate=True), bound)
+        if not stream.eof:
+            raise ValueError('it is cut short, or longer than its shape')
         values = np.frombuffer(content, np.dtype(dtype).newbyteorder('<'))
         return values.reshape(shape).astype(dtype)
     except (ValueError, TypeError, OverflowError, MemoryError, zlib.error) as error:
