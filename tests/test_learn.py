@@ -83,7 +83,6 @@ def test_a_notebook_runs_from_top_to_bottom(page: Page, tmp_path: Path):
     assert page.path.read_bytes() == before
 
 
-@pytest.mark.xfail(strict=True, reason='the lessons wait for `medpeft book run`; then this line goes')
 @pytest.mark.parametrize('page', PAGES, ids=by_name)
 def test_outputs_are_committed_and_of_todays_code(page: Page):
     cells = code_cells(page.notebook)
