@@ -310,6 +310,7 @@ def test_the_first_page_is_opened_by_the_index_and_nothing_is_fetched(site: Path
 def test_the_commands_list_the_notebooks_and_say_which_are_stale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     folder = tmp_path / 'notebooks' / 'learn'
     folder.mkdir(parents=True)
+    (tmp_path / 'notebooks' / 'experiments').mkdir()  # by which a project is known
     written(folder / '00_first.ipynb', 'print(1)')
     written(folder / '01_second.ipynb', '1 / 0')
     monkeypatch.chdir(tmp_path)

@@ -79,12 +79,14 @@ def _scores_of_rows(record: dict[str, Any], split: str) -> dict[str, float]:
     if split not in (record.get('rows') or {}):
         return {}
     labels, _, predicted, _ = rows.read(record, split)
+    several = labels.ndim > 1  # of each finding, whether it is there
+    number = 2 if several else record['rows'][split]['classes']
     highest = max(labels.max(initial=0), predicted.max(initial=0))
-    if highest >= record['rows'][split]['classes']:
-        raise BadInput(f'a label is {highest}, of {record["rows"][split]["classes"]} classes')
-    if labels.ndim > 1:
+    if highest >= number:
+        raise BadInput(f'a label is {highest}, of {number} classes')
+    if several:
         return {}
-    classes = list(range(record['rows'][split]['classes']))
+    classes = list(range(number))
     f1 = {f'f1_{how}': f1_score(labels, predicted, labels=classes, average=how, zero_division=0) for how in AVERAGES}
     return {**f1, 'accuracy': accuracy_score(labels, predicted)}
 
