@@ -81,7 +81,8 @@ def test_one_cell_of_each_family_gives_the_kept_numbers_to_the_last_bit(smoke, t
     printed = medpeft('verify', kept, '--sample', 3, '--results', tmp_path / 'again')
     assert '3 hold, 0 fail' in printed and printed.count('equal to the last bit') == 3
     lines = [json.loads(line) for line in kept.read_text().splitlines()]
-    lines[0]['metrics']['test']['f1_macro'] = min(1.0, lines[0]['metrics']['test']['f1_macro'] + 0.001)
+    test = next(line['metrics']['test'] for line in lines if not line['rows']['test']['multi_label'])
+    test['f1_macro'] += 0.001 if test['f1_macro'] < 0.5 else -0.001
     kept.write_text('\n'.join(map(json.dumps, lines)))
     printed = medpeft('verify', kept, '--sample', 0, code=1)
     assert '1 contradict themselves' in printed and 'FAILS' in printed and '0 hold, 1 fail' in printed
