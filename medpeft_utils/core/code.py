@@ -11,7 +11,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterable, Iterator
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -96,17 +96,40 @@ def _snapshot(package: Path, listed: tuple) -> Code:
     return Code(package)
 
 
+class _File:
+    """A file as it is now, parsed once something asks what counts of it: a run is decided by few files."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.text = path.read_text() if path.suffix == '.py' else None
+
+    @cached_property
+    def python(self) -> str | None:
+        """Its text; None where it is no Python."""
+        try:
+            return self.text if self.text is None or ast.parse(self.text) else None
+        except SyntaxError:  # being edited; a run that needs it says so itself
+            return None
+
+    @cached_property
+    def essence(self) -> str:
+        return essence(self.python or '')
+
+    @cached_property
+    def imports(self) -> frozenset[str]:
+        return imported(self.python or '')
+
+    @cached_property
+    def counts(self) -> bytes:
+        """What counts of its content."""
+        if self.python is None:
+            return hashlib.sha256(self.path.read_bytes()).digest()
+        return fingerprint(self.python)
+
+
 @lru_cache(maxsize=4096)
-def _read(file: Path, changed: int, size: int) -> tuple[bytes, frozenset[str], str]:
-    """Of a file: what counts of its content, what it imports, and its source ('' where it is no Python)."""
-    content = file.read_bytes()
-    try:
-        source = essence(content.decode()) if file.suffix == '.py' else None
-    except SyntaxError:  # being edited; a run that needs it says so itself
-        source = None
-    if source is None:
-        return hashlib.sha256(content).digest(), frozenset(), ''
-    return fingerprint(source), imported(source), source
+def _read(path: Path, changed: int, size: int) -> _File:
+    return _File(path)
 
 
 class Code:
@@ -118,11 +141,9 @@ class Code:
 
     def __init__(self, package: Path):
         self.package = package
-        found = {file.relative_to(package).as_posix(): _read(file, *state) for file, *state in _listed(package)}
-        self._files: dict[str, tuple[bytes, frozenset[str], str]] = found
-        self._choices = {place for place, (_, imports, _) in found.items() if _is_choice(place, imports)}
-        self._imports = {place: self._imports_of(place) for place in found}
-        self._offers = {place: self._offers_of(place) for place in found}
+        self._files = {file.relative_to(package).as_posix(): _read(file, *state) for file, *state in _listed(package)}
+        self._choices = {place for place, file in self._files.items() if _is_choice(place, file)}
+        self._imports: dict[str, set[str]] = {}
         self._versions: dict[tuple, str] = {}
 
     @classmethod
@@ -143,7 +164,7 @@ class Code:
         if key not in self._versions:
             digest = hashlib.sha256()
             for place in self.deciding(parameters, imports):
-                digest.update(place.encode() + b'\0' + self._files[place][0] + b'\0')
+                digest.update(place.encode() + b'\0' + self._files[place].counts + b'\0')
             self._versions[key] = digest.hexdigest()[:12]
         return self._versions[key]
 
@@ -168,8 +189,8 @@ class Code:
             if place not in found and not _is_drawn_in_vain(place, parameters):
                 found.add(place)
                 within = _folder(place) if place in self._choices else None
-                waiting += [other for other in self._imports[place] if is_chosen(other) or _folder(other) == within]
-                waiting += [other for other in self._offers[place] if is_chosen(other)]
+                waiting += [other for other in self._imported(place) if is_chosen(other) or _folder(other) == within]
+                waiting += [other for other in self._offers(place) if is_chosen(other)]
         return sorted(found)
 
     def _chosen(self, folder: str, value: Any) -> set[str]:
@@ -187,32 +208,32 @@ class Code:
         if '/' in value or '\\' in value or value.endswith('.csv'):  # images of your own: no published reader
             return set()
         quoted = repr(value)
-        declared = {
-            place for place in files if re.search(rf'\b(name|key)\s*=\s*{re.escape(quoted)}', self._files[place][2])
-        }
+        declaration = re.compile(rf'\b(name|key)\s*=\s*{re.escape(quoted)}')
+        declared = {place for place in files if declaration.search(self._files[place].essence)}
         stems = {place for place in files if value.startswith(PurePosixPath(place).stem)}
         longest = {place for place in stems if len(place) == max(map(len, stems))}
-        held = {place for place in files if quoted in self._files[place][2] or self._reads(place, value)}
+        held = {place for place in files if quoted in self._files[place].essence or self._reads(place, value)}
         return declared or longest or held or files
 
     def _reads(self, place: str, value: str) -> bool:
         """Whether a table that this file reads from its own folder holds `value` as a word."""
-        tables = (self.package / other for other in self._imports[place] if not other.endswith('.py'))
+        tables = (self.package / other for other in self._imported(place) if not other.endswith('.py'))
         return any(re.search(rf'\b{re.escape(value)}\b', table.read_text(errors='replace')) for table in tables)
 
-    def _imports_of(self, place: str) -> set[str]:
+    def _imported(self, place: str) -> set[str]:
         """The files that a file imports, or reads by name from its own folder."""
-        _, imports, source = self._files[place]
-        beside = [other for other in self._files if _folder(other) == _folder(place)]
-        read = {other for other in beside if not other.endswith('.py') and repr(PurePosixPath(other).name) in source}
-        return read.union(*(self._modules(name) for name in imports))
+        if place not in self._imports:
+            file, folder = self._files[place], _folder(place)
+            tables = [other for other in self._files if not other.endswith('.py') and _folder(other) == folder]
+            read = {other for other in tables if repr(PurePosixPath(other).name) in file.essence}
+            self._imports[place] = read.union(*(self._modules(name) for name in file.imports))
+        return self._imports[place]
 
-    def _offers_of(self, place: str) -> list[str]:
+    def _offers(self, place: str) -> list[str]:
         """The files of `CHOICES` that a registry finds, or a loader opens, by a name that it is given."""
-        folder = _folder(place)
+        folder, registry = _folder(place), place.endswith('/__init__.py')
         if not place.endswith('.py'):
             return []
-        registry = place.endswith('/__init__.py')
         return [
             other
             for other in self._choices
@@ -230,14 +251,16 @@ class Code:
 
 
 def _folder(place: str) -> str:
-    return PurePosixPath(place).parent.as_posix()
+    return place.rpartition('/')[0] or '.'
 
 
-def _is_choice(place: str, imports: frozenset[str]) -> bool:
+def _is_choice(place: str, file: _File) -> bool:
     """Whether a file of a folder of `CHOICES` registers something, or holds weights."""
-    registers = any(name.rpartition('.')[2].startswith('register') for name in imports)
-    inside = _folder(place) in CHOICES and not place.endswith('/__init__.py')
-    return inside and (registers or place.endswith('.safetensors'))
+    if _folder(place) not in CHOICES or place.endswith('/__init__.py'):
+        return False
+    return place.endswith('.safetensors') or any(
+        name.rpartition('.')[2].startswith('register') for name in file.imports
+    )
 
 
 def _is_drawn_in_vain(place: str, parameters: dict[str, Any]) -> bool:
