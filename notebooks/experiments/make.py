@@ -1,7 +1,7 @@
-"""The five classification notebooks from one source: `python notebooks/experiments/make.py` writes them anew.
+"""Write the five classification notebooks from one source: `python notebooks/experiments/make.py`.
 
-A parameter's default is that of `Settings`, or what the experiment fixes; its help stands here, once. A test compares
-the notebooks with what this file makes.
+A parameter's default comes from `Settings` or from what the experiment fixes (`FIXED`); its help is written here, once.
+A test checks that the notebooks are what this file writes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from medpeft_utils.training.radiographs import RadiographSettings
 HELP = {
     'Data': {
         'dataset': 'a name (`medpeft data list`), a folder per class, or a CSV file',
-        'data_folder': "where the published download lies; '' for synthetic or prepared data",
+        'data_folder': "folder of the published download; '' for synthetic or prepared data",
         'fraction': 'share of the training images; smaller shares lie within larger ones',
         'folds': '0: the usual split; 5: five folds by patient or lesion, of which split_seed picks the test fold',
         'split_seed': 'of the split into training, validation and test, or which fold is the test split',
@@ -28,33 +28,33 @@ HELP = {
         'drop_path': 'stochastic depth at the last block, falling to 0 at the first',
         'method': '',
         'method_config': "the method's own settings as JSON, such as {example}",
-        'rank': 'of LoRA on q and v: 4, 8, 16 or 32; alpha is 32, dropout 0.1; other methods have none',
-        'head': "'own': a rate of its own; 'probe': and it starts from the linear probe; 'tied': one rate",
+        'rank': 'of LoRA on q and v: 4, 8, 16 or 32; alpha is 32, dropout 0.1; other methods ignore it',
+        'head': "'own': its own rate; 'probe': the same, started from the linear probe; 'tied': one rate",
         'seed': 'of head and adapters, order, augmentation and the share of the training images',
     },
     'Training': {
         'batch_size': 'images a step',
-        'epochs': 'passes over the training images, within the next two',
-        'min_steps': 'at least so many optimizer steps',
-        'max_steps': 'at most so many',
-        'warmup_epochs': 'of `epochs`, in which the learning rate rises',
+        'epochs': 'passes over the training images; min_steps and max_steps bound them',
+        'min_steps': 'optimizer steps at least',
+        'max_steps': 'optimizer steps at most',
+        'warmup_epochs': 'first epochs, in which the learning rate rises',
         'evaluations': 'how often the validation split is scored',
         'optimizer': "'adamw', or 'sgd' (momentum 0.9, one rate for all layers)",
         'weight_decay': 'of SGD on all weights, of AdamW on matrices alone',
-        'layer_decay': "AdamW's rate of a layer over that of the next one; 1: one rate for all",
+        'layer_decay': "AdamW's rate of a layer divided by that of the next one; 1: one rate for all",
         'learning_rate': "0: searched if search_trials > 0, else the method's default",
         'learning_rate_kind': "of a given rate: 'absolute' or 'per 256 images'",
         'head_learning_rate': "0: as learning_rate; not with head='tied'",
         'search_trials': 'rates that Optuna tries on validation, 8 or more; the same number for every method',
-        'search_fraction': 'share of the training images for the search; 0 for `fraction`',
+        'search_fraction': 'share of the training images for the search; 0: as `fraction`',
         'class_weighting': 'weigh the loss by inverse class frequency',
         'augmentation': "'standard', 'rotations' or 'none'; linear probing has none",
-        'probe_copies': 'linear probing averages the features of so many augmented copies; 0: of the image itself',
+        'probe_copies': 'augmented copies whose features linear probing averages; 0: the image itself',
         'save_adapter': 'keep what was trained as adapter.safetensors beside the record',
         'record_folder': "where the record goes; '' for results/by_hand",
     },
 }
-# What an experiment fixes, against the defaults of its settings, and what it leaves out, with its default.
+# Where an experiment departs from the defaults of its settings, and the parameters that it leaves at their defaults.
 FIXED = {
     'cnn': {'dataset': 'synthetic_breastus', 'backbone': 'resnet50_mini', 'method': 'ssf'},
     'vit': {'dataset': 'synthetic_breastus', 'backbone': 'vit_base_mini', 'method': 'lora'},
@@ -78,7 +78,7 @@ FIXED = {
 }
 LEFT_OUT = {'cxr_lora_vs_full': ('folds', 'momentum', 'search_fraction', 'probe_copies')}
 SETTINGS = {'cxr_lora_vs_full': RadiographSettings}
-# Help that differs.
+# Help that differs between experiments.
 OWN_HELP = {
     'cnn': {
         'method': 'a key of medpeft_utils.methods.METHODS',
@@ -97,12 +97,12 @@ OWN_HELP = {
         'method_config': "the method's own settings as JSON, such as '{\"rank\": 8}'",
     },
     'cxr_lora_vs_full': {
-        'data_folder': "where the published download and its lists lie; '' for synthetic or prepared data",
-        'fraction': 'share of the training labels; 0.01 and 0.1 are the published lists where there are some',
+        'data_folder': "folder of the published download and its lists; '' for synthetic or prepared data",
+        'fraction': 'share of the training labels; 0.01 and 0.1 use the published lists where they exist',
         'backbone': 'or vit_base_mini_mrm, vit_base_patch16_224.mrm, vit_base_patch16_224.cxr_mae',
         'method': "'lora' or 'full_ft'; the other methods for ViTs work too",
         'method_config': "more of the method's own settings as JSON",
-        'head': "'tied': one rate, as the authors have it; 'own' or 'probe' as in the other experiments",
+        'head': "'tied': one rate, as in the paper; 'own' or 'probe' as in the other experiments",
         'seed': 'of head and adapters, order, augmentation, dropout and the share of the training images',
     },
 }
@@ -113,7 +113,7 @@ def parameters_cell(name: str) -> str:
     settings, help_texts, lines = SETTINGS.get(name, Settings), OWN_HELP[name], []
     known = {field.name: field for field in fields(settings) if field.name not in LEFT_OUT.get(name, ())}
     for title, texts in HELP.items():
-        if name not in SETTINGS:  # with so many there is no line to spare
+        if name not in SETTINGS:  # the radiographs' cell is long enough without titles
             lines.append(f'# {title}')
         for parameter, text in texts.items():
             if (field := known.pop(parameter, None)) is None:
