@@ -284,6 +284,17 @@ def test_description_says_synthetic_seeds_runs_and_failures():
     assert 'SYNTHETIC' in text and 'ViT-Base (mini)' in text and '1 to 2 seeds' in text and '1 run of' in text
 
 
+def test_seeds_whose_probe_took_other_iterations_are_one_cell():
+    records = records_with_rows({'Linear Probing': 0.7, 'LoRA': 0.8}, seeds=3)
+    probe = records['method_label'] == 'Linear Probing'
+    records['record'] = [
+        one | {'training': one['training'] | {'steps': 100 + seed}} if of else one
+        for one, seed, of in zip(records['record'], records['seed'], probe, strict=True)
+    ]
+    notes = provenance.describe(records, scores.seed_scores(records), 'weighted')
+    assert '6 runs, 3 seeds a cell;' in notes[0]
+
+
 def test_records_are_taken_from_where_they_are(tmp_path):
     assert scores.is_published(source.load('paper', tmp_path / 'none', tmp_path))
     with pytest.raises(BadInput, match='medpeft run demo'):

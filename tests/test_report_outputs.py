@@ -331,6 +331,19 @@ def test_an_encoder_run_for_growth_alone_does_not_move_the_claims_on_methods():
     assert 'minus on ViT-Small DINOv2, 6 blocks' in grown.what and grown.found.value == pytest.approx(0.4)
 
 
+def test_a_data_set_that_the_study_did_not_declare_decides_no_claim_of_its_tables():
+    declared = claim_study({'LoRA': 0.1, 'SSF': 0.05, 'BitFit': 0.02}, 'ViT-Base', 'BreastUS')
+    other = claim_study({'LoRA': -0.1, 'SSF': 0.05, 'BitFit': 0.02}, 'ViT-Base', 'HAM10000')
+    records = pd.concat([declared, other], ignore_index=True)
+    for name, expected in (('invented', ['BreastUS', 'HAM10000']), ('real', ['BreastUS'])):
+        records.attrs['study'] = name
+        answer = paper_claims.CLAIMS.answers(records)['lora_best_on_vits']
+        assert [part.what.split(', ')[-1] for part in answer.parts if 'SSF' in part.what] == expected
+        assert answer.verdict == ('contradicted' if name == 'invented' else 'undecided')
+        page = report.render('claims', records).markdown()
+        assert ('HAM10000 from the claims of Table 3' in page) == (name == 'real')
+
+
 def low_data_study(zero: float) -> pd.DataFrame:
     """Records of Figure 1 in which the gain falls by a tenth for every doubling and is zero near the size `zero`."""
     rows = []

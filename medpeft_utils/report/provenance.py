@@ -8,6 +8,7 @@ import pandas as pd
 
 from medpeft_utils.report import paper, scores
 
+PROBE = 'Linear Probing'
 INTERVALS = {
     'patients and seeds': 'Intervals: 95 %, patients (or lesions) and seeds drawn together, differences paired.',
     'patients': 'Intervals: 95 % over patients (or lesions), one seed: training randomness is not included.',
@@ -53,18 +54,23 @@ def source(records: pd.DataFrame, chosen: pd.DataFrame, about: str, citation: st
     synthetic = 'SYNTHETIC images. ' if is_synthetic(chosen) else ''
     data = f'{synthetic}Data: {listed(chosen["dataset_label"])}. Backbones: {listed(chosen["backbone_label"])}.'
     cells = [name for name in (*scores.CELL, 'head', 'steps') if name in chosen]
-    by_cell = chosen.groupby(cells, dropna=False)
+    # A probe's steps are iterations to convergence: they differ from seed to seed and make no cell of their own.
+    by_cell = _without_probe_steps(chosen).groupby(cells, dropna=False)
     folds = from_to(by_cell['split'].nunique(), 'split') if 'split' in chosen else ''
     many = '' if folds in ('', '1 split') else f', {folds}'
     runs = f'{len(chosen)} runs, {from_to(by_cell["seed"].nunique(), "seed")} a cell{many}; {about}.'
     return [f'{data} {runs}{failures}', *trained(chosen), *cautions(chosen)]
 
 
+def _without_probe_steps(chosen: pd.DataFrame) -> pd.DataFrame:
+    return chosen.assign(steps=chosen['steps'].mask(chosen['method'] == PROBE)) if 'steps' in chosen else chosen
+
+
 def trained(chosen: pd.DataFrame) -> list[str]:
     """Steps and passes over the training images, of all that is shown."""
     if 'steps' not in chosen or chosen['steps'].isna().all():
         return []
-    shown = chosen[chosen['method'] != 'Linear Probing']
+    shown = chosen[chosen['method'] != PROBE]
     steps, passes = from_to(shown['steps'].dropna().astype(int), 'step'), from_to(shown['passes'].round(1), '')
     by = sorted({score_name(one) for one in shown['selection'] if one})
     chosen_by = f'; chosen on validation by {" or ".join(by)}' if by else ''

@@ -14,7 +14,8 @@ def load(profile: str, results: Path | str, figures: Path | str) -> pd.DataFrame
     """The records of a profile: of its results, else of the records.jsonl kept beside its figures.
 
     What `records.load` gives, failed runs too, the parameter 'weights', and the whole 'record'; `.attrs['places']` are
-    both folders, for pictures that runs wrote. The profile 'paper' without either is the paper's own numbers.
+    both folders, for pictures that runs wrote, and `.attrs['study']` is the profile. The profile 'paper' without either
+    is the paper's own numbers.
 
     Args:
         profile: the name of a grid, such as 'demo'.
@@ -32,7 +33,7 @@ def load(profile: str, results: Path | str, figures: Path | str) -> pd.DataFrame
             whole = {one['run']: one for one in records.read_all(place)}
             weights = {run: one['parameters'].get('weights', '') for run, one in whole.items()}
             found = in_order(table.assign(weights=table['run'].map(weights), record=table['run'].map(whole)))
-            found.attrs['places'] = (str(results), str(figures))
+            found.attrs |= {'study': profile, 'places': (str(results), str(figures))}
             return found
     if profile == 'paper':
         return paper.records()
