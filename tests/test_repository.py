@@ -185,7 +185,7 @@ from medpeft_utils.cli import medpeft
 def show(command, *words):
     result = CliRunner().invoke(medpeft, [*words, '--help'])
     assert result.exit_code == 0, (words, result.output)
-    print(*words)
+    print(' '.join(words), *(name for option in command.params for name in option.opts + option.secondary_opts), sep='|')
     context = click.Context(command)
     for name in command.list_commands(context) if isinstance(command, click.Group) else ():
         show(command.get_command(context, name), *words, name)
@@ -215,26 +215,76 @@ def test_importing_the_package_needs_no_torch():
 
 
 @cache
-def commands() -> set[str]:
-    """Every command line there is, as 'run' or 'data list', from the help of each; none of which may import torch."""
-    return set(python(f'import sys\n{EVERY_HELP}\n{NO_TORCH}').splitlines()) - {''}
+def commands() -> dict[str, set[str]]:
+    """The options of every command, as 'run' or 'data list', from the help of each; none of which may import torch."""
+    lines = [line.split('|') for line in python(f'import sys\n{EVERY_HELP}\n{NO_TORCH}').splitlines()]
+    return {name: {*options, '--help'} for name, *options in lines}
 
 
 def test_help_needs_no_torch():
-    assert {'run', 'status', 'report', 'params', 'data list'} <= commands()
+    assert {'run', 'status', 'report', 'params', 'data list'} <= commands().keys()
 
 
-# ---- what README promises
+# ---- what the pages promise
+
+PAGES = sorted(path for path in files() if path.suffix == '.md' or path in NOTEBOOKS)
 
 
-def test_commands_in_the_readme_exist():
-    readme = (ROOT / 'README.md').read_text()
-    code = '\n'.join(re.findall(r'```(?:\w*)\n(.*?)```', readme, re.DOTALL) + re.findall(r'`([^`\n]+)`', readme))
+@cache
+def text_of(page: Path) -> str:
+    """The Markdown of a page, or of a notebook's cells."""
+    if page.suffix == '.md':
+        return page.read_text()
+    return '\n\n'.join(cell.source for cell in nbformat.read(page, as_version=4).cells if cell.cell_type == 'markdown')
+
+
+def code_of(page: Path) -> str:
+    fenced = re.findall(r'```\w*\n(.*?)```', text_of(page), re.DOTALL)
+    indented = re.findall(r'(?m)^ {4}(\S.*)$', text_of(page))
+    return '\n'.join([*fenced, *indented, *re.findall(r'`([^`\n]+)`', text_of(page))])
+
+
+def headings(page: Path) -> set[str]:
+    """The anchors that GitHub gives to the headings of a page."""
+    titles = re.findall(r'(?m)^#+ (.+)$', text_of(page))
+    return {re.sub(r'[^\w\- ]', '', title.lower()).replace(' ', '-') for title in titles}
+
+
+def test_every_relative_link_leads_to_a_file_and_a_heading():
+    held, lost = set(files()), []
+    for page in PAGES:
+        for link in re.findall(r'\]\(<?([^)\s>]+)>?(?: "[^"]*")?\)', text_of(page)):
+            path, _, heading = link.partition('#')
+            target = (page.parent / path).resolve() if path else page
+            if re.match(r'[a-z]+:|attachment:', link):
+                continue
+            known = target in held or any(file.is_relative_to(target) for file in held)
+            if not known or (heading and target.suffix == '.md' and heading not in headings(target)):
+                lost.append(f'{name_of(page)}: {link}')
+    assert lost == []
+
+
+def test_every_command_that_a_page_names_exists_with_its_options():
+    unknown, seen = [], 0
+    for page in PAGES:
+        for line in re.findall(r'(?m)(?:^|&& |[$] )medpeft ([a-z].*)', code_of(page)):
+            seen += 1
+            line = re.split(r' #| \| | && ', line)[0]
+            names = [name for name in commands() if f'{line} '.startswith(f'{name} ')]
+            options = set(re.findall(r'(?<=\s)--[a-z][a-z-]*', line))
+            if not names or options - commands()[max(names, key=len)]:
+                unknown.append(f'{name_of(page)}: medpeft {line}')
+    assert unknown == [] and seen > 100
+
+
+def test_every_target_and_script_that_a_page_names_exists():
     targets = set(re.findall(r'(?m)^([a-z]+):', (ROOT / 'Makefile').read_text()))
-    named = set(re.findall(r'(?m)^\s*(?:\$ )?make ([a-z]+)', code))
-    assert {'reproduce', 'test'} <= named <= targets
-    words = set(re.findall(r'(?m)^\s*(?:\$ )?medpeft ([a-z]+)', code))
-    assert words <= {command.split()[0] for command in commands()}
+    code = '\n'.join(map(code_of, PAGES))
+    named = set(re.findall(r'(?m)^(?:[$] )?make ([a-z]+)', code))
+    assert {'reproduce', 'test', 'setup', 'book'} <= named <= targets
+    scripts = re.findall(r'(?m)^python ([\w/]+\.py)', code)
+    scripts += [f'{name.replace(".", "/")}.py' for name in re.findall(r'(?m)^python -m (benchmarks[\w.]*)', code)]
+    assert [name for name in scripts if not (ROOT / name).exists()] == [] != scripts
 
 
 # ---- what git holds
