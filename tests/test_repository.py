@@ -185,7 +185,8 @@ from medpeft_utils.cli import medpeft
 def show(command, *words):
     result = CliRunner().invoke(medpeft, [*words, '--help'])
     assert result.exit_code == 0, (words, result.output)
-    print(' '.join(words), *(name for option in command.params for name in option.opts + option.secondary_opts), sep='|')
+    options = [name for option in command.params for name in option.opts + option.secondary_opts]
+    print(' '.join(words), *options, sep='|')
     context = click.Context(command)
     for name in command.list_commands(context) if isinstance(command, click.Group) else ():
         show(command.get_command(context, name), *words, name)
