@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import logging
 from collections import defaultdict
@@ -19,7 +20,8 @@ from medpeft_utils.core.errors import BadInput
 from medpeft_utils.data import lists, synthetic
 from medpeft_utils.data.sources import chexpert, nih_chestxray14, rsna_pneumonia_lists
 from medpeft_utils.data.synthetic import canvas, chest
-from medpeft_utils.data.synthetic.findings import COMMON_ENOUGH, SETS, labels_of
+from medpeft_utils.data.synthetic.findings import COMMON_ENOUGH, SETS
+from medpeft_utils.data.synthetic.layout import block
 
 NIH = nih_chestxray14.CARD.classes
 PUBLISHED = Path(__file__).resolve().parents[2] / 'shared' / 'data' / 'med_peft_splits'
@@ -327,18 +329,17 @@ def test_stand_ins_have_the_findings_patients_and_shares(name):
     assert (images[[7, 3]] == again).all() and (labels[[7, 3]] == same).all()
     assert (synthetic.generate(name, 32, seed=1, n=3)[0] != images[:3]).any(axis=(1, 2, 3)).all()
     card = data.CARDS[f'synthetic_{name}']
-    assert card.multi_label and card.synthetic and list(card.classes) == synthetic.class_names(name)
+    assert card.multi_label and card.synthetic and list(card.classes) == list(synthetic.modality(name).counts)
     kind = SETS[name]
-    rows = [labels_of(kind, 0, row) for row in range(kind.default_size)]
-    shares, wanted = np.mean([row for row, _ in rows], axis=0), np.array(list(kind.prevalence.values()))
+    rows = block(kind, 0, 0)  # [B, L + 2]
+    shares, wanted = rows[:, :-2].mean(axis=0), np.array(list(kind.counts.values()))
     assert (np.abs(shares - wanted) < 5 * np.sqrt(wanted / kind.default_size)).all()
-    sizes = np.bincount([patient for _, patient in rows])
-    assert sizes.max() == len(kind.patient_sizes)
+    assert np.bincount(rows[:, -2]).max() == len(kind.group_sizes[''])
     assert extra['group'].str.startswith('patient_').all()
 
 
 def test_prevalences_are_the_real_ones_but_for_rare_findings():
-    shares = SETS['nih_chestxray14'].prevalence
+    shares = SETS['nih_chestxray14'].counts
     assert shares['Infiltration'] == pytest.approx(19894 / 112120)
     assert shares['Pneumonia'] == COMMON_ENOUGH and shares['Hernia'] == pytest.approx(227 / 112120)
 
@@ -375,9 +376,7 @@ def test_images_of_a_patient_share_anatomy():
 
 
 def test_a_stand_in_loads_split_by_patient(monkeypatch):
-    from medpeft_utils.data.synthetic import findings
-
-    small = findings.Findings('chexpert', SETS['chexpert'].prevalence, 40, (0.5, 0.5), SETS['chexpert'].drawn_as)
+    small = dataclasses.replace(SETS['chexpert'], default_size=40, group_sizes={'': (0.5, 0.5)})
     monkeypatch.setitem(SETS, 'chexpert', small)
     loaded = data.load('synthetic_chexpert', image_size=16)
     assert loaded.labels.shape == (40, 5)

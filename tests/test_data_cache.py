@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import shutil
 import subprocess
 import sys
@@ -15,7 +14,7 @@ from tiny_datasets import draw, make_busi
 
 from medpeft_utils import data
 from medpeft_utils.core.errors import BadInput
-from medpeft_utils.data import cache, packing, reading
+from medpeft_utils.data import cache, packing
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -181,26 +180,13 @@ def test_a_write_that_the_system_refuses(tmp_path, limit):
 def test_rows_are_read_in_their_order(tmp_path):
     loaded = data.load('breastus', make_busi(tmp_path), 16)
     rows = np.array([7, 0, 18, 7])
-    assert (reading.take(loaded.images, rows) == loaded.images[rows]).all()
+    assert (packing.take(loaded.images, rows) == loaded.images[rows]).all()
     buffer = np.empty((4, 16, 16, 3), np.uint8)
-    assert reading.take(loaded.images, rows, buffer) is buffer and (buffer == loaded.images[rows]).all()
+    assert packing.take(loaded.images, rows, buffer) is buffer and (buffer == loaded.images[rows]).all()
     for wrong in (np.array([0, 19]), np.array([-1, 0])):
         with pytest.raises(IndexError, match='of 19 images'):
-            reading.take(loaded.images, wrong)
-    assert len(reading.take(loaded.images, np.array([], dtype=int))) == 0
-
-
-def test_reading_ahead_gives_the_same_and_ends(tmp_path):
-    loaded = data.load('breastus', make_busi(tmp_path), 16)
-    batches = [np.arange(start, min(start + 4, 19)) for start in range(0, 19, 4)]
-    read = list(reading.read_ahead(loaded.images, iter(batches)))
-    assert (np.concatenate(read) == loaded.images).all()
-    endless = reading.read_ahead(loaded.images, itertools.cycle(batches))
-    assert (next(endless) == loaded.images[:4]).all()
-    endless.close()
-    assert not [thread for thread in threading.enumerate() if thread.name == 'read ahead']
-    with pytest.raises(IndexError, match='of 19 images'):
-        list(reading.read_ahead(loaded.images, [np.array([0]), np.array([40])]))
+            packing.take(loaded.images, wrong)
+    assert len(packing.take(loaded.images, np.array([], dtype=int))) == 0
 
 
 def test_several_processes_pack_once(tmp_path):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from medpeft_utils.data.reading import take
+from medpeft_utils.data.packing import take
 from medpeft_utils.training.augment import Augmentation, augment, normalise, resize
 from medpeft_utils.training.graphed import GraphedLoss
 from medpeft_utils.training.loop import Evaluation, Task

@@ -72,11 +72,6 @@ def stamps(card: DataCard, root: Path) -> list[Path]:
     return _STAMPS[card.name](root) if card.name in _STAMPS else []
 
 
-def script_of(name: str) -> str:
-    """The script below `data_prep/` that prepares a dataset: named as the module that reads it."""
-    return f'{_READERS[name][1].__module__.rpartition(".")[2]}.py'
-
-
 def has_reader(name: str) -> bool:
     """Whether the published download of a dataset can be read yet."""
     return name in _READERS

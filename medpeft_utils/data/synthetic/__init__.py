@@ -16,9 +16,9 @@ import pandas as pd
 from medpeft_utils.core.errors import BadInput
 from medpeft_utils.core.registry import Registry
 from medpeft_utils.data.synthetic import dermatoscopy, fundus, radiograph, skin, ultrasound
-from medpeft_utils.data.synthetic.canvas import generator, to_bytes
-from medpeft_utils.data.synthetic.findings import SETS, Findings, labels_of
-from medpeft_utils.data.synthetic.layout import Layout, Modality, grain
+from medpeft_utils.data.synthetic.canvas import to_bytes
+from medpeft_utils.data.synthetic.findings import SETS
+from medpeft_utils.data.synthetic.layout import Layout, Modality
 
 MODALITIES: Registry[Modality] = Registry('synthetic dataset', 'medpeft data list')
 for _module in (ultrasound, skin, dermatoscopy, fundus, radiograph):
@@ -32,7 +32,7 @@ def names() -> list[str]:
     return list(MODALITIES)
 
 
-def modality(name: str) -> Modality | Findings:
+def modality(name: str) -> Modality:
     """A synthetic data set by name, with or without the prefix `synthetic_`. Raises UnknownName."""
     name = name.removeprefix(PREFIX)
     return SETS[name] if name in SETS else MODALITIES[name]
@@ -41,32 +41,6 @@ def modality(name: str) -> Modality | Findings:
 def default_size(name: str) -> int:
     """How many images a synthetic data set has unless another number is asked for. Raises UnknownName."""
     return modality(name).default_size
-
-
-def class_names(name: str) -> list[str]:
-    """Classes of a synthetic data set in label order. Raises UnknownName."""
-    return list(modality(name).counts)
-
-
-def _render(layout: Layout, row: int, image_size: int) -> tuple[np.ndarray, dict]:
-    subject = layout.subject(row)
-    picture, extra = layout.modality.draw(subject, image_size)
-    noise = grain(subject.of_image, image_size, layout.modality.grain)
-    return to_bytes(picture + (noise if picture.ndim == 2 else noise[..., None])), extra
-
-
-def _generate_findings(
-    kind: Findings, image_size: int, seed: int, rows: list[int]
-) -> tuple[np.ndarray, np.ndarray, pd.DataFrame]:
-    images, labels, extra = np.empty((len(rows), image_size, image_size, 3), dtype=np.uint8), [], []
-    for i, row in enumerate(rows):
-        shown, patient = labels_of(kind, seed, row)
-        picture, columns = kind.picture(shown, patient, seed, row, image_size)
-        noise = grain(generator(kind.name, 'grain', seed, row), image_size, kind.grain)
-        images[i] = to_bytes(picture + noise)
-        labels.append(shown)
-        extra.append({'group': f'{kind.group}_{patient:06d}', **columns})
-    return images, np.stack(labels), pd.DataFrame(extra)
 
 
 def generate(
@@ -98,13 +72,13 @@ def generate(
     ):
         if value < least:
             raise BadInput(f'{what} of synthetic dataset {name!r} is {value}; give {least} or more')
-    if isinstance(kind, Findings):
-        return _generate_findings(kind, image_size, seed, rows)
     layout = Layout(kind, seed)
-    images = np.empty((len(rows), image_size, image_size, 3), dtype=np.uint8)
-    labels, extra = np.empty(len(rows), dtype=np.int64), []
+    images, labels, extra = np.empty((len(rows), image_size, image_size, 3), dtype=np.uint8), [], []
     for i, row in enumerate(rows):
-        labels[i], group, _ = layout[row]
-        images[i], columns = _render(layout, row, image_size)
-        extra.append({'group': f'{kind.group}_{group:06d}', **columns})
-    return images, labels, pd.DataFrame(extra)
+        subject = layout.subject(row)
+        picture, columns = kind.draw(subject, image_size)
+        noise = subject.of_grain.standard_normal((image_size, image_size)) * (kind.grain / 255.0)
+        images[i] = to_bytes(picture + (noise if picture.ndim == 2 else noise[..., None]))
+        labels.append(subject.label)
+        extra.append({'group': f'{kind.group}_{subject.group:06d}', **columns})
+    return images, np.array(labels), pd.DataFrame(extra)

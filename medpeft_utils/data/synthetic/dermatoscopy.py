@@ -7,8 +7,6 @@ as the real ones do: melanoma (mel) beside naevi (nv), keratoses (bkl, akiec) be
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from medpeft_utils.data.synthetic.canvas import Canvas, line, over, smoothstep, wandering, waves
@@ -20,130 +18,44 @@ DEEP = np.array([1.05, 0.85, 0.50])  # melanin deep in the dermis scatters blue 
 WHITE = np.array([1.0, 0.93, 0.92])
 
 
-@dataclass(frozen=True)
-class Pattern:
-    """Ranges from which a lesion of a class is drawn: (low, high), uniform.
-
-    Args:
-        size: mean radius, 1 = half the image's width.
-        elongation: long over short radius.
-        waviness: amplitude of the slow waves of the border.
-        roughness: amplitude of the fine noise of the border.
-        softness: width of the border, relative to the radius.
-        melanin: amount in the lesion.
-        blotches: relative variation of melanin in coarse blotches.
-        network: relative variation of melanin in fine meshes and dots.
-        blood: amount in the lesion.
-        lacunae: blood in lumps rather than spread out.
-        deep: amount of blue-grey pigment in patches.
-        halo: fall of melanin towards the middle (a pale centre); below 0 a dark centre.
-        scale: white scale, keratin or scar, as speckles.
-        vessels: number of branching vessels.
-        tilt: melanin stronger on one side (asymmetry of colour).
-    """
-
-    size: tuple[float, float] = (0.25, 0.65)
-    elongation: tuple[float, float] = (1.0, 1.6)
-    waviness: tuple[float, float] = (0.0, 0.08)
-    roughness: tuple[float, float] = (0.02, 0.15)
-    softness: tuple[float, float] = (0.15, 0.6)
-    melanin: tuple[float, float] = (0.4, 1.2)
-    blotches: tuple[float, float] = (0.05, 0.3)
-    network: tuple[float, float] = (0.0, 0.25)
-    blood: tuple[float, float] = (0.0, 0.35)
-    lacunae: tuple[float, float] = (0.0, 0.0)
-    deep: tuple[float, float] = (0.0, 0.1)
-    halo: tuple[float, float] = (-0.5, 0.2)
-    scale: tuple[float, float] = (0.0, 0.1)
-    vessels: tuple[int, int] = (0, 0)
-    tilt: tuple[float, float] = (0.0, 0.25)
-
-
-PATTERNS = {
-    'akiec': Pattern(
-        size=(0.35, 0.85),
-        roughness=(0.12, 0.4),
-        softness=(0.4, 1.0),
-        melanin=(0.0, 0.35),
-        blotches=(0.2, 0.7),
-        network=(0.1, 0.45),
-        blood=(0.35, 0.85),
-        scale=(0.15, 0.7),
-        halo=(-0.3, 0.3),
-    ),
-    'bcc': Pattern(
-        size=(0.3, 0.8),
-        waviness=(0.0, 0.15),
-        roughness=(0.08, 0.3),
-        softness=(0.3, 1.0),
-        melanin=(0.0, 0.4),
-        blotches=(0.1, 0.6),
-        blood=(0.15, 0.65),
-        lacunae=(0.0, 0.4),
-        deep=(0.1, 0.9),
-        scale=(0.0, 0.3),
-        vessels=(1, 6),
-        halo=(-0.2, 0.4),
-    ),
-    'bkl': Pattern(
-        size=(0.3, 0.85),
-        waviness=(0.0, 0.14),
-        roughness=(0.08, 0.35),
-        softness=(0.12, 0.5),
-        melanin=(0.2, 0.9),
-        blotches=(0.1, 0.5),
-        network=(0.1, 0.5),
-        blood=(0.0, 0.35),
-        deep=(0.0, 0.25),
-        scale=(0.0, 0.45),
-        halo=(-0.2, 0.35),
-    ),
-    'df': Pattern(
-        size=(0.3, 0.65),
-        elongation=(1.0, 1.35),
-        roughness=(0.03, 0.2),
-        softness=(0.5, 1.1),
-        melanin=(0.15, 0.6),
-        network=(0.05, 0.3),
-        blood=(0.1, 0.5),
-        halo=(0.1, 1.0),
-        scale=(0.0, 0.25),
-    ),
-    'mel': Pattern(
-        size=(0.35, 0.95),
-        elongation=(1.0, 1.8),
-        waviness=(0.04, 0.22),
-        roughness=(0.06, 0.3),
-        softness=(0.1, 0.6),
-        melanin=(0.5, 1.6),
-        blotches=(0.2, 0.75),
-        network=(0.0, 0.35),
-        blood=(0.0, 0.45),
-        deep=(0.1, 1.0),
-        scale=(0.0, 0.25),
-        tilt=(0.1, 0.9),
-        halo=(-0.5, 0.3),
-    ),
-    'nv': Pattern(size=(0.2, 0.8), waviness=(0.0, 0.1), deep=(0.0, 0.15), tilt=(0.0, 0.35)),
-    'vasc': Pattern(
-        size=(0.22, 0.6),
-        waviness=(0.0, 0.14),
-        roughness=(0.02, 0.2),
-        softness=(0.12, 0.4),
-        melanin=(0.0, 0.2),
-        blood=(0.9, 2.0),
-        lacunae=(0.1, 0.8),
-        deep=(0.0, 0.7),
-    ),
+# Ranges from which a lesion of a class is drawn, uniform from low to high; '-' is the usual one of the second column.
+# size: mean radius, 1 = half the image's width. elongation: long over short radius. waviness and roughness: amplitude
+# of the slow waves and of the fine noise of the border. softness: width of the border, relative to the radius.
+# melanin and blood: amount in the lesion. blotches and network: variation of melanin in coarse blotches and in fine
+# meshes and dots. lacunae: blood in lumps, not spread out. deep: blue-grey pigment in patches. halo: fall of melanin
+# towards the middle (a pale centre); below 0 a dark centre. scale: white scale, keratin or scar, as speckles.
+# vessels: number of branching vessels. tilt: melanin stronger on one side (asymmetry of colour).
+TABLE = """
+trait       usual      akiec      bcc        bkl        df         mel        nv         vasc
+size        0.25:0.65  0.35:0.85  0.3:0.8    0.3:0.85   0.3:0.65   0.35:0.95  0.2:0.8    0.22:0.6
+elongation  1.0:1.6    -          -          -          1.0:1.35   1.0:1.8    -          -
+waviness    0.0:0.08   -          0.0:0.15   0.0:0.14   -          0.04:0.22  0.0:0.1    0.0:0.14
+roughness   0.02:0.15  0.12:0.4   0.08:0.3   0.08:0.35  0.03:0.2   0.06:0.3   -          0.02:0.2
+softness    0.15:0.6   0.4:1.0    0.3:1.0    0.12:0.5   0.5:1.1    0.1:0.6    -          0.12:0.4
+melanin     0.4:1.2    0.0:0.35   0.0:0.4    0.2:0.9    0.15:0.6   0.5:1.6    -          0.0:0.2
+blotches    0.05:0.3   0.2:0.7    0.1:0.6    0.1:0.5    -          0.2:0.75   -          -
+network     0.0:0.25   0.1:0.45   -          0.1:0.5    0.05:0.3   0.0:0.35   -          -
+blood       0.0:0.35   0.35:0.85  0.15:0.65  0.0:0.35   0.1:0.5    0.0:0.45   -          0.9:2.0
+lacunae     0.0:0.0    -          0.0:0.4    -          -          -          -          0.1:0.8
+deep        0.0:0.1    -          0.1:0.9    0.0:0.25   -          0.1:1.0    0.0:0.15   0.0:0.7
+halo        -0.5:0.2   -0.3:0.3   -0.2:0.4   -0.2:0.35  0.1:1.0    -0.5:0.3   -          -
+scale       0.0:0.1    0.15:0.7   0.0:0.3    0.0:0.45   0.0:0.25   0.0:0.25   -          -
+vessels     0:0        -          1:6        -          -          -          -          -
+tilt        0.0:0.25   -          -          -          -          0.1:0.9    0.0:0.35   -
+"""
+_HEAD, *_ROWS = [line.split() for line in TABLE.strip().splitlines()]
+CLASSES = tuple(_HEAD[2:])
+PATTERNS: dict[str, dict[str, tuple[float, ...]]] = {
+    name: {row[0]: tuple(map(float, (row[1] if row[i] == '-' else row[i]).split(':'))) for row in _ROWS}
+    for i, name in enumerate(CLASSES, start=2)
 }
-CLASSES = tuple(PATTERNS)
 SITES = ('back', 'lower extremity', 'trunk', 'upper extremity', 'abdomen', 'face', 'chest', 'foot', 'neck', 'scalp')
 SITE_CHANCES = np.array([22, 21, 14, 11, 10, 7.5, 4, 3.5, 2, 1.5]) / 96.5
 
 
-def _amounts(rng: np.random.Generator, canvas: Canvas, pattern: Pattern) -> tuple[np.ndarray, np.ndarray]:
+def _amounts(rng: np.random.Generator, canvas: Canvas, pattern: dict) -> tuple[np.ndarray, np.ndarray]:
     """Amounts [S, S, 3] of melanin, blood and deep pigment, and [S, S] of white scale, for one lesion."""
-    draw = {name: rng.uniform(*span) for name, span in vars(pattern).items() if name != 'vessels'}
+    draw = {name: rng.uniform(*span) for name, span in pattern.items() if name != 'vessels'}
     size, stretch = draw['size'], np.sqrt(draw['elongation'])
     distance = canvas.blob(
         (0.0, 0.0), (size * stretch, size / stretch), rng.uniform(0, np.pi), waves(rng, draw['waviness'], 5, 0.8)
@@ -243,7 +155,7 @@ def draw(subject: Subject, size: int) -> tuple[np.ndarray, dict]:
     pattern = PATTERNS[CLASSES[subject.label]]
     skin = _skin(lesion, canvas)
     amounts, scale = _amounts(lesion, canvas, pattern)
-    vessels = _vessels(lesion, canvas, int(lesion.integers(pattern.vessels[0], pattern.vessels[1] + 1)), 0.5)
+    vessels = _vessels(lesion, canvas, int(lesion.integers(pattern['vessels'][0], pattern['vessels'][1] + 1)), 0.5)
     amounts[..., 1] += vessels
     picture = skin * np.exp(-(amounts @ np.stack([MELANIN, BLOOD, DEEP])))
     picture = over(picture, WHITE, np.clip(scale, 0, 0.9))
