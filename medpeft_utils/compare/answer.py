@@ -1,7 +1,7 @@
 """Which method, and how surely: the decision of a comparison from what its runs measured.
 
 The method is chosen on validation and reported on test, so its score is not the luck of the winner. Every other
-one is subtracted from it on the same test images (paired bootstrap over patients and seeds, `report/inference.py`);
+method is subtracted from it on the same test images (paired bootstrap over patients and seeds, `report/inference.py`);
 the intervals of these differences hold together. Nothing here reads a file.
 """
 
@@ -19,11 +19,12 @@ from scipy import stats
 from medpeft_utils.core.errors import BadInput
 from medpeft_utils.report.inference import FEWEST, LEVEL, SEED, Interval, Sample
 
-WORSE, BETTER, UNDETECTED = 'worse', 'better', 'no difference is detectable'
+SCORE = 'macro F1'
+WORSE, BETTER, UNDETECTED, UNDECIDED = 'worse', 'better', 'no detectable difference', 'too few seeds to decide'
 
 
 def number(value: float, signed: bool = False) -> str:
-    """A score in two digits, or in as many, up to four, as show on which side of 0 it lies."""
+    """A score in two digits, or in up to four where two would hide on which side of 0 it lies."""
     digits = next((few for few in (2, 3) if round(value, few)), 4 if value else 2)
     text = f'{value:{"+" if signed else ""}.{digits}f}'
     return (text.replace('-0', '0') if float(text) == 0 else text).replace('-', '−')
@@ -39,6 +40,25 @@ def negative(found: Interval) -> Interval:
     return replace(found, value=-found.value, low=-found.high, high=-found.low)
 
 
+def times(ratio: float, of: str) -> str:
+    """A ratio in words: 'a quarter of the bytes', '1.4 times the step time'."""
+    for value, words in ((1.0, 'the same'), (0.5, 'half the'), (1 / 3, 'a third of the'), (0.25, 'a quarter of the')):
+        if abs(ratio - value) <= 0.05 * value:
+            return f'{words} {of}'
+    if ratio < 0.001:
+        return f'under 0.1 % of the {of}'
+    if ratio < 1:
+        return f'{100 * ratio:.{1 if ratio < 0.01 else 0}f} % of the {of}'
+    return f'{ratio:,.{1 if ratio < 10 else 0}f} times the {of}'
+
+
+def size_of(count: int | None) -> str:
+    """Bytes in words: '3.4 MB'; '' where unknown."""
+    if count is None:
+        return ''
+    return f'{count / 1e6:,.1f} MB' if count >= 1e5 else f'{count / 1e3:,.1f} kB'
+
+
 @dataclass(frozen=True)
 class Candidate:
     """A method on a backbone, as its runs measured it.
@@ -47,7 +67,7 @@ class Candidate:
         label: how it is called.
         validation: mean score on validation over its runs.
         test: its score on the test split; samples of one comparison share the resamples of that split.
-        adapter_bytes: what has to be kept of it for each task; None where unknown.
+        adapter_bytes: what has to be stored of it for each task; None where unknown.
         step_seconds: of one training step; None where unknown.
     """
 
@@ -64,8 +84,16 @@ class Candidate:
 
     @property
     def expense(self) -> tuple[float, float]:
-        """By which the cheaper of two is found: the bytes to keep, then the time of a step."""
+        """The cheaper of two candidates has the lower one: the bytes to store, then the time of a step."""
         return self.adapter_bytes or float('inf'), self.step_seconds or float('inf')
+
+    def costs(self, than: Candidate) -> list[str]:
+        """Its costs as multiples of another's, as far as both are known: ['a quarter of the bytes', ...]."""
+        pairs = (
+            (self.adapter_bytes, than.adapter_bytes, 'bytes'),
+            (self.step_seconds, than.step_seconds, 'step time'),
+        )
+        return [times(own / other, of) for own, other, of in pairs if own and other]
 
 
 @dataclass(frozen=True)
@@ -77,7 +105,9 @@ class Relation:
 
     @property
     def verdict(self) -> str:
-        if not (self.lead.decides and self.lead.detectable):
+        if not self.lead.decides:
+            return UNDECIDED
+        if not self.lead.detectable:
             return UNDETECTED
         return WORSE if self.lead.value > 0 else BETTER
 
@@ -96,38 +126,40 @@ class Answer:
     relations: tuple[Relation, ...]
     over_constant: Interval
 
+    @property
+    def candidates(self) -> list[Candidate]:
+        """All of them, the chosen one first."""
+        return [self.chosen, *(relation.other for relation in self.relations)]
+
     def of(self, verdict: str) -> list[Candidate]:
         return [relation.other for relation in self.relations if relation.verdict == verdict]
 
     @property
-    def alike(self) -> list[Candidate]:
-        """The chosen one and those from which no difference is detectable, the cheapest first."""
-        return sorted([self.chosen, *self.of(UNDETECTED)], key=lambda one: one.expense)
-
-    @property
     def cheapest(self) -> Candidate:
-        """Of those in `alike`."""
-        return self.alike[0]
+        """Of the chosen one and those without a detectable difference from it."""
+        return min([self.chosen, *self.of(UNDETECTED)], key=lambda one: one.expense)
 
     @property
     def obstacle(self) -> str:
         """Why no choice is supported; '' where one is."""
         runs = max(self.chosen.score.seeds, self.chosen.score.splits)
         if not self.relations:
-            return 'there is one method only'
+            return 'only one method was run'
         if runs < FEWEST:
-            return f'{runs} seed{"s" if runs > 1 else ""} cannot show how much training varies; {FEWEST} or more can'
+            return f'{runs} seed{"s" if runs > 1 else ""} cannot show how much training varies; use {FEWEST} or more'
         if not (self.over_constant.detectable and self.over_constant.value > 0):
             return f'{self.chosen.label} is not detectably better than always answering the commonest class'
         if better := self.of(BETTER):
-            return f'validation chose {self.chosen.label}, and on the test split {_listed(better)} did better'
+            return f'{self.chosen.label} was chosen on validation, but {_listed(better)} did better on the test split'
+        if len(self.of(UNDECIDED)) == len(self.relations):
+            return f'too few runs of {_listed(self.of(UNDECIDED))} have finished'
         if not self.of(WORSE):
-            return 'no difference is detectable between these methods'
+            return 'no difference between these methods is detectable'
         return ''
 
     @property
     def choice(self) -> Candidate | None:
-        """The cheapest of those from which no difference is detectable; None where no choice is supported."""
+        """The cheapest of those without a detectable difference; None where no choice is supported."""
         return None if self.obstacle else self.cheapest
 
     @property
@@ -137,8 +169,8 @@ class Answer:
 
     @property
     def cheaper(self) -> list[tuple[Candidate, float]]:
-        """Those of `alike` that cost less than the chosen one, each with the most that may be lost by it, the end of
-        its interval: the least loss first, and none that costs as much as one before it."""
+        """The candidates without a detectable difference that cost less than the chosen one, each with the most that
+        its choice may lose, the end of its interval: the least loss first, and each cheaper than those before it."""
         leads = [(r.other, max(r.lead.high, 0.0)) for r in self.relations if r.verdict == UNDETECTED]
         found: list[tuple[Candidate, float]] = []
         for one, loss in sorted(leads, key=lambda lead: (lead[1], lead[0].expense)):
@@ -153,32 +185,43 @@ class Answer:
         return statistics.median(known) if known else None
 
     def recommendation(self) -> str:
-        """One or two sentences on what to take."""
+        """What to use, and why; or why no choice is supported."""
+        chosen, alike = self.chosen, self.of(UNDETECTED)
         if self.obstacle:
-            cheapest = ''
-            if len(self.alike) > 1 and not self.of(BETTER) and self.cheapest.adapter_bytes:
-                cheapest = f' The cheapest is {self.cheapest.label}.'
-            return f'No choice is supported: {self.obstacle}.{cheapest}'
+            saving = ''
+            if alike and not self.of(BETTER) and (size := self.cheapest.adapter_bytes):
+                saving = f' {self.cheapest.label} takes the least space to store ({size_of(size)}).'
+            return f'No choice is supported: {self.obstacle}.{saving}'
         if self.best:
-            return f'Take {self.chosen.label}: it is the best of these methods on this test split.'
-        if self.choice is self.chosen:
-            others = _listed(self.of(UNDETECTED), 'or')
-            return (
-                f'Take {self.chosen.label}: no difference from {others} is detectable, and it is the cheapest of them.'
-            )
+            return f'Use {chosen.label}: it is the best of these methods on this test split.'
+        left = f' Too few runs of {_listed(undecided)} have finished.' if (undecided := self.of(UNDECIDED)) else ''
+        if not alike:
+            return f'Use {chosen.label}: it is detectably better than {_listed(self.of(WORSE))}.{left}'
+        if not self.cheaper:
+            saving = f'{chosen.label} takes the least space to store ({size_of(chosen.adapter_bytes)})'
+            saving = _saving(chosen, alike[0]) if len(alike) == 1 else saving
+            return f'Use {chosen.label}: no difference from {_listed(alike, "or")} is detectable, and {saving}.{left}'
         (first, loss), *others = self.cheaper
-        choices = [f'{first.label} if a loss of up to {number(loss)} is of no consequence']
-        choices += [f'{one.label} if one of up to {number(loss)} is' for one, loss in others[-1:]]
-        they = 'it costs' if not others else 'they cost'
+        choices = [f'{first.label} if losing up to {number(loss)} in {SCORE} does not matter']
+        choices += [f'{one.label} if losing up to {number(loss)} does not' for one, loss in others[-1:]]
+        savings = ' and '.join(_saving(one, chosen) for one, _ in [self.cheaper[0], *others[-1:]])
         return (
-            f'Take {", ".join(choices)}, else {self.chosen.label}: {they} less, and no difference from '
-            f'{self.chosen.label} is detectable.'
+            f'Use {", ".join(choices)}, and {chosen.label} otherwise: no difference from {chosen.label} is detectable, '
+            f'and {savings}.{left}'
         )
 
 
 def _listed(candidates: Sequence[Candidate], word: str = 'and') -> str:
     names = [one.label for one in candidates]
     return f' {word} '.join(filter(None, [', '.join(names[:-1]), names[-1]]))
+
+
+def _saving(one: Candidate, other: Candidate) -> str:
+    """What the cheaper one saves: 'SSF stores a quarter of the bytes of LoRA (24.0 kB instead of 96.0 kB)'."""
+    if not (one.adapter_bytes and other.adapter_bytes) or one.adapter_bytes == other.adapter_bytes:
+        return f'{one.label} costs less'
+    sizes = f'{size_of(one.adapter_bytes)} instead of {size_of(other.adapter_bytes)}'
+    return f'{one.label} stores {one.costs(other)[0]} of {other.label} ({sizes})'
 
 
 def decide(candidates: Sequence[Candidate], constant: Sample) -> Answer:
@@ -251,7 +294,7 @@ def _parts(one: Sample) -> tuple[np.ndarray, float]:
 
 @dataclass(frozen=True)
 class Growth:
-    """The scores of one method over shares of the training images, and what the last step of them gained."""
+    """The scores of one method over fractions of the training images, and what the last step of them gained."""
 
     label: str
     scores: dict[float, Interval]
@@ -259,20 +302,20 @@ class Growth:
     gain: Interval
 
     def sentence(self) -> str:
-        """Whether more training images would help, as far as the last step of the shares says."""
-        few, all_of_them = sorted(self.images)[-2:]
-        step = f'{self.label}: from {self.images[few]:,} to {self.images[all_of_them]:,} training images'
+        """Whether more training images would help, as far as the last step of the fractions says."""
+        few, most = sorted(self.images.values())[-2:]
+        step = f'{self.label}: from {few:,} to {most:,} training images'
         if not self.gain.known:
-            return f'{step} {number(self.gain.value, signed=True)}; no interval with so few runs.'
+            return f'{step}, {SCORE} changed by {number(self.gain.value, signed=True)}; too few runs for an interval.'
         if not (self.gain.decides and self.gain.detectable):
-            return f'{step} no gain is detectable ({spread(self.gain)}).'
+            return f'{step}, no gain in {SCORE} is detectable ({spread(self.gain)}).'
         if self.gain.value < 0:
-            return f'{step} the score fell by {spread(negative(self.gain))}.'
-        return f'{step} the score rose by {spread(self.gain)}; more images are likely to help.'
+            return f'{step}, {SCORE} fell by {spread(negative(self.gain))}.'
+        return f'{step}, {SCORE} rose by {spread(self.gain)}; more images are likely to help.'
 
 
 def growth(label: str, samples: Mapping[float, Sample], images: Mapping[float, int]) -> Growth:
-    """From the samples of one method by share of the training images; two shares at least."""
-    shares = sorted(samples)
-    gain = (samples[shares[-1]] - samples[shares[-2]]).interval()
-    return Growth(label, {share: samples[share].interval() for share in shares}, dict(images), gain)
+    """From the samples of one method by fraction of the training images; two fractions at least."""
+    *_, few, most = fractions = sorted(samples)
+    scores = {fraction: samples[fraction].interval() for fraction in fractions}
+    return Growth(label, scores, dict(images), (samples[most] - samples[few]).interval())

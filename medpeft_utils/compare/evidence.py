@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from medpeft_utils import methods
 from medpeft_utils.compare.answer import Answer, Candidate, Growth, decide, growth
 from medpeft_utils.report.inference import Sample, TestSplit
 from medpeft_utils.study import records
@@ -76,7 +77,10 @@ def gather(runs: Sequence[Run], latest: Sequence[Run], folder: StudyFolder, with
         elif record is None:
             found.waiting += 1
         elif record['status'] != 'done':
-            found.failures.append(f'{run.label}: {record["error"]["type"]}: {record["error"]["message"]}')
+            label = methods.label(run.parameters['method'], run.experiment)
+            share = f' with {run.parameters["fraction"]:.1%} of the images' if run.given.get('fraction', 1) != 1 else ''
+            error = record['error']
+            found.failures.append(f'{label}{share}, seed {run.parameters["seed"]}: {error["type"]}: {error["message"]}')
         else:
             backbone = record['backbone']['label'], record['backbone']['image_size']
             done[record['method']['label'], backbone, run.parameters.get('fraction', 1.0)].append(record)

@@ -11,7 +11,6 @@ import platform
 import re
 import statistics
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -59,6 +58,12 @@ def seconds_of(text: str) -> float:
     return float(found[1]) * UNITS[found[2]]
 
 
+def _budget_for(seconds: float) -> str:
+    """What to give as --budget for work that takes so long."""
+    minutes = math.ceil(1.05 * seconds / PLANNED / 60)
+    return f'{minutes}m' if minutes < 100 else f'{math.ceil(minutes / 60)}h'
+
+
 def methods_of(listed: str, backbone: str) -> list[str]:
     """The methods' keys in 'usual' or 'lora,ssf', each once. Raises where one is unknown or does not fit."""
     family = backbones.family_of(backbone)
@@ -78,15 +83,20 @@ def methods_of(listed: str, backbone: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Network:
-    """The backbone of a comparison, the side of its input (0: its own), and why it was taken."""
+    """The backbone of a comparison, the image size that is set for it (0: its own), and why it was chosen."""
 
     name: str
     image_size: int
     why: str
 
+    @property
+    def side(self) -> int:
+        """Of its input, in pixels."""
+        return self.image_size or backbones.image_size_of(self.name)
+
 
 def asked_for(name: str, side: int = 0) -> Network:
-    """The backbone that the user names.
+    """The backbone that the user names, for images of a shorter side in pixels.
 
     Raises:
         UnknownName, DoesNotFit: no such backbone.
@@ -97,7 +107,7 @@ def asked_for(name: str, side: int = 0) -> Network:
         backbones.weights_path(name)
     except BadInput as error:
         raise BadInput(f'{error}; meanwhile --backbone {SHIPPED} works without a download') from error
-    return Network(name, _input_side(name, side), 'as asked for')
+    return Network(name, _image_size(name, side), 'as asked for')
 
 
 def chosen(side: int, work: Work, listed: str, budget: float, cache: Path, threads: int) -> Network:
@@ -113,46 +123,48 @@ def chosen(side: int, work: Work, listed: str, budget: float, cache: Path, threa
         threads: of a run.
     """
     needed, settings = {}, work.settings(*ENOUGH)
-    at_hand = [name for name in PUBLISHED if side > FEW_PIXELS and _is_at_hand(name)]
-    for name in at_hand:
+    for name in PUBLISHED if side > FEW_PIXELS else ():
         try:
-            keys = methods_of(listed, name)
+            keys = methods_of(listed, name) if _is_available(name) else []
         except DoesNotFit:
+            keys = []
+        if not keys:
             continue
-        one = Network(name, _input_side(name, side), 'published, and its weights are here')
-        answer = glance(one, threads, cache)
-        seconds = total_seconds(work, dict.fromkeys(keys, Speed(answer, answer)), settings)  # a step takes longer
-        if seconds <= PLANNED * budget:
-            seconds = total_seconds(work, speeds(one, keys, threads, cache), settings)
-            if seconds <= PLANNED * budget:
-                return replace(one, why=f'{one.why}; the budget allows it, by the time of its steps here')
-        else:
-            seconds = total_seconds(work, dict.fromkeys(keys, Speed(3 * answer, answer)), settings)
-        needed[name] = seconds
+        network = Network(name, _image_size(name, side), 'published weights, and fast enough here for the budget')
+        answer = speed(network, '', threads, cache).answer  # at least as long as this takes a step, about three times
+        least, needed[name] = (
+            total_seconds(work, dict.fromkeys(keys, Speed(times * answer, answer)), settings) for times in (1, 3)
+        )
+        if least <= PLANNED * budget:
+            speeds = {key: speed(network, key, threads, cache) for key in keys}
+            needed[name] = total_seconds(work, speeds, settings)
+            if needed[name] <= PLANNED * budget:
+                return network
     own = backbones.image_size_of(SHIPPED)
-    lost = f'; it sees {own} of the {side} px of your images' if side > own else ''
+    coarse = f', but reduces your images from {side} to {own} px' if side > own else ''
     if needed:
         other = min(needed, key=needed.get)
-        minutes = math.ceil(needed[other] / PLANNED / 60 * 1.05)
-        longer = f'{minutes}m' if minutes < 100 else f'{math.ceil(minutes / 60)}h'
-        why = f'{other} is here and sees more, but a comparison of use needs about {longer} here: --budget {longer}'
+        why = f'{other} is available and sees more detail, but needs --budget {_budget_for(needed[other])} here'
     else:
         why = f'a published network usually does better: medpeft backbones fetch {PUBLISHED[-1]}'
-    return Network(SHIPPED, 0, f'shipped with the package{lost} ({why})')
+    return Network(SHIPPED, 0, f'shipped with the package{coarse} ({why})')
 
 
-def _input_side(name: str, side: int) -> int:
-    """The side to give a network, 0 for its own: of one that takes any, what the images' size asks for."""
+def _image_size(name: str, side: int) -> int:
+    """What to set for a network, 0 for its own: for one that takes any size, what the images' side asks for."""
     if 'patch14' not in name and 'efficientnet_lite' not in name:
         return 0
     return next((one for one in SIDES if side and side <= one), SIDES[-1])
 
 
-def _is_at_hand(name: str) -> bool:
+def _is_available(name: str) -> bool:
     try:
         return backbones.weights_path(name) is not None
     except BadInput:
         return False
+
+
+# ---- how fast this machine is
 
 
 @dataclass(frozen=True)
@@ -163,40 +175,29 @@ class Speed:
     answer: float
 
 
-def speeds(network: Network, keys: Sequence[str], threads: int, cache: Path) -> dict[str, Speed]:
-    """Each method's speed on this machine, with so many threads on a CPU; measured once and kept in `cache`."""
-    found = {key: _measured(network, key, threads, cache) for key in keys}
-    return {key: Speed(found[key]['step'], found[key]['answer']) for key in keys}
+def speed(network: Network, key: str, threads: int, cache: Path) -> Speed:
+    """A method's speed on this machine, with so many threads on a CPU; measured once and kept in `cache`.
 
-
-def glance(network: Network, threads: int, cache: Path) -> float:
-    """Seconds of the network's answer to an image, by a few images."""
-    return _measured(network, '', threads, cache)['answer']
-
-
-def _measured(network: Network, key: str, threads: int, cache: Path) -> dict[str, float]:
+    Where `key` is '', only the network's answer is timed, on few images, and the step counts as an answer.
+    """
     import torch
 
     device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     place = torch.cuda.get_device_name() if device.type == 'cuda' else platform.processor() or platform.machine()
     name = json_digest([network.name, network.image_size, key, place, torch.__version__])
-    found = once(cache / 'speeds' / f'{name}.json', lambda: _timed(network, key, device))
+    measured = once(cache / 'speeds' / f'{name}.json', lambda: _timed(network, key, device))
     faster = threads**SCALING if device.type == 'cpu' else 1.0
-    return {what: seconds / faster for what, seconds in found.items()}
+    return Speed(measured.get('step', measured['answer']) / faster, measured['answer'] / faster)
 
 
 def _timed(network: Network, key: str, device: Any) -> dict[str, float]:
-    """Seconds an image of a step by a method, and of an answer; of an answer alone where `key` is ''.
-
-    On one thread: how long several take depends on what else the machine does.
-    """
+    """Seconds an image of a step and of an answer, on one thread: how long several take depends on what else runs."""
     import torch
 
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        side = network.image_size or backbones.image_size_of(network.name)
-        family = backbones.family_of(network.name)
+        side, family = network.side, backbones.family_of(network.name)
         model = backbones.build(network.name, 2, side if family == 'vit' else None)
         model = (methods.apply(model, key, family, {}, seed=0).model if key else model).to(device)
         images = torch.rand(TIMED_IMAGES[device.type] if key else GLANCE, 3, side, side, device=device)
@@ -230,16 +231,19 @@ def _rounds(model: Any, images: Any, train: bool) -> list[float]:
     return seconds[1:]
 
 
+# ---- how much is trained
+
+
 @dataclass(frozen=True)
 class Work:
-    """How much is to be computed: images by split, seeds, how many runs at a time, and shares of a learning curve."""
+    """How much is to be computed: images by split, seeds, how many runs at a time, and fractions of a curve."""
 
     train: int
     validation: int
     test: int
     seeds: int
     jobs: int = 1
-    shares: int = 0
+    fractions: int = 0
 
     @property
     def batch(self) -> int:
@@ -279,9 +283,9 @@ def jobs_here(network: Network, graphics: bool) -> int:
 
 def total_seconds(work: Work, speed_of: dict[str, Speed], settings: dict[str, int]) -> float:
     """Of a whole comparison with `work.jobs` runs at a time."""
-    every = [work.seconds(key, speed, settings) for key, speed in speed_of.items()]
-    known_rate = {**settings, 'search_trials': 0}  # the shares take the rate that was found with all images
-    curves = 2 * work.shares * max(work.seconds(key, speed, known_rate) for key, speed in speed_of.items())
+    every = [work.seconds(key, one, settings) for key, one in speed_of.items()]
+    known_rate = {**settings, 'search_trials': 0}  # the fractions take the rate that was found with all images
+    curves = 2 * work.fractions * max(work.seconds(key, one, known_rate) for key, one in speed_of.items())
     return max(sum(every) / work.jobs, max(every) / min(work.jobs, work.seeds)) + curves / work.jobs
 
 
@@ -293,12 +297,6 @@ class Plan:
     seeds: int
     seconds: float
     remark: str = ''
-
-
-def _fewer(work: Work, seeds: int, speed_of: dict[str, Speed], settings: dict[str, int]) -> str:
-    needed = duration(total_seconds(work, speed_of, settings))
-    too_few = ', too few to support a choice' if seeds < FEWEST else ''
-    return f'{seeds} of {work.seeds} seeds fit into the budget{too_few}; all of them take about {needed}'
 
 
 def plan(work: Work, speed_of: dict[str, Speed], budget: float, given: dict[str, Any] | None = None) -> Plan:
@@ -317,12 +315,14 @@ def plan(work: Work, speed_of: dict[str, Speed], budget: float, given: dict[str,
         for steps, trials in LEVELS:
             settings = {**these.settings(steps, trials), **(given or {})}
             seconds = total_seconds(these, speed_of, settings)
-            if seconds <= PLANNED * budget:
-                fewer = _fewer(work, seeds, speed_of, settings) if seeds < work.seeds else ''
-                return Plan(settings, seeds, seconds, fewer)
-    slowest = max(speed_of, key=lambda key: speed_of[key].step)
+            if seconds > PLANNED * budget:
+                continue
+            too_few = ', too few to support a choice' if seeds < FEWEST else ''
+            needed = _budget_for(total_seconds(work, speed_of, settings))
+            fewer = f'{seeds} of {work.seeds} seeds fit into the budget{too_few}; all of them need --budget {needed}'
+            return Plan(settings, seeds, seconds, fewer if seeds < work.seeds else '')
     raise BadInput(
         f'--budget {duration(budget)}: one short run of each of the {len(speed_of)} methods needs about '
-        f'{duration(seconds / PLANNED)} on this machine, {slowest} the longest; give a larger --budget, fewer '
-        f'--methods, or --backbone {SHIPPED}'
+        f'{duration(seconds / PLANNED)} on this machine; give a larger --budget, fewer --methods, or a smaller '
+        f'--backbone such as {SHIPPED}'
     )

@@ -12,17 +12,7 @@ import pandas as pd
 
 from medpeft_utils import report
 from medpeft_utils.compare import drawings
-from medpeft_utils.compare.answer import (
-    BETTER,
-    UNDETECTED,
-    WORSE,
-    Answer,
-    Candidate,
-    Relation,
-    negative,
-    number,
-    spread,
-)
+from medpeft_utils.compare.answer import BETTER, SCORE, WORSE, Candidate, Relation, negative, number, size_of, spread
 from medpeft_utils.compare.evidence import Evidence
 from medpeft_utils.compare.page import Block, Drawing, Listed, Page, Section, Table, Words
 from medpeft_utils.report import source
@@ -32,16 +22,15 @@ from medpeft_utils.study import records
 from medpeft_utils.study.progress import duration
 from medpeft_utils.training.rows import read_attributes
 
-SCORE = 'macro F1'
 NOT_CLINICAL = 'Not a clinical evaluation.'
 LIMITS = (
-    'The scores hold for images like those of the test split: the same devices, hospitals and patients. Another '
-    'hospital can give others.',
-    'One split into training, validation and test was used; intervals are over its test patients and the training '
-    'seeds, not over other splits.',
-    'The method was chosen by its score on validation and reported on test. Do not choose again by the test scores.',
-    'A tool for patient care needs an evaluation on independent data, with the threshold, the prevalence and the '
-    'readers of its place of use.',
+    'The scores apply to images like those of the test split: the same devices, hospitals and patients. At another '
+    'hospital they may differ.',
+    'The data were split once into training, validation and test. The intervals cover the test patients and the '
+    'training seeds, not other splits.',
+    'The method was chosen by its validation score; its test score is reported. Do not choose again by test scores.',
+    'A tool for patient care needs an evaluation on independent data, with the decision threshold, the prevalence and '
+    'the readers of the place where it is used.',
 )
 
 
@@ -50,86 +39,55 @@ def page_of(found: Evidence, about: dict[str, Any]) -> Page:
 
     Args:
         found: what its runs show.
-        about: `title` of the page, `data` (a line on the images), `remarks` of the data's check, `network` (a line on
-            the backbone), `command` to run it again.
+        about: `title` of the page, `data` (a line on the images), `remarks` of the data check, `network` (a line on
+            the backbone), `command` to repeat it.
     """
     if found.answer is None:
         blocks = [Words('No run has finished, so there is nothing to compare yet.', strong=True)]
         sections = [Section('Answer', blocks, short=True)]
     else:
-        sections = [_answer(found), _table(found)]
-        if found.growths:
-            sections.append(_growth(found))
+        sections = [_answer(found), _table(found), *([_growth(found)] if found.growths else [])]
     if found.older:
-        again = f'{found.older} finished runs were made by older code; the same command does them again.'
+        again = f'{found.older} finished runs were made by older code; the same command repeats them.'
         sections[0].blocks.append(Words(again))
     if found.failures:
         left = 'These runs failed; the others are compared.'
         sections.append(Section('Failures', [Words(left), Listed(found.failures)], short=True))
-    sections.append(_data(found, about))
-    if found.answer is not None:
-        sections.append(_how(found, about))
-    sections.append(Section('What this does not say', [Listed([NOT_CLINICAL, *LIMITS])]))
-    return Page(about['title'], sections)
+    limits = Section('What this comparison cannot tell', [Listed([NOT_CLINICAL, *LIMITS])], open=True)
+    how = [_how(found, about)] if found.answer is not None else []
+    return Page(about['title'], [*sections, _data(found, about), *how, limits])
 
 
 # ---- the answer
 
 
 def _answer(found: Evidence) -> Section:
-    answer = found.answer
-    blocks = [Words(answer.recommendation(), strong=True)]
-    blocks.append(Listed([_chosen_line(answer), *(_line(answer, r) for r in answer.relations)]))
-    blocks.append(Words(f'{_basis(found)} {NOT_CLINICAL}'))
+    answer, chosen = found.answer, found.answer.chosen
+    best = ', the best of them' if answer.best else ''
+    lines = [f'{chosen.label}: {spread(chosen.score)}; chosen on validation{best}.']
+    lines += [_line(chosen, relation) for relation in answer.relations]
+    blocks = [Words(answer.recommendation(), strong=True), Listed(lines), Words(f'{_basis(found)} {NOT_CLINICAL}')]
     if found.waiting:
-        blocks.append(Words(f'{found.waiting} runs are not done yet: this is what the others say so far.'))
+        blocks.append(Words(f'{found.waiting} runs have not finished: this is what the others show so far.'))
     return Section('Answer', blocks, short=True)
 
 
-def _chosen_line(answer: Answer) -> str:
-    best = ', the best of them' if answer.best else ''
-    return f'{answer.chosen.label}: {spread(answer.chosen.score)}; chosen on validation{best}.'
-
-
-def _line(answer: Answer, relation: Relation) -> str:
-    words = {
-        UNDETECTED: f'{UNDETECTED} ({spread(relation.lead)})',
-        WORSE: f'worse by {spread(relation.lead)}',
-        BETTER: f'{BETTER} by {spread(negative(relation.lead))}',
-    }[relation.verdict]
-    costs = _costs(relation.other, answer.chosen)
-    return f'{relation.other.label}: {spread(relation.other.score)}; {words}{"; " if costs else ""}{costs}.'
-
-
-def _costs(one: Candidate, than: Candidate) -> str:
-    parts = []
-    if one.adapter_bytes and than.adapter_bytes:
-        parts.append(times(one.adapter_bytes / than.adapter_bytes, 'bytes'))
-    if one.step_seconds and than.step_seconds:
-        parts.append(times(one.step_seconds / than.step_seconds, 'step time'))
-    return ', '.join(parts)
-
-
-def times(ratio: float, of: str) -> str:
-    """A ratio in words: 'a quarter of the bytes', '1.4 times the step time'."""
-    for value, words in ((1.0, 'the same'), (0.5, 'half the'), (1 / 3, 'a third of the'), (0.25, 'a quarter of the')):
-        if abs(ratio - value) <= 0.05 * value:
-            return f'{words} {of}'
-    if ratio < 0.001:
-        return f'under 0.1 % of the {of}'
-    if ratio < 1:
-        return f'{100 * ratio:.{1 if ratio < 0.01 else 0}f} % of the {of}'
-    return f'{ratio:,.{1 if ratio < 10 else 0}f} times the {of}'
+def _line(chosen: Candidate, relation: Relation) -> str:
+    other, lead, verdict = relation.other, relation.lead, relation.verdict
+    difference = f'{verdict} ({spread(lead)})'
+    if verdict in (WORSE, BETTER):
+        difference = f'{verdict} by {spread(lead if verdict == WORSE else negative(lead))}'
+    costs = ', '.join(other.costs(chosen))
+    return f'{other.label}: {spread(other.score)}; {difference}{"; " if costs else ""}{costs}.'
 
 
 def _basis(found: Evidence) -> str:
-    score, test = found.answer.chosen.score, found.test
-    images, patients = len(test.labels), test.groups
-    of = f' of {patients:,} groups (such as patients)' if patients < images else ''
+    score, test, smallest = found.answer.chosen.score, found.test, found.answer.smallest
+    images = len(test.labels)
+    of = f' of {test.groups:,} groups (such as patients)' if test.groups < images else ''
     seeds = f'{score.seeds} seed{"s" if score.seeds != 1 else ""}'
-    smallest = found.answer.smallest
-    shows = f'; this test can show a difference of {number(smallest)}' if smallest else ''
-    return f'{SCORE[0].upper()}{SCORE[1:]}, 95 % intervals; {seeds}, 1 split, {images:,} test images{of}{shows}.'
+    shows = f' A test of this size can detect a difference of about {number(smallest)}.' if smallest else ''
+    return f'Scores are {SCORE} with 95 % intervals: {seeds}, 1 split, {images:,} test images{of}.{shows}'
 
 
 # ---- the table
@@ -138,51 +96,33 @@ def _basis(found: Evidence) -> str:
 def _table(found: Evidence) -> Section:
     answer = found.answer
     header = ['method', 'validation', f'test {SCORE} [95 %]', f'minus {answer.chosen.label}', 'AUROC']
-    header += ['kept', 'step', 'trained', 'seeds']
-    leads = {relation.other.label: relation.lead for relation in answer.relations}
+    header += ['stored', 'step', 'trained', 'seeds']
+    differences = {relation.other.label: spread(negative(relation.lead)) for relation in answer.relations}
     rows = []
-    for one in [answer.chosen, *(relation.other for relation in answer.relations)]:
-        runs, lead = found.records[one.label], leads.get(one.label)
+    for one in answer.candidates:
+        runs = found.records[one.label]
         aurocs = [run['metrics']['test'].get('auroc') for run in runs]
-        rows.append(
-            [
-                one.label,
-                number(one.validation),
-                spread(one.score),
-                spread(negative(lead)) if lead else '·',
-                number(statistics.fmean(aurocs)) if None not in aurocs else '',
-                size_of(one.adapter_bytes),
-                f'{1000 * one.step_seconds:,.0f} ms' if one.step_seconds else '·',
-                f'{runs[0]["method"]["trainable_parameters"]:,}',
-                str(len(runs)),
-            ]
-        )
+        scores = [number(one.validation), spread(one.score), differences.get(one.label, '·')]
+        scores.append(number(statistics.fmean(aurocs)) if None not in aurocs else '')
+        step = f'{1000 * one.step_seconds:,.0f} ms' if one.step_seconds else '·'
+        trained = f'{runs[0]["method"]["trainable_parameters"]:,}'
+        rows.append([one.label, *scores, size_of(one.adapter_bytes), step, trained, str(len(runs))])
     notes = (
-        'kept: bytes of what is trained and the head, by which the cheapest is found; step: of training, on this '
-        'machine; trained: parameters beside the head. Differences are paired over the same test images; their '
-        'intervals hold together.'
+        'Stored: bytes of the trained parameters and the head, by which the cheapest method is found. Step: time of a '
+        'training step on this machine. Trained: parameters without the head. Differences are paired over the same '
+        'test images, and their intervals hold together.'
     )
-    drawing = Drawing(
-        drawings.scores(answer, SCORE),
-        f'{SCORE} on the test split with 95 % intervals, and differences from {answer.chosen.label}; red: detectable.',
-    )
-    return Section('Methods', [Table(header, rows), Words(notes), drawing], short=True)
-
-
-def size_of(count: int | None) -> str:
-    """Bytes in words: '3.4 MB'."""
-    if count is None:
-        return ''
-    return f'{count / 1e6:,.1f} MB' if count >= 1e5 else f'{count / 1e3:,.1f} kB'
+    caption = f'Test {SCORE} with 95 % intervals, and differences from {answer.chosen.label}; red: detectable.'
+    blocks = [Table(header, rows), Words(notes), Drawing(drawings.scores(answer), caption)]
+    return Section('Methods', blocks, short=True)
 
 
 def _growth(found: Evidence) -> Section:
-    lines = [one.sentence() for one in found.growths]
-    lines.append('The learning rate of every share is that of all training images.')
-    drawing = Drawing(
-        [drawings.curves(found.growths, SCORE)], f'{SCORE} over the number of training images, with 95 % bands.'
-    )
-    return Section('Would more data help?', [Listed(lines), drawing], short=True)
+    lines = [growth.sentence() for growth in found.growths]
+    lines.append('Every fraction is trained with the learning rate that was found with all training images.')
+    caption = f'Test {SCORE} over the number of training images, with 95 % bands.'
+    blocks = [Listed(lines), Drawing([drawings.curves(found.growths)], caption)]
+    return Section('Would more data help?', blocks, short=True)
 
 
 # ---- what it was made of
@@ -190,48 +130,40 @@ def _growth(found: Evidence) -> Section:
 
 def _data(found: Evidence, about: dict[str, Any]) -> Section:
     blocks = [Words(about['data'])]
-    if found.answer is not None:
-        counts = found.of_chosen[0]['data']['counts']
-        blocks.append(Table(['split', 'images'], [[name, f'{count:,}'] for name, count in counts.items()]))
     if about['remarks']:
-        blocks += [Words('What the check of the data found:'), Listed(about['remarks'])]
+        blocks += [Words('The data check remarks:'), Listed(about['remarks'])]
     return Section('Data', blocks)
 
 
 def _how(found: Evidence, about: dict[str, Any]) -> Section:
-    record = found.of_chosen[0]
+    record, every = found.of_chosen[0], [run for runs in found.records.values() for run in runs]
     parameters, environment = record['parameters'], record['environment']
     given = ('batch_size', 'epochs', 'min_steps', 'max_steps', 'search_trials', 'augmentation', 'head')
+    settings = ', '.join(f'{name.replace("_", " ")} {parameters[name]}' for name in given if name in parameters)
+    spent = duration(sum(run['time'].get('total_seconds') or 0 for run in every))
     versions = ', '.join(f'{name} {version}' for name, version in environment['versions'].items())
-    every = [run for runs in found.records.values() for run in runs]
-    spent = sum(run['time'].get('total_seconds') or 0 for run in every)
+    rates = {label: runs[0]['learning_rate'] for label, runs in found.records.items()}
+    at_edge = ', '.join(label for label, rate in rates.items() if rate.get('edge'))
     lines = [
         about['network'],
-        'For every method the same: ' + ', '.join(f'{k} {parameters[k]}' for k in given if k in parameters) + '.',
-        f'{len(every)} runs of {duration(spent)} in all, on {environment.get("device")}.',
-        *_edges(found),
+        f'The same for every method: {settings}.',
+        f'{len(every)} runs took {spent} in all (device: {environment.get("device")}).',
+        *([f'The best learning rate of {at_edge} is at the edge of the range that was tried; a longer search may raise '
+           'its score.'] if at_edge else []),
         f'Software: {versions}.',
-        f'Again, or with more: {about["command"]}',
-    ]
+        f'To repeat or extend this comparison: {about["command"]}',
+    ]  # fmt: skip
     if found.apart:
-        lines.append(f'{found.apart} runs of other settings lie in the same study and are not compared with these.')
-    header = ['method', 'learning rate', "head's", 'how']
-    rows = [[label, *_rate(runs[0]['learning_rate'])] for label, runs in found.records.items()]
-    return Section('How it was run', [Listed(lines), Table(header, rows)])
-
-
-def _rate(rate: dict[str, Any]) -> list[str]:
-    return [f'{rate[key]:.2g}' if rate.get(key) else '·' for key in ('value', 'head_value')] + [str(rate.get('how'))]
-
-
-def _edges(found: Evidence) -> list[str]:
-    at_edge = [label for label, runs in found.records.items() if runs[0]['learning_rate'].get('edge')]
-    if not at_edge:
-        return []
-    return [
-        f'The best learning rate of {", ".join(at_edge)} lies at the edge of those that were tried, so a longer search '
-        'could raise its score.'
+        lines.append(f'{found.apart} runs with other settings are in the same study and are not compared with these.')
+    rows = [
+        [
+            label,
+            *(f'{rate[key]:.2g}' if rate.get(key) else '·' for key in ('value', 'head_value')),
+            str(rate.get('how')),
+        ]
+        for label, rate in rates.items()
     ]
+    return Section('How it was run', [Listed(lines), Table(['method', 'learning rate', 'of the head', 'how'], rows)])
 
 
 # ---- what the report of a study shows of the same records
