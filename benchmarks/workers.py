@@ -1,72 +1,33 @@
 """What a study of many workers asks of a shared folder: `python -m benchmarks.workers --workers 1000 --runs 3000`.
 
-A thread a worker takes runs from the folder as `medpeft run` does: the same queue, leases and records; in place of
-training it sleeps. Every access to the folder takes the time of a network file system, and one server answers them all,
-so many a second at most. No SLURM, no card; some minutes.
+A simulation on a clock of its own. Each worker goes through the runs by the study's own queue. First the accesses of
+every operation on the folder are counted, with real leases and records. One file server then answers all workers, so
+many accesses a second at most, each after the latency of a network. No SLURM, no card.
 """
 
 from __future__ import annotations
 
+import heapq
 import os
+import random
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 
 from benchmarks.many import ROWS
-from medpeft_utils.core.leases import is_held
-from medpeft_utils.study import records
+from medpeft_utils.core import shared
+from medpeft_utils.study import queue, records
 from medpeft_utils.study.grid import Run
 from medpeft_utils.study.paths import StudyFolder
-from medpeft_utils.study.queue import Queue
 
 # What Python tells of each access (`sys.audit`); `os.stat` and `os.fsync`, of which it tells nothing, are wrapped.
 ACCESSES = {'open', 'os.remove', 'os.rename', 'os.mkdir', 'os.utime', 'os.link', 'os.chmod', 'os.listdir', 'os.scandir'}
-
-
-class Server:
-    """A file server with one queue: each access below `root` waits for its turn, then for the way there and back.
-
-    Args:
-        root: of the study.
-        latency: seconds of an access.
-        rate: accesses a second that the server answers at most.
-    """
-
-    def __init__(self, root: Path, latency: float, rate: float):
-        self.root, self.latency, self.seconds_each = str(root), latency, 1 / rate
-        self.lock, self.free_at, self.counts, self.waited = threading.Lock(), 0.0, Counter(), 0.0
-        sys.addaudithook(self.hook)
-        for name in ('stat', 'lstat', 'fsync'):
-            setattr(os, name, self.wrapped(name, getattr(os, name)))
-
-    def hook(self, event: str, arguments: tuple) -> None:
-        if event in ACCESSES and arguments and self.is_ours(arguments[0]):
-            self.access(event)
-
-    def is_ours(self, path: object) -> bool:
-        return isinstance(path, (str, os.PathLike)) and os.fspath(path).startswith(self.root)
-
-    def wrapped(self, name: str, function):
-        def call(path, *rest, **more):
-            if self.is_ours(path) or (name == 'fsync' and self.is_ours(os.readlink(f'/proc/self/fd/{path}'))):
-                self.access(f'os.{name}')
-            return function(path, *rest, **more)
-
-        return call
-
-    def access(self, event: str) -> None:
-        with self.lock:
-            now = time.monotonic()
-            self.free_at = max(now, self.free_at) + self.seconds_each
-            self.counts[event] += 1
-            wait = self.free_at - now
-            self.waited += wait
-        time.sleep(wait + self.latency)
 
 
 def study_of(number: int) -> list[Run]:
@@ -76,78 +37,173 @@ def study_of(number: int) -> list[Run]:
 
 
 def record_of(run: Run, folder: Path) -> None:
-    scores = dict.fromkeys(records.SCORES, 0.5)
     sections = {key: {} for key in ('data', 'backbone', 'method', 'environment')}
     records.write(
         {
             **{'run': run.hash, 'status': 'done', 'experiment': 'toy', 'parameters': run.parameters, **sections},
-            **{'code_version': 'none.none', 'learning_rate': {'value': 0.1}, 'metrics': {'test': scores}},
-            **{'time': {'total_seconds': 1.0}, 'rows': {'test': ROWS}},
+            **{'code_version': 'none.none', 'learning_rate': {'value': 0.1}, 'time': {'total_seconds': 1.0}},
+            **{'metrics': {'test': dict.fromkeys(records.SCORES, 0.5)}, 'rows': {'test': ROWS}},
         },
         folder,
     )
 
 
-class Worker(threading.Thread):
-    """Does what a runner does on the folder; `idle` is the time that it spent on finding runs and writing records."""
+def counted_accesses() -> Counter:
+    """Accesses to the study's folder of each operation, by doing it once."""
+    with tempfile.TemporaryDirectory() as place:
+        folder, (first, second) = StudyFolder(Path(place) / 'study'), study_of(2)
+        mine, other = (shared.Lease(folder.lease(first.hash)) for _ in range(2))
+        beating = shared.Lease(folder.lease(second.hash), patience=3)  # touched every second
+        record_of(second, folder.run(second.hash))
+        found, count = Counter(), _counter(str(folder.root))
+        operations: dict[str, Callable[[], Any]] = {
+            'look in vain': lambda: records.read(folder.record(first.hash)),
+            'read': lambda: records.read(folder.record(second.hash)),
+            'take': mine.take,
+            'miss': other.take,
+            'held': mine.is_held,
+            'write': lambda: record_of(first, folder.run(first.hash)),
+            'release': mine.release,
+        }
+        for name, operation in operations.items():
+            before = count()
+            operation()
+            found[name] = count() - before
+        beating.take()
+        before = count()
+        time.sleep(2.5)
+        found['beat'] = (count() - before) // 2
+        beating.release()
+    return found
 
-    def __init__(self, runs: list[Run], folder: StudyFolder, seconds: float, until: threading.Event):
-        super().__init__(daemon=True)
-        self.folder, self.seconds, self.until = folder, seconds, until
-        self.queue, self.done, self.waits = Queue(runs, folder), [], []
 
-    def run(self) -> None:
-        freed = time.monotonic()
-        while self.queue and not self.until.is_set():
-            if self.step(freed):
-                freed = time.monotonic()
-            else:
-                time.sleep(0.2)
+def _counter(root: str) -> Callable[[], int]:
+    """Counts accesses below `root` from now on; what it returns tells how many there were."""
+    number = 0
 
-    def step(self, freed: float) -> bool:
-        for run in self.queue.candidates(set()):
-            if records.read(self.folder.record(run.hash)):
-                self.queue.remove(run)
-            elif lease := self.queue.take(run):
-                if records.read(self.folder.record(run.hash)) is None:
-                    self.waits.append(time.monotonic() - freed)
-                    time.sleep(self.seconds)
-                    assert is_held(lease.path, lease.token), 'a lease was lost'
-                    record_of(run, self.folder.run(run.hash))
-                    self.done.append(run.hash)
-                lease.release()
-                return True
-        return False
+    def note(path: object) -> None:
+        nonlocal number
+        number += isinstance(path, (str, os.PathLike)) and os.fspath(path).startswith(root)
+
+    def wrapped(function: Callable) -> Callable:
+        def call(path: Any, *rest: Any, **more: Any) -> Any:
+            note(os.readlink(f'/proc/self/fd/{path}') if isinstance(path, int) else path)
+            return function(path, *rest, **more)
+
+        return call
+
+    sys.addaudithook(lambda event, given: note(given[0]) if event in ACCESSES and given else None)
+    for name in ('stat', 'lstat', 'fsync'):
+        setattr(os, name, wrapped(getattr(os, name)))
+    return lambda: number
+
+
+class Simulation:
+    """Workers on one folder, and its server.
+
+    Args:
+        runs: of the study.
+        workers: their number.
+        seconds: that a run takes, a tenth more or less.
+        latency: seconds of an access.
+        rate: accesses a second that the server answers at most; leases that are touched every ten seconds take a part.
+        costs: `counted_accesses`.
+    """
+
+    def __init__(self, runs: list[Run], workers: int, seconds: float, latency: float, rate: float, costs: Counter):
+        self.runs, self.workers, self.seconds, self.latency, self.costs = runs, workers, seconds, latency, costs
+        self.each = 1 / (rate - workers * costs['beat'] / shared.BEAT_SECONDS)
+        self.now, self.free_at = 0.0, 0.0
+        self.accesses, self.taken, self.recorded = Counter(), set(), set()
+        self.done, self.waits = 0, []
+
+    def monotonic(self) -> float:
+        """In place of the module `time`."""
+        return self.now
+
+    def asked(self, operation: str) -> float:
+        """Seconds that an operation on the folder takes now."""
+        number = self.costs[operation]
+        self.accesses[operation] += number
+        self.free_at = max(self.now, self.free_at) + number * self.each
+        return self.free_at - self.now + number * self.latency
+
+    def worker(self, folder: StudyFolder) -> Iterator[float]:
+        """What a runner does on the folder, as the seconds that each step takes."""
+        left, free_since = queue.Queue(self.runs, folder), self.now
+        while left:
+            lease = None
+            for run in left.candidates(set()):
+                known = run.hash in self.recorded
+                yield self.asked('read' if known else 'look in vain')
+                if known:
+                    left.remove(run)
+                    continue
+                lease = left.take(run)
+                yield self.asked('take' if lease else 'miss')
+                if lease:
+                    break
+            if lease is None:
+                yield max(0.2, left.look_at - self.now)
+                continue
+            if run.hash not in self.recorded:
+                self.waits.append(self.now - free_since)
+                yield self.asked('look in vain') + self.seconds * random.uniform(0.9, 1.1)
+                yield self.asked('held') + self.asked('write')
+                self.done += 1
+                self.recorded.add(run.hash)
+            lease.release()
+            yield self.asked('release')
+            free_since = self.now
+
+    def lease(self, path: Path) -> SimulatedLease:
+        return SimulatedLease(path.name, self.taken)
+
+    def go(self) -> float:
+        """Seconds until all is done."""
+        queue.time, queue.Lease = self, self.lease
+        crew = [(random.uniform(0, 1), k, self.worker(StudyFolder(Path('study')))) for k in range(self.workers)]
+        heapq.heapify(crew)
+        while len(self.recorded) < len(self.runs):
+            self.now, number, worker = heapq.heappop(crew)
+            if (seconds := next(worker, None)) is not None:
+                heapq.heappush(crew, (self.now + seconds, number, worker))
+        return self.now
+
+
+class SimulatedLease:
+    """A lease of a worker that never ends."""
+
+    def __init__(self, name: str, taken: set[str]):
+        self.name, self.taken = name, taken
+
+    def take(self) -> bool:
+        free = self.name not in self.taken
+        self.taken.add(self.name)
+        return free
+
+    def release(self) -> None:
+        self.taken.remove(self.name)
 
 
 @click.command(help=__doc__)
 @click.option('--workers', default=100, show_default=True)
 @click.option('--runs', default=300, show_default=True)
-@click.option('--seconds', default=60.0, show_default=True, help='That a run takes.')
+@click.option('--seconds', default=600.0, show_default=True, help='That a run takes.')
 @click.option('--latency', default=1.0, show_default=True, help='Milliseconds of an access.')
 @click.option('--rate', default=5000.0, show_default=True, help='Accesses a second that the server answers.')
 def main(workers: int, runs: int, seconds: float, latency: float, rate: float) -> None:
-    with tempfile.TemporaryDirectory() as place:
-        folder, planned = StudyFolder(Path(place) / 'study'), study_of(runs)
-        server, end = Server(folder.root, latency / 1000, rate), threading.Event()
-        crew = [Worker(planned, folder, seconds, end) for _ in range(workers)]
-        began, cpu = time.monotonic(), time.process_time()
-        for worker in crew:
-            worker.start()
-        while (done := sum(len(worker.done) for worker in crew)) < runs and any(w.is_alive() for w in crew):
-            time.sleep(0.5)
-        spent, accesses = time.monotonic() - began, server.counts.total()
-        doubled = done - len({run for worker in crew for run in worker.done})
-        waits = sorted(wait for worker in crew for wait in worker.waits)
-        end.set()
-    ideal = seconds * -(-runs // workers)
-    print(
-        f'{workers} workers, {done} runs of {seconds:g} s, {doubled} done twice: {spent:.0f} s, at best {ideal:.0f} s'
-    )
-    print(f'CPU of all of them: {time.process_time() - cpu:.0f} s')
+    costs = counted_accesses()
+    random.seed(0)
+    simulation = Simulation(study_of(runs), workers, seconds, latency / 1000, rate, costs)
+    spent, accesses = simulation.go(), simulation.accesses
+    waits, ideal = sorted(simulation.waits), seconds * -(-runs // workers)
+    print('accesses of an operation: ' + ', '.join(f'{name} {number}' for name, number in costs.items()))
+    print(f'{workers} workers, {runs} runs of {seconds:g} s, {simulation.done - runs} done twice')
+    print(f'{spent:.0f} s, at best {ideal:.0f} s')
     print(f'to find and take a run: median {waits[len(waits) // 2]:.2f} s, 95 % {waits[int(0.95 * len(waits))]:.2f} s')
-    print(f'accesses: {accesses / runs:.0f} a run, {accesses / spent:.0f} a second of at most {rate:.0f}')
-    print(', '.join(f'{name} {count / runs:.1f}' for name, count in server.counts.most_common(4)))
+    print(f'accesses: {accesses.total() / runs:.0f} a run, {accesses.total() / spent:.0f} a second of {rate:.0f}')
+    print(', '.join(f'{name} {count / runs:.0f}' for name, count in accesses.most_common()))
 
 
 if __name__ == '__main__':

@@ -15,13 +15,11 @@ import medpeft_utils
 from medpeft_utils.core.code import Code, essence, fingerprint, imported
 from medpeft_utils.core.errors import BadInput, DoesNotFit, UnknownName
 from medpeft_utils.core.hashing import digest
-from medpeft_utils.study.check import check
-from medpeft_utils.study.grid import dump, load_grid, selected
-from medpeft_utils.study.identity import code_version, notebook_code, run_hash, same_code
-from medpeft_utils.study.notebook import NO_DEFAULT, read_parameters
+from medpeft_utils.study.check import check, with_data_root
+from medpeft_utils.study.grid import dump, identified, key_of, load_grid, selected
+from medpeft_utils.study.identity import NO_DEFAULT, code_version, notebook_code, read_parameters, run_hash, same_code
 from medpeft_utils.study.paths import StudyFolder, find_grid
 from medpeft_utils.study.queue import in_order
-from medpeft_utils.study.splits import identified, key_of, with_data_root
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMED = """

@@ -19,7 +19,7 @@ import pytest
 from click.testing import CliRunner
 from study_project import Project
 
-from medpeft_utils.core import leases
+from medpeft_utils.core import shared
 from medpeft_utils.core.errors import BadInput
 from medpeft_utils.core.files import StorageFault, append_line, plain, read_json, storage, write_bytes, write_json
 from medpeft_utils.core.packed import pack
@@ -27,9 +27,8 @@ from medpeft_utils.core.shared import once
 from medpeft_utils.study import records, status, verify
 from medpeft_utils.study.grid import Run, load_grid
 from medpeft_utils.study.identity import run_hash
-from medpeft_utils.study.progress import Counts, Progress, Times, duration, earlier_times
-from medpeft_utils.study.queue import in_order
-from medpeft_utils.study.room import AUTO, BESIDE_MB, MARGIN, Room
+from medpeft_utils.study.progress import Counts, Progress, TimeLeft, Times, duration, earlier_times
+from medpeft_utils.study.queue import AUTO, BESIDE_MB, MARGIN, Room, in_order
 from medpeft_utils.study.worker import remove_left_sockets, socket_folder
 
 SCORES = dict.fromkeys(records.SCORES, 0.5)
@@ -289,16 +288,16 @@ def test_a_run_refuses_the_folder_of_another(tmp_path):
 
 
 def test_one_of_many_gets_a_lease(tmp_path):
-    both = [leases.Lease(tmp_path / 'leases' / 'run') for _ in range(2)]
+    both = [shared.Lease(tmp_path / 'leases' / 'run') for _ in range(2)]
     assert both[0].take() and not both[1].take(), 'one at a time, of the same process too'
-    assert both[0].is_held() and not both[1].is_held() and leases.is_taken(both[0].path)
+    assert both[0].is_held() and not both[1].is_held() and shared.is_taken(both[0].path)
     both[0].release()
-    assert not leases.is_taken(both[0].path) and both[1].take() and both[1].token != both[0].token
+    assert not shared.is_taken(both[0].path) and both[1].take() and both[1].token != both[0].token
     both[1].release()
     assert os.listdir(tmp_path / 'leases') == []
 
 
-HOLD = 'import sys; from medpeft_utils.core.leases import Lease; lease = Lease(sys.argv[1], float(sys.argv[2]));'
+HOLD = 'import sys; from medpeft_utils.core.shared import Lease; lease = Lease(sys.argv[1], float(sys.argv[2]));'
 HOLD += 'print(lease.take(), flush=True); sys.stdin.readline(); print(lease.is_held(), flush=True)'
 
 
@@ -306,11 +305,11 @@ def test_the_lease_of_a_process_that_is_gone_is_taken_over(tmp_path):
     pipes = {'stdin': subprocess.PIPE, 'stdout': subprocess.PIPE, 'text': True}
     with subprocess.Popen([sys.executable, '-c', HOLD, str(tmp_path / 'run'), '180'], **pipes) as process:
         assert process.stdout.readline() == 'True\n'
-        mine = leases.Lease(tmp_path / 'run')
-        assert not mine.take() and leases.is_taken(mine.path)
+        mine = shared.Lease(tmp_path / 'run')
+        assert not mine.take() and shared.is_taken(mine.path)
         process.kill()
         process.wait()
-        assert not leases.is_taken(mine.path) and mine.take()
+        assert not shared.is_taken(mine.path) and mine.take()
 
 
 @pytest.mark.skipif(os.name != 'posix', reason='needs SIGSTOP')
@@ -319,7 +318,7 @@ def test_an_owner_that_stands_still_loses_its_lease_and_notices(tmp_path):
     pipes = {'stdin': subprocess.PIPE, 'stdout': subprocess.PIPE, 'text': True}
     with subprocess.Popen([sys.executable, '-c', HOLD, str(tmp_path / 'run'), '1.5'], **pipes) as process:
         assert process.stdout.readline() == 'True\n'
-        mine, began = leases.Lease(tmp_path / 'run', patience=1.5), time.monotonic()
+        mine, began = shared.Lease(tmp_path / 'run', patience=1.5), time.monotonic()
         while time.monotonic() - began < 3:
             assert not mine.take(), 'it beats'
             time.sleep(0.2)
@@ -341,7 +340,7 @@ def test_of_many_that_take_over_one_wins(tmp_path):
     won, start = [], threading.Barrier(8)
 
     def take() -> None:
-        mine = leases.Lease(tmp_path / 'run')
+        mine = shared.Lease(tmp_path / 'run')
         start.wait()
         won.append((mine.take(), mine))
 
@@ -401,14 +400,31 @@ def test_time_left_is_that_of_the_most_similar_runs(tmp_path):
     project = Project(tmp_path)
     first, second, third = load_grid(project.grid(axes={'mode': ['fine'], 'seed': [0, 1, 2]})).runs
     times = Times()
-    assert times.left([first], [], jobs=1) is None
+    assert str(times.left([first], [], jobs=1)) == '1 run of a kind not timed yet'
     times.add(first, 10.0)
     times.add(first, 20.0)
-    assert times.left([second, third], [], jobs=1) == 30.0
-    assert times.left([second], [(third, 5.0)], jobs=2) == 15.0, 'the longest, not the mean'
-    assert [duration(seconds) for seconds in (None, 4, 600, 15_000, 200_000)] == [
-        *('?', '4 s', '10 min', '4 h 10 min', '2 d 8 h')
-    ]
+    assert times.left([second, third], [], jobs=1) == TimeLeft(30.0)
+    assert times.left([second], [(third, 5.0)], jobs=2) == TimeLeft(15.0), 'the longest, not the mean'
+    assert [duration(seconds) for seconds in (4, 600, 15_000, 200_000)] == ['4 s', '10 min', '4 h 10 min', '2 d 8 h']
+
+
+def test_time_left_says_what_it_does_not_know():
+    """Linear probing takes seconds, and says nothing of methods that train the whole network."""
+    times, searching = Times(), {'search_trials': 8}
+    for seed in range(3):
+        times.add(a_run('linear_probing', seed), 5.0)
+    left = [a_run(method, seed) for method in ('linear_probing', 'lora', 'full_ft') for seed in (3, 4)]
+    assert str(times.left(left, [], jobs=1)) == '10 s to go, and 4 runs of a kind not timed yet'
+    times.add(a_run('lora', 2, **searching), 700.0, search_seconds=600.0)
+    times.add(a_run('full_ft', 2), 150.0)
+    assert str(times.left(left, [], jobs=1)) == '8 min to go'
+    first = a_run('full_ft', 0, **searching)
+    assert times.expected(first) == 150 + 150 * 600 / 100, 'a search takes as many runs as that of another method'
+    assert times.expected(a_run('lora', 1, **searching)) == 100, 'the search of its group is done'
+    # A record whose search another run made tells nothing wrong of runs.
+    fresh = Times()
+    fresh.add(a_run('lora', 1, **searching), 100.0, search_seconds=600.0)
+    assert fresh.expected(a_run('lora', 2, **searching)) == 100
 
 
 def invented_study(seed: int) -> tuple[list, dict, dict]:
@@ -442,13 +458,13 @@ def test_time_left_is_right_within_a_quarter_from_early_on(tmp_path, seed):
     for number, run in enumerate(runs[:-1]):
         times.add(run, spent[number], 2 * here[run.hash])
         if number >= 1:
-            assert abs(times.left(runs[number + 1 :], [], jobs=1) / sum(spent[number + 1 :]) - 1) < 0.6
+            assert abs(times.left(runs[number + 1 :], [], jobs=1).seconds / sum(spent[number + 1 :]) - 1) < 0.6
         if number >= len({run.group for run in runs}):
-            assert abs(times.left(runs[number + 1 :], [], jobs=1) / sum(spent[number + 1 :]) - 1) < 0.25
+            assert abs(times.left(runs[number + 1 :], [], jobs=1).seconds / sum(spent[number + 1 :]) - 1) < 0.25
 
 
-def a_run(method: str, seed: int = 0, dataset: str = 'ham10000') -> Run:
-    parameters = {'dataset': dataset, 'backbone': 'vit', 'method': method, 'seed': seed}
+def a_run(method: str, seed: int = 0, dataset: str = 'ham10000', **more) -> Run:
+    parameters = {'dataset': dataset, 'backbone': 'vit', 'method': method, 'seed': seed, **more}
     return Run(f'{method}{seed}{dataset}', 'vit', 'vit', parameters, parameters, '', None)
 
 
@@ -527,7 +543,7 @@ def test_time_left_of_the_demo_is_right_within_a_quarter_from_the_first_minute_o
         clock, run, spent = ended
         times.add(run, spent)
         running = [(other, clock - (end - whole)) for end, other, whole in busy]
-        shown.append((clock, times.left([run for run, _ in waiting], running, jobs=2)))
+        shown.append((clock, times.left([run for run, _ in waiting], running, jobs=2).seconds))
     compared = [(left, clock - at) for at, left in shown if at > 60 and clock - at > 0.1 * clock]
     assert len(compared) > 30
     assert [pair for pair in compared if abs(pair[0] / pair[1] - 1) > 0.25] == []
@@ -535,8 +551,8 @@ def test_time_left_of_the_demo_is_right_within_a_quarter_from_the_first_minute_o
 
 def test_progress_is_a_line_a_run_where_there_is_no_terminal(capsys):
     progress = Progress('tiny')
-    progress.show(Counts(done=1), 3.0)
-    progress.ended('done  toy', Counts(done=1, left=3), 60.0, notable=False)
+    progress.show(Counts(done=1), TimeLeft(3.0))
+    progress.ended('done  toy', Counts(done=1, left=3), TimeLeft(60.0), notable=False)
     assert capsys.readouterr().out == '[1/4] done  toy · 60 s to go\n'
 
 
@@ -547,8 +563,8 @@ def test_progress_is_a_bar_on_a_terminal():
 
     terminal = Terminal()
     progress = Progress('tiny', terminal)
-    progress.show(Counts(1, 2, 0, 4, 5), 600.0)
-    progress.ended('failed  toy', Counts(1, 2, 0, 4, 5), None, notable=True)
+    progress.show(Counts(1, 2, 0, 4, 5), TimeLeft(600.0))
+    progress.ended('failed  toy', Counts(1, 2, 0, 4, 5), TimeLeft(0, 9), notable=True)
     progress.close()
     assert 'tiny: 3/12' in terminal.getvalue() and '2 failed · 4 running · 10 min to go' in terminal.getvalue()
     assert 'failed  toy\n' in terminal.getvalue()

@@ -18,9 +18,9 @@ from types import SimpleNamespace
 import pytest
 from study_project import FINISH, START, TRAINS, WORK, Project, write_notebook
 
-from medpeft_utils.core.leases import Lease
+from medpeft_utils.core.shared import Lease
 from medpeft_utils.study.machine import cores
-from medpeft_utils.study.processes import process_mark
+from medpeft_utils.study.processes import is_alive
 
 KILLS = int(os.environ.get('MEDPEFT_KILLS', 20))
 linux = pytest.mark.skipif(not Path('/proc/self').exists(), reason='needs Linux')
@@ -60,7 +60,7 @@ def test_every_way_to_end_is_recorded_as_what_it_was(project):
     large = found['large/1.0/0']
     assert large['attempt'] == 2 and "can't allocate memory" in large['error']['message'], 'there may be room later'
     forked = next(project.results.glob('tiny/runs/*/*/child'))
-    assert process_mark(int(forked.read_text())) is None, 'a process that a run left behind still lives'
+    assert not is_alive(int(forked.read_text())), 'a process that a run left behind still lives'
 
     # Once more: nothing is started, and what failed is not tried again unless asked for.
     before = len(project.events())
@@ -174,11 +174,11 @@ def test_kernels_end_with_their_runner(project):
     process = project.start('run', 'tiny')
     began = wait_for(lambda: next(project.results.glob('tiny/runs/*/*/began'), None))
     kernel = int(wait_for(began.read_text))
-    assert process_mark(kernel) is not None
+    assert is_alive(kernel)
     assert 'running' in project.medpeft('status', 'tiny')
     process.kill()
     process.communicate()
-    wait_for(lambda: process_mark(kernel) is None, seconds=20)
+    wait_for(lambda: not is_alive(kernel), seconds=20)
     assert 'running' not in project.medpeft('status', 'tiny')
 
 
@@ -191,9 +191,9 @@ def test_what_a_notebook_left_running_ends_with_whoever_is_killed(project, victi
     process = project.start('run', 'tiny', '--limit', '1')
     path = wait_for(lambda: next(project.results.glob('tiny/runs/*/*/child'), None))
     daemon = int(wait_for(path.read_text))
-    assert process_mark(daemon) is not None
+    assert is_alive(daemon)
     os.kill(process.pid if victim == 'runner' else _descendants(process.pid, 1)[0], signal.SIGKILL)
-    wait_for(lambda: process_mark(daemon) is None, seconds=20)
+    wait_for(lambda: not is_alive(daemon), seconds=20)
     process.kill()
     process.communicate()
 

@@ -286,8 +286,7 @@ def answered(folder: StudyFolder, with_older: bool = False) -> tuple[Evidence, P
     from medpeft_utils.compare.evidence import gather
     from medpeft_utils.compare.sections import page_of
     from medpeft_utils.compare.study import GRID
-    from medpeft_utils.study.grid import load_grid
-    from medpeft_utils.study.splits import identified, known
+    from medpeft_utils.study.grid import identified, known, load_grid
 
     runs = identified(load_grid(folder.root / GRID).runs, known(folder))
     keys = set(read_json(folder.root / LATEST) or [])
@@ -327,4 +326,4 @@ def report(profile: str, results: Path, figures: Path, by: tuple[str, ...], only
     elif only:
         draw(profile, results, figures, only)
     else:
-        commands.report.callback(profile, results, figures, by)
+        commands.render(profile, results, figures, by)

@@ -18,10 +18,9 @@ import yaml
 from medpeft_utils.core.files import write_bytes
 from medpeft_utils.core.hashing import json_digest
 from medpeft_utils.study.check import check
-from medpeft_utils.study.grid import Grid, Run, load_grid
+from medpeft_utils.study.grid import Grid, Run, identified, known, load_grid
 from medpeft_utils.study.identity import without_places
 from medpeft_utils.study.paths import StudyFolder
-from medpeft_utils.study.splits import identified, known
 
 GRID, PAGE = 'compare.yaml', 'answer'  # the page is answer.html and answer.md
 IDENTITY = ['image', 'label', 'group', 'sha256']  # columns of the manifest that make the data what they are

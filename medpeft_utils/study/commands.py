@@ -1,4 +1,4 @@
-"""`medpeft run`, `retry`, `stop`, `status`, `show`, `events` and `report`."""
+"""`medpeft run`, `retry`, `stop`, `status`, `show` and `events`, and what other commands have in common with them."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ import click
 
 from medpeft_utils.core.errors import BadInput
 from medpeft_utils.core.files import write_bytes
-from medpeft_utils.core.yaml_files import parse_yaml
-from medpeft_utils.study.grid import Grid, Run, dump, load_grid, selected
+from medpeft_utils.core.schema import parse_yaml
+from medpeft_utils.study.grid import Grid, Run, dump, identified, known, load_grid, selected
 from medpeft_utils.study.paths import StudyFolder, find_grid, notebooks_folder, project_root
-from medpeft_utils.study.splits import identified, known, prepare
 
 if TYPE_CHECKING:
     from medpeft_utils.study.progress import Progress
@@ -56,7 +55,7 @@ class Seconds(click.FloatRange):
 
 
 class Jobs(click.IntRange):
-    """A number, or 'auto', which is 0 (`room.AUTO`)."""
+    """A number, or 'auto', which is 0 (`queue.AUTO`)."""
 
     name = 'N|auto'
 
@@ -72,51 +71,40 @@ def typed_pairs(context: click.Context, option: click.Parameter, values: tuple[s
     }
 
 
+def _together(*options: Callable) -> Callable:
+    """Several options as one decorator."""
+
+    def decorate(command: Callable) -> Callable:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
 KEY_VALUE = {'multiple': True, 'metavar': 'KEY=VALUE'}
 settings_option = click.option('--set', 'settings', callback=typed_pairs, help='A parameter of all runs.', **KEY_VALUE)
-
-
-def _grid_options(command: Callable) -> Callable:
-    """What every command takes that works on a grid."""
-    options = (
-        click.argument('name', metavar='GRID'),
-        click.option('--only', '--where', 'only', callback=pairs, help='Only runs with this value.', **KEY_VALUE),
-        settings_option,
-        click.option('--profile', default='', help='Another name for the study than the grid file gives.'),
-        RESULTS,
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
-def run_options(command: Callable) -> Callable:
-    """What every command takes that executes runs."""
-    options = (
-        click.option(
-            '--jobs',
-            default='1',
-            show_default=True,
-            type=Jobs(1),
-            help="Runs at a time; 'auto' for as many as fit in the memory of the cards, or of the machine.",
-        ),
-        click.option(
-            '--threads',
-            default=0,
-            type=click.IntRange(0),
-            help='Threads of a run  [default: OMP_NUM_THREADS, else cores / jobs].',
-        ),
-        click.option('--data-root', type=click.Path(path_type=Path), help='Folder of the published downloads.'),
-        click.option('--limit', type=click.IntRange(1), help='Start at most this many runs.'),
-        click.option('--time-limit', type=Seconds(1), help='Seconds after which a run is ended.'),
-        click.option(
-            '--kept', type=click.Path(path_type=Path), help='records.jsonl of an earlier machine; its runs are done.'
-        ),
-        click.option('--plain-kernels', is_flag=True, help='A new kernel for every run: slow but portable.'),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
+# What every command takes that works on a grid.
+_grid_options = _together(
+    click.argument('name', metavar='GRID'),
+    click.option('--only', '--where', 'only', callback=pairs, help='Only runs with this value.', **KEY_VALUE),
+    settings_option,
+    click.option('--profile', default='', help='Another name for the study than the grid file gives.'),
+    RESULTS,
+)
+JOBS_HELP = "Runs at a time; 'auto' for as many as fit in the memory of the cards, or of the machine."
+THREADS_HELP = 'Threads of a run  [default: OMP_NUM_THREADS, else cores / jobs].'
+KEPT_HELP = 'records.jsonl of an earlier machine; its runs are done.'
+# What every command takes that executes runs.
+run_options = _together(
+    click.option('--jobs', default='1', show_default=True, type=Jobs(1), help=JOBS_HELP),
+    click.option('--threads', default=0, type=click.IntRange(0), help=THREADS_HELP),
+    click.option('--data-root', type=click.Path(path_type=Path), help='Folder of the published downloads.'),
+    click.option('--limit', type=click.IntRange(1), help='Start at most this many runs.'),
+    click.option('--time-limit', type=Seconds(1), help='Seconds after which a run is ended.'),
+    click.option('--kept', type=click.Path(path_type=Path), help=KEPT_HELP),
+    click.option('--plain-kernels', is_flag=True, help='A new kernel for every run: slow but portable.'),
+)
 
 
 def _open(name: str, only: dict, settings: dict, profile: str, results: Path) -> tuple[Grid, list[Run], StudyFolder]:
@@ -139,13 +127,13 @@ def run(
     name: str, only: dict, settings: dict, profile: str, results: Path, dry_run: bool, executor: str, **options: Any
 ) -> None:
     """Execute the runs of GRID (a name such as demo, or a file), except those that are done."""
+    from medpeft_utils.study.check import check
+
     grid, runs, folder = _open(name, only, settings, profile, results)
     array = {key: options.pop(key) for key in ('workers', 'asked', 'slurm_header')}
     if executor == 'slurm':
         _send(grid, runs, folder, only, dry_run, array, options)
     elif dry_run:
-        from medpeft_utils.study.check import check
-
         check(grid, runs)
         click.echo('\n'.join(f'{run.hash}  {run.label}' for run in runs))
     else:
@@ -163,7 +151,7 @@ def _send(
 ) -> None:
     """Check the grid and pack the data here, then let SLURM do the runs."""
     from medpeft_utils.study import slurm
-    from medpeft_utils.study.check import check
+    from medpeft_utils.study.check import check, prepare
 
     slurm.check_settings(array['asked'])
     check(grid, runs)
@@ -171,9 +159,8 @@ def _send(
     command += [word for name, value in only.items() for word in ('--only', f'{name}={value}')]
     command += ['--jobs', str(options['jobs'] or 'auto')]
     for name in ('threads', 'time_limit', 'data_root', 'kept'):
-        if options[name]:
-            value = options[name].resolve() if isinstance(options[name], Path) else options[name]
-            command += [f'--{name.replace("_", "-")}', str(value)]
+        if value := options[name]:
+            command += [f'--{name.replace("_", "-")}', str(value.resolve() if isinstance(value, Path) else value)]
     command += ['--plain-kernels'] if options['plain_kernels'] else []
     asked = slurm.Array(array['workers'], array['asked'], slurm.header_of(array['slurm_header']), command)
     if dry_run:
@@ -227,7 +214,7 @@ def execute(
 ) -> None:
     """Check, make the data ready, run, and report the result by a line and by the exit code."""
     from medpeft_utils.study import records
-    from medpeft_utils.study.check import check
+    from medpeft_utils.study.check import check, prepare
     from medpeft_utils.study.progress import Progress
     from medpeft_utils.study.runner import Options, Runner
     from medpeft_utils.study.slurm import Job
@@ -236,7 +223,7 @@ def execute(
     runs = identified(runs, prepare(runs, folder, options['data_root'], click.echo))
     if kept:
         click.echo(f'{kept}: {records.adopt(kept, [run.hash for run in runs], folder.root)} runs taken as done')
-    earlier = options.pop('earlier', None) or kept or project_root() / 'figures' / grid.profile / 'records.jsonl'
+    earlier = options.pop('earlier', None) or kept or _records_of(grid)
     job = Job() if in_slurm else None
     chosen = Options(plain=plain_kernels, earlier=earlier, job=job, **options)
     progress = Progress(grid.profile)
@@ -256,6 +243,13 @@ def execute(
         raise SystemExit(INTERRUPTED_EXIT)
     if counts.failed or counts.died:
         raise SystemExit(FAILED_EXIT)
+
+
+def _records_of(grid: Grid) -> Path:
+    """Records that are kept of a grid, under whatever profile it is run now; they tell how long its runs take."""
+    figures = project_root() / 'figures'
+    paths = [figures / name / 'records.jsonl' for name in (grid.profile, grid.path.stem)]
+    return next((path for path in paths if path.is_file()), paths[0])
 
 
 class Drawing:
@@ -351,13 +345,12 @@ def events(profile: str, follow: bool, results: Path) -> None:
         click.echo(line)
 
 
-@click.command()
-@click.argument('profile')
-@RESULTS
-@FIGURES
-@click.option('--by', multiple=True, help='Subgroups: a column, or one with cuts: sex, age:60. Default: these two.')
-def report(profile: str, results: Path, figures: Path, by: tuple[str, ...]) -> None:
-    """Render the figures and tables of PROFILE from its records."""
+def render(profile: str, results: Path, figures: Path, by: tuple[str, ...]) -> None:
+    """Render all figures and tables of a study from its records.
+
+    Args:
+        by: subgroups: a column, or one with cuts (sex, age:60).
+    """
     import papermill
 
     from medpeft_utils.study import records
@@ -373,13 +366,6 @@ def report(profile: str, results: Path, figures: Path, by: tuple[str, ...]) -> N
     parameters |= {'by': ','.join(by)} if by else {}
     target.mkdir(parents=True, exist_ok=True)
     with own_sockets() as config:
-        papermill.execute_notebook(
-            notebook,
-            target / 'figures_and_tables.ipynb',
-            parameters,
-            kernel_name='python3',
-            language='python',
-            progress_bar=False,
-            config=config,
-        )
+        kernel = {'kernel_name': 'python3', 'language': 'python', 'progress_bar': False, 'config': config}
+        papermill.execute_notebook(notebook, target / notebook.name, parameters, **kernel)
     click.echo(f'figures and tables of {profile}: {target}')

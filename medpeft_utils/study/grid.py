@@ -27,11 +27,13 @@ exist yet: its runs are counted as not available.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import json
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
@@ -41,11 +43,17 @@ import yaml
 
 from medpeft_utils.core.code import Code
 from medpeft_utils.core.errors import BadInput, short
-from medpeft_utils.core.schema import checked
-from medpeft_utils.core.yaml_files import parse_yaml
-from medpeft_utils.study.identity import code_version, run_hash, without_places
-from medpeft_utils.study.notebook import NO_DEFAULT, ExperimentNotebook, read_notebook
-from medpeft_utils.study.paths import experiments_folder
+from medpeft_utils.core.files import read_json
+from medpeft_utils.core.schema import checked, parse_yaml
+from medpeft_utils.study.identity import (
+    NO_DEFAULT,
+    ExperimentNotebook,
+    code_version,
+    read_notebook,
+    run_hash,
+    without_places,
+)
+from medpeft_utils.study.paths import StudyFolder, experiments_folder
 
 TOP = {'profile', 'title', 'defaults', 'preload', 'experiments', 'notebooks'}
 MOST_RUNS = 20_000
@@ -318,6 +326,35 @@ def _run(entry: dict[str, Any], given: dict[str, Any], notebook: ExperimentNoteb
         code=version,
         notebook=notebook.path if notebook else None,
     )
+
+
+def key_of(parameters: dict[str, Any]) -> str | None:
+    """Names a split: dataset, split seed, folds, number of image-text pairs; None where the code alone decides.
+
+    Synthetic data follow from the code, which is in the identity already; any other dataset may change on disk.
+    """
+    dataset = parameters.get('dataset')
+    if not dataset or 'split_seed' not in parameters or str(dataset).startswith('synthetic_'):
+        return None
+    pairs = [parameters['training_pairs']] if 'training_pairs' in parameters else []
+    folds = [{'folds': parameters['folds']}] if parameters.get('folds') else []
+    return json.dumps([dataset, parameters['split_seed'], *pairs, *folds])
+
+
+def known(folder: StudyFolder) -> dict[str, str]:
+    """The splits that a study has been run with, as far as data were available."""
+    return read_json(folder.splits) or {}
+
+
+def identified(runs: Iterable[Run], splits: dict[str, str]) -> list[Run]:
+    """The runs with the hash of their data's split in their identity, where it is known."""
+    found = []
+    for run in runs:
+        if split := splits.get(key_of(run.parameters) or ''):
+            identity = run_hash(run.experiment, run.parameters, run.code, split)
+            run = dataclasses.replace(run, hash=identity, split=split)
+        found.append(run)
+    return found
 
 
 def selected(runs: list[Run], only: dict[str, str]) -> list[Run]:

@@ -1,18 +1,140 @@
-"""What makes a run the run it is: its experiment and parameters, the code that decides its result, the data's split."""
+"""What makes a run the run it is: its notebook's code and parameters, the package's code, and the data's split."""
 
 from __future__ import annotations
 
+import ast
+import re
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from medpeft_utils.core.code import Code, essence, fingerprint, imported
-from medpeft_utils.core.files import plain
+from medpeft_utils.core.errors import BadInput
+from medpeft_utils.core.files import parse_json, plain
 from medpeft_utils.core.hashing import digest, json_digest
-from medpeft_utils.study.notebook import read_notebook
+from medpeft_utils.core.schema import checked
+from medpeft_utils.core.values import TYPES, typed
 
+NO_DEFAULT = object()
 # Where a run's files lie says nothing about its result; the data themselves are identified by their split.
 PLACES = 'record_folder', 'data_folder'
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One line of the `parameters` cell: `name: type = default`.
+
+    Args:
+        type: a name of `TYPES`, or '' where the line tells none.
+        default: `NO_DEFAULT` where a grid must give the value.
+    """
+
+    name: str
+    type: str
+    default: Any
+
+    def cast(self, value: Any) -> Any:
+        """The value in the notebook's type, hence 1 and 1.0 are one run. Raises BadInput where it has another."""
+        return typed(self.name, self.type, value) if self.type else value
+
+
+@dataclass(frozen=True)
+class ExperimentNotebook:
+    """The parts of a notebook file that a grid is checked and a run identified by."""
+
+    path: Path
+    parameters: dict[str, Parameter]
+    code: str
+
+
+def read_notebook(path: Path) -> ExperimentNotebook:
+    """Read a notebook's parameters and code. Raises BadInput where it is none, or its code is no Python."""
+    from pydantic import BaseModel, Field
+
+    class Cell(BaseModel):
+        cell_type: str
+        source: str | list[str] = ''
+        metadata: dict[str, Any] = Field(default_factory=dict)
+
+    class Notebook(BaseModel):
+        cells: list[Cell]
+
+    try:
+        content = parse_json(path.read_bytes())
+    except (ValueError, OSError) as error:
+        raise BadInput(f'{path} is no notebook: {error}') from error
+    code, parameters = [], {}
+    for number, cell in enumerate(checked(Notebook, content, f'{path} is no notebook').cells):
+        source = cell.source if isinstance(cell.source, str) else ''.join(cell.source)
+        if cell.cell_type != 'code':
+            continue
+        if 'parameters' in (cell.metadata.get('tags') or []):
+            parameters = read_parameters(source, path)
+        else:  # defaults are no part of the code: every run records all of its parameters
+            code.append(_as_python(source, f'{path}, cell {number}'))
+    return ExperimentNotebook(path, parameters, '\n'.join(code))
+
+
+def _as_python(source: str, where: str) -> str:
+    """A cell's code as Python: lines of magics left out, other IPython syntax as the calls that it stands for.
+
+    Raises BadInput where it is neither: the run would fail in that cell.
+    """
+    plain = '\n'.join(line for line in source.splitlines() if not re.match(r'\s*[%!]', line))
+    if not source.lstrip().startswith('%%') and _syntax_fault(plain) is None:
+        return plain
+    from IPython.core.inputtransformer2 import TransformerManager
+
+    try:
+        code = TransformerManager().transform_cell(source)
+    except (SyntaxError, ValueError, RecursionError):
+        code = source
+    if fault := _syntax_fault(code):
+        raise BadInput(f'{where}: {fault}')
+    return code
+
+
+def _syntax_fault(source: str) -> str | None:
+    try:
+        ast.parse(source)
+    except SyntaxError as error:
+        return f'{error.msg} in line {error.lineno}: {(error.text or "").strip()[:60]!r}'
+    except (ValueError, RecursionError, MemoryError) as error:
+        return f'cannot be read as Python ({error})'
+    return None
+
+
+def read_parameters(source: str, path: Path | str = '') -> dict[str, Parameter]:
+    """The parameters that a cell declares, in its order. Raises BadInput for a line that is none."""
+    if fault := _syntax_fault(source):
+        raise BadInput(f'{path}, the parameters cell: {fault}')
+    declared = {}
+    for line in ast.parse(source).body:
+        if isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant):
+            continue  # words on the cell
+        name, annotation, value = _declaration(line)
+        if not name:
+            raise BadInput(f'{path}: {ast.unparse(line)!r} in the parameters cell is not `name: type = value`')
+        default = NO_DEFAULT if value is None else _literal(value, path)
+        kind = annotation or type(default).__name__
+        declared[name] = Parameter(name, kind if kind in TYPES else '', default)
+    return declared
+
+
+def _declaration(line: ast.stmt) -> tuple[str, str, ast.expr | None]:
+    if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name):
+        return line.target.id, ast.unparse(line.annotation), line.value
+    if isinstance(line, ast.Assign) and len(line.targets) == 1 and isinstance(line.targets[0], ast.Name):
+        return line.targets[0].id, '', line.value
+    return '', '', None
+
+
+def _literal(value: ast.expr, path: Path | str) -> Any:
+    try:
+        return ast.literal_eval(value)
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
+        raise BadInput(f'{path}: {ast.unparse(value)!r} in the parameters cell is not a plain value') from error
 
 
 def notebook_code(path: Path) -> str:

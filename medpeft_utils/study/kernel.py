@@ -7,7 +7,8 @@ pipe. When papermill launches a kernel, `ForkedProvisioner` hands it the connect
 from __future__ import annotations
 
 import asyncio
-import json
+import contextlib
+import multiprocessing
 import os
 import signal
 import sys
@@ -22,7 +23,7 @@ from medpeft_utils.study.processes import die_with, kill
 NAME = 'medpeft-forked'
 
 
-class ForkedKernel:
+class ForkedKernel(multiprocessing.get_context('fork').Process):
     """A forked child that becomes an IPython kernel when it is told its connection file.
 
     It has the face of `subprocess.Popen` that jupyter_client asks of a process.
@@ -31,63 +32,53 @@ class ForkedKernel:
     stdin = stdout = stderr = None
 
     def __init__(self, threads: int):
-        parent, (read, write) = os.getpid(), os.pipe()
-        self.returncode: int | None = None
-        self.pid = os.fork()
-        if self.pid == 0:
-            os.close(write)
-            _wait_and_serve(read, parent, threads)
-        os.close(read)
-        self._orders = write
+        super().__init__()
+        self.threads = threads
+        self.told, self._orders = multiprocessing.Pipe(duplex=False)
+        self.start()
+        self.told.close()
+
+    def run(self) -> None:
+        """The child's life: never returns into what its parent was doing."""
+        code = 1
+        try:
+            self._orders.close()
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # this process' parent ends its descendants by it
+            die_with(self._parent_pid)
+            os.setpgid(0, 0)  # its own children, such as data loaders, are killed with it
+            with contextlib.suppress(EOFError):  # the run ended before it needed a kernel
+                serve(*self.told.recv(), self.threads)
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
 
     def connect(self, connection_file: str, folder: str) -> None:
         """Let it serve the sockets that are named in a connection file, in `folder`."""
-        with os.fdopen(self._orders, 'w') as orders:
-            orders.write(json.dumps({'file': connection_file, 'folder': folder}) + '\n')
+        self._orders.send((connection_file, folder))
+
+    @property
+    def returncode(self) -> int | None:
+        """Exit code, negative for a signal; None while it runs."""
+        return self.exitcode
 
     def poll(self) -> int | None:
-        """Exit code, negative for a signal; None while it runs."""
-        if self.returncode is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                self.returncode = os.waitstatus_to_exitcode(status)
-        return self.returncode
+        return self.exitcode
 
-    def wait(self) -> int:
-        if self.returncode is None:
-            self.returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-        return self.returncode
+    def wait(self) -> int | None:
+        self.join()
+        return self.exitcode
 
     def send_signal(self, number: int) -> None:
-        if self.poll() is None:
+        if self.exitcode is None:
             os.kill(self.pid, number)
-
-    def terminate(self) -> None:
-        self.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
         kill(self.pid, group=True)
-        self.send_signal(signal.SIGKILL)
-
-
-def _wait_and_serve(read: int, parent: int, threads: int) -> None:
-    """The child's life: never returns into what its parent was doing."""
-    code = 1
-    try:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # this process' parent ends its descendants by it
-        die_with(parent)
-        os.setpgid(0, 0)  # its own children, such as data loaders, are killed with it
-        with os.fdopen(read) as orders:
-            line = orders.readline()
-        if line:
-            serve(**json.loads(line), threads=threads)
-        code = 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        super().kill()
 
 
 def serve(file: str, folder: str, threads: int) -> None:

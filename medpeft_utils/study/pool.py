@@ -13,7 +13,6 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from multiprocessing import connection, resource_tracker, util
 from pathlib import Path
 from typing import Any
@@ -34,33 +33,8 @@ USUAL = [
 ]
 
 
-@dataclass
-class Event:
-    """What a pool has to report: kind 'ready', 'started' or 'ended'.
-
-    Args:
-        run: which run; '' for 'ready'.
-        details: of 'ready' seconds and faults; of 'started' the pid; of 'ended' the exit code, negative for a signal.
-    """
-
-    kind: str
-    run: str = ''
-    details: dict[str, Any] = field(default_factory=dict)
-
-
 class PoolDied(MedpeftError):
     """The process from which runs are forked keeps ending."""
-
-
-def child_environment(threads: int) -> dict[str, str]:
-    """The environment of runs: threads, figures within the notebook, and no look at a graphics card before a fork."""
-    return {
-        **thread_variables(threads),
-        'MPLBACKEND': BACKEND,
-        'PYTORCH_NVML_BASED_CUDA_CHECK': '1',
-        'PYDEVD_DISABLE_FILE_VALIDATION': '1',
-        'PYTHONPATH': os.pathsep.join(path for path in [_package_parent(), os.environ.get('PYTHONPATH', '')] if path),
-    }
 
 
 @contextlib.contextmanager
@@ -73,10 +47,6 @@ def _environment(**given: str) -> Iterator[None]:
     finally:
         os.environ.clear()
         os.environ.update(before)
-
-
-def _package_parent() -> str:
-    return str(Path(__file__).resolve().parents[2])
 
 
 class Pool:
@@ -98,15 +68,27 @@ class Pool:
         self.folder = worker.socket_folder()
         # After the finalizer of `multiprocessing` (-100), which wants to remove its sockets in that folder itself.
         util.Finalize(None, shutil.rmtree, args=(self.folder, True), exitpriority=-200)
-        self._environment = child_environment(threads)
+        above = str(Path(__file__).resolve().parents[2])
+        self._environment = {  # threads, figures within the notebook, and no look at a graphics card before a fork
+            **thread_variables(threads),
+            'MPLBACKEND': BACKEND,
+            'PYTORCH_NVML_BASED_CUDA_CHECK': '1',
+            'PYDEVD_DISABLE_FILE_VALIDATION': '1',
+            'PYTHONPATH': os.pathsep.join(filter(None, (above, os.environ.get('PYTHONPATH')))),
+        }
         self._others = set(children())  # of whoever uses this pool; not ours to end
-        self._events = [] if self.forked else [Event('ready', details={'ready': 0.0, 'faults': []})]
         adopt_orphans()
         with _environment(PYTHONWARNINGS='ignore:resource_tracker'):  # of semaphores of kernels, which it removes
             resource_tracker.ensure_running()
 
-    def start(self, job: dict[str, Any]) -> None:
-        """Start a run's process. Raises PoolDied where the fork server ends again and again."""
+    def start(self, job: dict[str, Any]) -> dict[str, Any] | None:
+        """Start a run's process.
+
+        Returns:
+            The report of a fork server that has just got ready (seconds, imports that failed); else None.
+        Raises:
+            PoolDied: the fork server ends again and again.
+        """
         for _ in range(MOST_RESTARTS):
             process = self.context.Process(target=worker.be_worker, args=(job, self.forked), name=job['run'])
             try:
@@ -119,12 +101,11 @@ class Pool:
             log = self.folder / fork_server.OUTPUT
             last = log.read_text(errors='replace')[-2000:] if log.is_file() else ''
             raise PoolDied(f'the process that starts runs ended {MOST_RESTARTS} times; it said: {last}')
-        if about := read_json(self.folder / fork_server.REPORT):
-            with contextlib.suppress(OSError):
-                (self.folder / fork_server.REPORT).unlink()
-            self._events.append(Event('ready', details=about))
         self.processes[job['run']] = process
-        self._events.append(Event('started', job['run'], {'pid': process.pid}))
+        report = read_json(self.folder / fork_server.REPORT)
+        with contextlib.suppress(OSError):
+            (self.folder / fork_server.REPORT).unlink()
+        return report
 
     @contextlib.contextmanager
     def _inherited(self) -> Iterator[None]:
@@ -149,36 +130,27 @@ class Pool:
 
     def kill(self, run: str) -> None:
         """End a run's process with its kernel; `wait` reports it as ended."""
-        if run in self.processes:
-            self._end(self.processes[run])
-
-    def _end(self, process: multiprocessing.Process) -> None:
         import psutil
 
-        try:
-            members = psutil.Process(process.pid).children(recursive=True)
-        except psutil.NoSuchProcess:
+        if run in self.processes:
             members = []
-        process.kill()
-        for member in members:
-            kill(member.pid)
+            with contextlib.suppress(psutil.NoSuchProcess):
+                members = psutil.Process(self.processes[run].pid).children(recursive=True)
+            self.processes[run].kill()
+            for member in members:
+                kill(member.pid)
 
-    def wait(self, seconds: float) -> list[Event]:
-        """What has happened, as soon as something has, at most after `seconds`."""
-        sentinels = {process.sentinel: run for run, process in self.processes.items()}
-        if not self._events and sentinels:
-            ready = connection.wait(list(sentinels), seconds)
-        elif not self._events:
-            ready = time.sleep(seconds) or []
-        else:
-            ready = connection.wait(list(sentinels), 0) if sentinels else []
-        ended = [(sentinels[sentinel], self.processes.pop(sentinels[sentinel])) for sentinel in ready]
-        for _, process in ended:
+    def wait(self, seconds: float) -> dict[str, int]:
+        """Runs that have ended, with exit codes (negative for a signal): once one has, or none after `seconds`."""
+        if not self.processes:
+            time.sleep(seconds)
+        runs = {process.sentinel: run for run, process in self.processes.items()}
+        ended = {runs[sentinel]: self.processes.pop(runs[sentinel]) for sentinel in connection.wait([*runs], seconds)}
+        for process in ended.values():
             process.join()
         if ended:
             self._end_orphans()
-        events, self._events = self._events, []
-        return [*events, *(Event('ended', run, {'code': process.exitcode}) for run, process in ended)]
+        return {run: process.exitcode for run, process in ended.items()}
 
     def _end_orphans(self) -> None:
         """Kill what a run left behind that was killed itself, before its place is taken by another.
@@ -195,8 +167,8 @@ class Pool:
 
     def close(self) -> None:
         """End all that runs, and return when it is gone. The fork server ends with this process."""
-        for process in self.processes.values():
-            self._end(process)
+        for run in self.processes:
+            self.kill(run)
         for process in self.processes.values():
             process.join(10)
         self._end_orphans()

@@ -66,7 +66,7 @@ def children(pid: int | None = None) -> list[int]:
     return members
 
 
-def end_descendants(spared: frozenset[int] | set[int] = frozenset(), seconds: float = 5.0) -> None:
+def end_descendants(spared: set[int] = frozenset(), seconds: float = 5.0) -> None:
     """Kill all children but the spared ones, and theirs in turn: those become this process' own (`adopt_orphans`)."""
     deadline = time.monotonic() + seconds
     while (members := [pid for pid in children() if pid not in spared]) and time.monotonic() < deadline:
@@ -82,35 +82,10 @@ def kill(pid: int, group: bool = False) -> None:
         (os.killpg if group else os.kill)(pid, signal.SIGKILL)
 
 
-def ask_children_to_end() -> None:
-    """SIGTERM to the direct children: a training writes its checkpoint first."""
+def is_alive(pid: int) -> bool:
+    """Whether there is such a process, and not only what is left of one that its parent has not looked at yet."""
     import psutil
 
-    for child in psutil.Process().children():
-        with contextlib.suppress(psutil.Error):
-            child.terminate()
-
-
-def process_mark(pid: int) -> float | None:
-    """When a process began, which with its id names it for good; None where there is none, or only a zombie."""
-    if LINUX:  # clock ticks since the boot: unlike a time of day, never adjusted
-        try:
-            fields = Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()
-        except (FileNotFoundError, ProcessLookupError):
-            return None
-        return None if fields[0] in 'ZX' else float(fields[19])
-    import psutil
-
-    try:
-        process = psutil.Process(pid)
-        return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
-    except psutil.Error:
-        return None
-
-
-def process_space() -> str:
-    """Names the namespace of processes on this machine within which an id means one process, as in containers."""
-    try:
-        return f'{Path("/proc/self/ns/pid").stat().st_ino:x}'
-    except OSError:
-        return '0'
+    with contextlib.suppress(psutil.Error):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    return False

@@ -11,10 +11,7 @@ from dataclasses import dataclass
 from typing import Any, TextIO
 
 from medpeft_utils.study.grid import Run
-from medpeft_utils.study.identity import without_places
-
-FEATURES = 'dataset', 'backbone', 'method', 'fraction'
-ALIKE = 4  # keys of `_keys` by which an earlier study is asked
+from medpeft_utils.study.identity import run_hash
 
 
 @dataclass
@@ -34,111 +31,123 @@ class Counts:
     def settled(self) -> int:
         return self.done + self.failed + self.died
 
+    @property
+    def all(self) -> int:
+        return self.settled + self.running + self.left
+
 
 class Times:
-    """Seconds that runs took, and what that says of others: of those most alike, by experiment, data, backbone, method.
+    """Seconds that runs took, and what that says of others: those of the same backbone and method.
 
     The first run of a search pays for it, and is expected to take longer. Where nothing alike was measured here, the
-    records of an earlier study say how runs compare, and those measured say how this machine compares.
+    records of an earlier study say how runs compare, and those measured say how this machine compares. Of a method that
+    neither has seen nothing is expected: a fine-tuning may take a hundred times as long as linear probing.
 
     Args:
-        earlier: seconds of an earlier study's runs (`earlier_times`).
+        earlier: seconds of an earlier study's runs and searches (`earlier_times`).
     """
 
     def __init__(self, earlier: dict[tuple, float] | None = None) -> None:
         self.earlier = earlier or {}
-        self._sums: dict[tuple, list[float]] = defaultdict(lambda: [0.0, 0])
-        self._here, self._there = 0.0, 0.0
+        self.measured: dict[tuple, list[float]] = defaultdict(lambda: [0.0, 0])  # seconds of all, and their number
         self.searched: set[str] = set()
+        self._keys: dict[str, list[tuple]] = {}
+        self._compared = [0.0, 0.0]  # seconds here and there, of runs that both have
+        self._searches = [0.0, 0.0]  # seconds of searches, and of the runs that made them
 
     def add(self, run: Run, seconds: float | None, search_seconds: float | None = None) -> None:
         """Note a run that is done; `search_seconds` of its group's search, whichever run did it."""
         if seconds is None:
             return
-        search = min(search_seconds or 0.0, seconds) if run.group not in self.searched else 0.0
+        search = (search_seconds or 0.0) if run.group not in self.searched else 0.0
+        seconds -= search if search <= seconds else 0.0  # else another run did it
         self.searched.add(run.group)
-        for kind, spent in (('run', seconds - search), *([('search', search)] if search else [])):
-            for key in _keys(kind, run.experiment, run.parameters):
-                self._sums[key][0] += spent
-                self._sums[key][1] += 1
-        if earlier := self._of_earlier(run):
-            self._here, self._there = self._here + seconds - search, self._there + earlier
+        keys = self._keys_of(run)
+        for kind, spent in (('run', seconds), *([('search', search)] if search else [])):
+            for key in keys:
+                total, number = self.measured[kind, *key]
+                self.measured[kind, *key] = [total + spent, number + 1]
+        if search:
+            self._searches = [self._searches[0] + search, self._searches[1] + seconds]
+        if earlier := next((self.earlier['run', *key] for key in keys if ('run', *key) in self.earlier), None):
+            self._compared = [self._compared[0] + seconds, self._compared[1] + earlier]
 
-    def _of_earlier(self, run: Run) -> float | None:
-        keys = _keys('run', run.experiment, run.parameters)[:ALIKE]
-        return next((self.earlier[key] for key in keys if key in self.earlier), None)
+    def _keys_of(self, run: Run) -> list[tuple]:
+        if run.hash not in self._keys:
+            self._keys[run.hash] = alike(run.experiment, run.parameters)
+        return self._keys[run.hash]
 
-    def _like(self, run: Run) -> float | None:
-        """Seconds of the runs most alike, be they of this study or, scaled to this machine, of the earlier one."""
-        scale = self._here / self._there if self._there else 0.0
-        keys = _keys('run', run.experiment, run.parameters)
-        for key in keys[:ALIKE]:
-            if seconds := self._mean(key) or scale * self.earlier.get(key, 0.0):
-                return seconds
-        return next((mean for mean in map(self._mean, keys[ALIKE:]) if mean), None)
+    def _like(self, kind: str, run: Run) -> float | None:
+        """Seconds of what is most alike, be it of this study or, scaled to this machine, of the earlier one."""
+        here, there = self._compared
+        for key in self._keys_of(run):
+            if (kind, *key) in self.measured:
+                total, number = self.measured[kind, *key]
+                return total / number
+            if there and (kind, *key) in self.earlier:
+                return here / there * self.earlier[kind, *key]
+        return None
 
-    def expected(self, run: Run) -> float | None:
-        """Seconds that a run will take; None where nothing was measured."""
-        like = self._like(run)
-        if like is None or run.group in self.searched or not run.searches:
-            return like
-        searches = (self._mean(key) for key in _keys('search', run.experiment, run.parameters))
-        return like + (next((mean for mean in searches if mean), None) or 0.0)
+    def expected(self, run: Run, searched: bool | None = None) -> float | None:
+        """Seconds that a run will take; None where nothing alike was measured.
 
-    def _mean(self, key: tuple) -> float | None:
-        total, count = self._sums.get(key, (0.0, 0))
-        return total / count if count else None
+        Args:
+            searched: whether the search of its group is done; where None, as far as is known.
+        """
+        seconds = self._like('run', run)
+        if seconds is None or not run.searches or (run.group in self.searched if searched is None else searched):
+            return seconds
+        search, runs = self._searches
+        return seconds + (self._like('search', run) or (seconds * search / runs if runs else 0.0))
 
-    def left(self, waiting: Iterable[Run], running: Iterable[tuple[Run, float]], jobs: int) -> float | None:
-        """Seconds until all is done; `running` pairs a run with the seconds it has had."""
-        groups, rest = set(), []
-        for run, had in [*((run, 0.0) for run in waiting), *running]:
-            seconds = self.expected(run)
+    def left(self, waiting: Iterable[Run], running: Iterable[tuple[Run, float]], jobs: int) -> TimeLeft:
+        """What is left to do; `running` pairs a run with the seconds it has had."""
+        searched, rest, unknown = set(self.searched), [], 0
+        for run, had in [*running, *((run, 0.0) for run in waiting)]:
+            seconds = self.expected(run, run.group in searched)
+            searched.add(run.group)  # of several of one search, one pays for it
             if seconds is None:
-                return None
-            if run.group in groups and run.group not in self.searched:  # of several of one search, one pays for it
-                self.searched.add(run.group)
-                seconds = self.expected(run)
-                self.searched.discard(run.group)
-            groups.add(run.group)
-            rest.append(max(0.0, seconds - had))
-        return max(sum(rest) / max(1, min(jobs, len(rest))), max(rest, default=0.0))
+                unknown += 1
+            else:
+                rest.append(max(0.0, seconds - had))
+        return TimeLeft(max(sum(rest) / max(1, min(jobs, len(rest))), max(rest, default=0.0)), unknown)
 
 
-def alike(kind: str, experiment: str, parameters: dict[str, Any]) -> list[tuple]:
-    """Keys under which runs are alike, from all that tells to nothing: each leaves out one feature more."""
-    dataset, backbone, method, fraction = (parameters.get(name) for name in FEATURES)
-    return [
-        (kind, experiment, backbone, method, dataset, fraction),
-        (kind, experiment, backbone, method, dataset),
-        (kind, experiment, backbone, method),
-        (kind, experiment, backbone),
-        (kind, backbone),
-        (kind,),
-    ]
+@dataclass(frozen=True)
+class TimeLeft:
+    """Seconds of the runs of which something alike was measured, and the number of the others."""
+
+    seconds: float = 0.0
+    unknown: int = 0
+
+    def __str__(self) -> str:
+        if not self.unknown:
+            return f'{duration(self.seconds)} to go'
+        runs = f'{self.unknown} run{"s" * (self.unknown > 1)} of a kind not timed yet'
+        return f'{duration(self.seconds)} to go, and {runs}' if self.seconds else runs
 
 
-def _keys(kind: str, experiment: str, parameters: dict[str, Any]) -> list[tuple]:
-    """Keys under which runs take alike long: before those of `alike` all parameters but the seed."""
-    whole = sorted((name, str(value)) for name, value in without_places(parameters).items() if name != 'seed')
-    return [(kind, experiment, *whole), *alike(kind, experiment, parameters)]
+def alike(experiment: str, parameters: dict[str, Any]) -> list[tuple]:
+    """Keys under which runs are alike, from most to least: by all but the seed, then each by a feature fewer."""
+    features = [parameters.get(name) for name in ('backbone', 'method', 'dataset', 'fraction')]
+    whole = run_hash(experiment, {**parameters, 'seed': None}, '')
+    return [(whole,), *((experiment, *features[:number]) for number in (4, 3, 2))]
 
 
 def earlier_times(records: Iterable[dict[str, Any]]) -> dict[tuple, float]:
-    """Seconds of the runs of an earlier study, the median over what is alike."""
+    """Seconds of the runs and searches of an earlier study, the median over what is alike."""
     seconds = defaultdict(list)
     for record in records:
         with contextlib.suppress(TypeError, LookupError, AttributeError):  # only a guess hangs on it
-            spent = float(record['time']['total_seconds'])
-            for key in _keys('run', record['experiment'], record['parameters'])[:ALIKE]:
-                seconds[key].append(spent)
-    return {key: statistics.median(spent) for key, spent in seconds.items()}
+            spent = {'run': record['time']['total_seconds'], 'search': (record.get('cost') or {}).get('search_seconds')}
+            for key in alike(record['experiment'], record['parameters']):
+                for kind, value in spent.items():
+                    seconds[kind, *key] += [float(value)] if value else []
+    return {key: statistics.median(spent) for key, spent in seconds.items() if spent}
 
 
-def duration(seconds: float | None) -> str:
-    """'3 s', '12 min', '4 h 10 min', '2 d 3 h'; '?' where it is not known."""
-    if seconds is None:
-        return '?'
+def duration(seconds: float) -> str:
+    """'3 s', '12 min', '4 h 10 min', '2 d 3 h'."""
     minutes, hours = round(seconds / 60), round(seconds / 3600)
     if seconds < 90:
         return f'{seconds:.0f} s'
@@ -158,16 +167,15 @@ class Progress:
         layout = '{desc}: {n_fmt}/{total_fmt} |{bar:24}| {postfix}'
         self.bar = tqdm(desc=title, file=self.stream, bar_format=layout, disable=not self.live, dynamic_ncols=True)
 
-    def show(self, counts: Counts, seconds: float | None) -> None:
-        self.bar.total, self.bar.n = counts.settled + counts.running + counts.left, counts.settled
+    def show(self, counts: Counts, left: TimeLeft) -> None:
+        self.bar.total, self.bar.n = counts.all, counts.settled
         shown = [f'{number} {name}' for name, number in vars(counts).items() if number and name not in ('done', 'left')]
-        self.bar.set_postfix_str(' · '.join([*shown, f'{duration(seconds)} to go']))
+        self.bar.set_postfix_str(' · '.join([*shown, str(left)]))
 
-    def ended(self, text: str, counts: Counts, seconds: float | None, notable: bool) -> None:
+    def ended(self, text: str, counts: Counts, left: TimeLeft, notable: bool) -> None:
         """Tell of a run that ended; on a terminal only of what is notable, since the bar shows the rest."""
         if not self.live:
-            total = counts.settled + counts.running + counts.left
-            self.say(f'[{counts.settled}/{total}] {text} · {duration(seconds)} to go')
+            self.say(f'[{counts.settled}/{counts.all}] {text} · {left}')
         elif notable:
             self.say(text)
 

@@ -19,14 +19,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medpeft_utils.core import leases
+from medpeft_utils.core import shared
 from medpeft_utils.core.errors import BadInput, MedpeftError
 from medpeft_utils.core.files import check_writable, parse_json, plain, read_json, write_bytes, write_json
 from medpeft_utils.study.identity import code_version, run_hash, same_code, without_places
 from medpeft_utils.study.machine import commit, environment
-from medpeft_utils.study.outcomes import PLAN
 from medpeft_utils.study.paths import StudyFolder, experiments_folder, project_root
 from medpeft_utils.study.schema import COUNTS, SCHEMA, SCORES, faults
+from medpeft_utils.study.worker import PLAN
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -99,7 +99,7 @@ class RunContext:
         parts['environment'] = {**self.environment, **parts.get('environment', {})}
         if self.lease is None:
             return write({**begun, **parts}, self.folder)
-        if not leases.is_held(**self.lease):
+        if not shared.is_held(**self.lease):
             raise LostLease(
                 f'run {self.run} was taken over by another runner while this one stood still; it goes on there'
             )
@@ -244,8 +244,7 @@ def current(folder: Path | str) -> Callable[[dict[str, Any]], bool]:
 
     What counts is what the folder's grid.yaml asks for; where there is none, what today's code made.
     """
-    from medpeft_utils.study.grid import load_grid
-    from medpeft_utils.study.splits import identified, known
+    from medpeft_utils.study.grid import identified, known, load_grid
 
     study = StudyFolder(Path(folder))
     if not study.grid.is_file():

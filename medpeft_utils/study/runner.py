@@ -1,19 +1,20 @@
 """Execute the runs of a grid, in whatever order kills and other runners leave to it.
 
 A run is settled once its record is on disk. What is settled is skipped; whoever starts a run takes its lease first
-(`core/leases.py`); whoever finds its owner gone does it again, in a folder of its own.
+(`core/shared.py`); whoever finds its owner gone does it again, in a folder of its own.
 """
 
 from __future__ import annotations
 
 import contextlib
 import itertools
+import re
 import shutil
 import signal
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,26 +28,28 @@ from medpeft_utils.core.files import (
     write_bytes,
     write_json,
 )
-from medpeft_utils.core.leases import Lease
+from medpeft_utils.core.shared import Lease
 from medpeft_utils.core.signals import handled
-from medpeft_utils.study import outcomes, records
+from medpeft_utils.study import records
+from medpeft_utils.study.check import with_data_root
 from medpeft_utils.study.grid import Grid, Run, dump
 from medpeft_utils.study.identity import code_version
 from medpeft_utils.study.machine import commit, cores, threads_for
-from medpeft_utils.study.outcomes import OUTCOME, PLAN, Outcome
 from medpeft_utils.study.paths import StudyFolder
-from medpeft_utils.study.pool import Event, Pool
-from medpeft_utils.study.progress import Counts, Progress, Times, duration, earlier_times
-from medpeft_utils.study.queue import Queue
-from medpeft_utils.study.room import Room
+from medpeft_utils.study.pool import Pool
+from medpeft_utils.study.progress import Counts, Progress, TimeLeft, Times, duration, earlier_times
+from medpeft_utils.study.queue import Queue, Room
 from medpeft_utils.study.slurm import Job
-from medpeft_utils.study.splits import with_data_root
-from medpeft_utils.study.worker import STORAGE_EXIT, remove_left_sockets
+from medpeft_utils.study.worker import OUTCOME, PLAN, STORAGE_EXIT, Outcome, described, remove_left_sockets, stamp
 
 CHECK_LEASE = 10.0
 SHOW_SECONDS = 0.5
 SIGNAL_GRACE = 0.3
 STOP_SECONDS = 60.0  # that runs get to write their checkpoints
+# Errors that may pass at a second try, as when other runs needed the memory; any other comes again.
+PASSING = {'MemoryError', 'OutOfMemoryError', 'KernelDied', 'WorkerDied'}
+NO_MEMORY = re.compile(r"can(no|')t allocate memory", re.IGNORECASE)  # torch on a CPU, and the operating system
+TRIES = 2
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class Options:
     """How to execute a grid.
 
     Args:
-        jobs: runs at a time; `room.AUTO` for as many as fit in memory.
+        jobs: runs at a time; `queue.AUTO` for as many as fit in memory.
         threads: of every run; where 0, OMP_NUM_THREADS if it is set, else the cores shared out among the jobs.
         limit: most runs to start; None for all.
         retry: do runs again that failed or died before.
@@ -78,16 +81,20 @@ class Options:
 
 @dataclass
 class Active:
-    """A run that this runner executes now."""
+    """A run that this runner executes now; `began` and `checked` (its lease) by the monotonic clock."""
 
     run: Run
     lease: Lease
     attempt: int
     place: int  # `Room.place_for`
     folder: Path
-    began: float = field(default_factory=time.monotonic)
-    checked: float = field(default_factory=time.monotonic)
+    began: float
+    checked: float
     overdue: bool = False
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.began
 
 
 class Runner:
@@ -113,12 +120,11 @@ class Runner:
         on_complete: Callable[[str], int | None] = lambda family: None,
     ):
         self.grid, self.folder, self.options, self.progress = grid, folder, options, progress
-        self.name = uuid.uuid4().hex[:12]
+        self.name, self.commit = uuid.uuid4().hex[:12], commit()
         self.threads = options.threads or threads_for(options.jobs or cores())
         self.room = Room.here(options.jobs, cores() // self.threads)
         self.times, self.counts = Times(earlier_times(self._earlier())), Counts()
         self.active: dict[str, Active] = {}
-        self.commit = commit()
         self.stopping, self.started, self.fault = 0, 0, None
         self.out_of_time = False  # this job's time suffices for no run that is left
         self.put_down_by: float | None = None
@@ -142,23 +148,26 @@ class Runner:
         found = ((run.hash, records.read(self.folder.record(run.hash))) for run in runs)
         return {key: record.get('attempt', 1) for key, record in found if record and record['status'] != 'done'}
 
-    def _count(self, run: Run) -> bool:
-        """Count a run that is settled; False where it is to be done."""
-        record = records.read(self.folder.record(run.hash))
-        if record is None or self._wanted(run, record):
-            return False
-        self._tally(run, record)
-        return True
+    def _count(self, run: Run, seconds: float | None = None) -> bool:
+        """Count a run that is settled; False where it is to be done: it has no record, or a second try may better it.
 
-    def _tally(self, run: Run, record: dict[str, Any], seconds: float | None = None) -> None:
-        setattr(self.counts, record['status'], getattr(self.counts, record['status']) + 1)
-        if record['status'] == 'done':
+        Args:
+            seconds: that it took, where they were measured.
+        """
+        record = records.read(self.folder.record(run.hash))
+        if record is None:
+            return False
+        status, error, attempt = record['status'], record.get('error') or {}, record.get('attempt', 1)
+        if status != 'done':
+            passing = error.get('type') in PASSING or NO_MEMORY.search(error.get('message') or '')
+            if self.again.get(run.hash) == attempt or (attempt < TRIES and (status == 'died' or passing)):
+                return False
+        setattr(self.counts, status, getattr(self.counts, status) + 1)
+        if status == 'done':
             self.room.note(record)
             search = (record.get('cost') or {}).get('search_seconds')
             self.times.add(run, seconds or record['time'].get('total_seconds'), search)
-
-    def _wanted(self, run: Run, record: dict[str, Any] | None) -> bool:
-        return outcomes.is_wanted(record, self.again.get(run.hash))
+        return True
 
     def execute(self) -> Counts:
         """Do all runs, or as many as the options and the user's patience allow.
@@ -194,21 +203,25 @@ class Runner:
             return False
         if self.stopping > 1 and self._has_put_down():
             return False
-        for event in self.pool.wait(0.2):
-            self._note(event)
-        for active in list(self.active.values()):
+        for run, code in self.pool.wait(0.2).items():
+            active = self.active.pop(run)
+            try:
+                self._settle(active, code)
+            finally:
+                active.lease.release()
+        for active in self.active.values():
             self._keep(active)
         before, self.families = self.families, self._families()
         for family in before - self.families:
             self.pool.spare(self.on_complete(family))
         if self.progress.live and time.monotonic() - self.shown > SHOW_SECONDS:
             self.shown = time.monotonic()
-            self.progress.show(self._now(), self._seconds_left())
+            self.progress.show(self._now(), self._time_left())
         return True
 
     def _families(self) -> set[str]:
         """Families of which a run waits or is executed."""
-        return {run.family for run in self.queue.runs.values()} | {active.run.family for active in self.active.values()}
+        return {run.family for run in [*self.queue.runs.values(), *(active.run for active in self.active.values())]}
 
     def _left(self) -> int:
         limit = self.options.limit
@@ -218,9 +231,9 @@ class Runner:
         self.counts.running, self.counts.left = len(self.active), self._left()
         return self.counts
 
-    def _seconds_left(self) -> float | None:
-        now, waiting = time.monotonic(), itertools.islice(self.queue.runs.values(), self._left())
-        running = [(active.run, now - active.began) for active in self.active.values()]
+    def _time_left(self) -> TimeLeft:
+        waiting = itertools.islice(self.queue.runs.values(), self._left())
+        running = [(active.run, active.seconds) for active in self.active.values()]
         return self.times.left(waiting, running, self.options.jobs or max(1, len(running)))
 
     # Starting
@@ -250,9 +263,7 @@ class Runner:
         return False
 
     def _start(self, run: Run, lease: Lease, place: int) -> bool:
-        record = records.read(self.folder.record(run.hash))  # again: it may have been written until we had the lease
-        if not self._wanted(run, record):
-            self._tally(run, record)
+        if self._count(run):  # again: its record may have been written until we had the lease
             lease.release()
             return False
         if run.code != code_version(run.notebook, run.parameters):
@@ -260,11 +271,14 @@ class Runner:
             self.fault, self.stopping = MedpeftError(reason), max(self.stopping, 1)
             lease.release()
             return False
-        attempt = record.get('attempt', 1) + 1 if record else 1
+        earlier, now = records.read(self.folder.record(run.hash)), time.monotonic()
+        attempt = earlier.get('attempt', 1) + 1 if earlier else 1
         folder = self.folder.run(run.hash).resolve() / f'{attempt}-{lease.token[:8]}'
-        active = self.active[run.hash] = Active(run, lease, attempt, place, folder)
+        active = self.active[run.hash] = Active(run, lease, attempt, place, folder, began=now, checked=now)
         self.started += 1
-        self.pool.start(self._job(active))
+        if report := self.pool.start(self._job(active)):
+            self._event('ready', **report)
+            active.began = time.monotonic()
         self._event('start', run=run.hash, label=run.label, attempt=attempt)
         return True
 
@@ -280,77 +294,62 @@ class Runner:
         plan = {
             **{'run': run.hash, 'profile': self.grid.profile, 'experiment': run.experiment, 'family': run.family},
             **{'parameters': parameters, 'code_version': run.code, 'attempt': active.attempt},
-            **{'commit': self.commit, 'started': outcomes.stamp()},
+            **{'commit': self.commit, 'started': stamp()},
             'lease': {'path': str(active.lease.path.resolve()), 'token': active.lease.token},
         }
         write_json(folder / PLAN, plan, durable=False)
-        environment = {}
-        if len(self.room.cards) > 1:  # each run sees one card; more runs than cards share them
-            environment['CUDA_VISIBLE_DEVICES'] = self.room.cards[active.place]
+        # Of several cards each run sees one; more runs than cards share them.
+        cards = {'CUDA_VISIBLE_DEVICES': self.room.cards[active.place]} if len(self.room.cards) > 1 else {}
         return {
-            'run': run.hash,
-            'notebook': str(run.notebook),
-            'folder': str(folder),
-            'parameters': {**parameters, 'record_folder': str(folder)},
-            'threads': self.threads,
-            'cwd': str(Path.cwd()),
-            'environment': environment,
+            **{'run': run.hash, 'notebook': str(run.notebook), 'folder': str(folder), 'cwd': str(Path.cwd())},
+            **{'parameters': {**parameters, 'record_folder': str(folder)}, 'threads': self.threads},
+            'environment': cards,
         }
 
     # What happens to runs
 
-    def _note(self, event: Event) -> None:
-        if event.kind == 'ready':
-            self._event('ready', **event.details)
-            return
-        active = self.active.get(event.run)
-        if active is None:
-            return
-        if event.kind == 'started':
-            active.began = time.monotonic()
-        else:
-            self._settle(active, event.details['code'])
-
     def _settle(self, active: Active, code: int) -> None:
         """A run's process has ended: see to it that there is a record, and make room for the next run."""
-        run, folder, seconds = active.run, active.folder, time.monotonic() - active.began
-        del self.active[run.hash]
+        run, folder, seconds = active.run, active.folder, active.seconds
         self.full = False
         outcome = Outcome.read(folder)
         record = records.read(self.folder.record(run.hash))
-        if record is not None and record.get('folder') != folder.name:
-            record = None  # of an earlier attempt
-        if record is None and code == STORAGE_EXIT:
-            active.lease.release()
-            if outcome:
+        if record is None or record.get('folder') != folder.name:  # none, or one of an earlier attempt
+            record = None
+            if code == STORAGE_EXIT and outcome:
                 raise StorageFault(outcome.message)
-            raise cannot_write(folder, 'no space left on device, or read-only')  # not even the run's account fitted
-        if record is None and (outcome is None or outcome.status == 'died'):
-            time.sleep(SIGNAL_GRACE)  # a scheduler ends a run's processes and this one together
-            if self.stopping > 1:
-                active.lease.release()
-                self.queue.add(run)
+            if code == STORAGE_EXIT:  # not even its account fitted
+                raise cannot_write(folder, 'no space left on device, or read-only')
+            if outcome is None or outcome.status == 'died':
+                time.sleep(SIGNAL_GRACE)  # a scheduler ends a run's processes and this one together
+                if self.stopping > 1:
+                    self.queue.add(run)
+                    return
+            if not active.lease.is_held():
+                self._event('lost', run=run.hash)
+                self.queue.add(run)  # another runner does it: it is looked at again until its record is there
                 return
-        if record is None and not active.lease.is_held():
-            self._event('lost', run=run.hash)
-            self.queue.add(run)  # another runner does it: it is looked at again until its record is there
-            return
-        cpu = outcome.cpu_seconds if outcome else None
-        if record is None:
-            outcome = outcomes.overdue(self.options.time_limit) if active.overdue else outcome or outcomes.killed(code)
-            about = {'run': run.hash, 'experiment': run.experiment, 'code_version': run.code, 'attempt': active.attempt}
-            about |= {'parameters': run.parameters, 'time': {'total_seconds': round(seconds, 3)}}
-            record = outcomes.failure(folder, outcome, **about)
-            records.write(record, folder.parent)
+            record = self._record_failure(active, outcome, code)
         with contextlib.suppress(OSError):  # a full disk may refuse even this; the record is there
             (folder / OUTCOME).unlink(missing_ok=True)
-        active.lease.release()
-        again = self._wanted(run, record)
+        again = not self._count(run, seconds)
         if again:
             self.queue.add(run)
-        else:
-            self._tally(run, record, seconds)
-        self._tell(run, record, seconds, again, cpu)
+        self._tell(run, record, seconds, again, outcome.cpu_seconds if outcome else None)
+
+    def _record_failure(self, active: Active, outcome: Outcome | None, code: int) -> dict[str, Any]:
+        """Record a run whose process has left no record."""
+        run, limit = active.run, self.options.time_limit
+        if active.overdue:
+            reason = f'not finished after {limit:g} s; the limit is --time-limit'
+            outcome = Outcome('failed', 'TimeLimit', reason)
+        elif outcome is None:
+            outcome = Outcome('died', 'WorkerDied', f'the process of the run ended{described(code)}')
+        about = {'run': run.hash, 'experiment': run.experiment, 'code_version': run.code, 'attempt': active.attempt}
+        about |= {'parameters': run.parameters, 'time': {'total_seconds': round(active.seconds, 3)}}
+        record = outcome.record(active.folder, **about)
+        records.write(record, active.folder.parent)
+        return record
 
     def _tell(self, run: Run, record: dict[str, Any], seconds: float, again: bool, cpu: float | None) -> None:
         status, error = record['status'], record.get('error')
@@ -358,15 +357,14 @@ class Runner:
         self._event('end', **about, cpu_seconds=cpu, error=error)
         text = f'{status}  {run.label}  {seconds:.1f} s'
         if error:
-            text += (
-                f' (run {run.hash})\n    {error["type"]}: {error["message"]}{"; it is tried again" if again else ""}'
-            )
-        self.progress.ended(text, self._now(), self._seconds_left(), notable=error is not None)
+            more = '; it is tried again' if again else ''
+            text += f' (run {run.hash})\n    {error["type"]}: {error["message"]}{more}'
+        self.progress.ended(text, self._now(), self._time_left(), notable=error is not None)
 
     def _keep(self, active: Active) -> None:
         """Show that a run is being worked on; end it where another has taken it over, or where it takes too long."""
         limit = self.options.time_limit
-        if limit and not active.overdue and time.monotonic() - active.began > limit:
+        if limit and not active.overdue and active.seconds > limit:
             active.overdue = True
             self.pool.kill(active.run.hash)
         if time.monotonic() - active.checked > CHECK_LEASE:
@@ -380,10 +378,10 @@ class Runner:
         """A signal: the first lets runs finish, the second (or SIGTERM) asks them to end, the third ends them."""
         self.stopping = max(least, self.stopping + (least == 1))
         if self.stopping == 1:
-            now = time.monotonic()
-            seconds = [(self.times.expected(active.run) or 0) - (now - active.began) for active in self.active.values()]
-            takes = f', {duration(max(seconds))} to go' if seconds and max(seconds) > 0 else ''
-            self.progress.say(f'finishing {len(self.active)} runs{takes}; Ctrl-C again: they stop, and go on later')
+            running = list(self.active.values())
+            seconds = max(((self.times.expected(active.run) or 0) - active.seconds for active in running), default=0)
+            takes = f', {duration(seconds)} to go' if seconds > 0 else ''
+            self.progress.say(f'finishing {len(running)} runs{takes}; Ctrl-C again: they stop, and go on later')
 
     def _has_put_down(self) -> bool:
         """Ask runs to end, once; whether there is no more time, or patience, to wait for their checkpoints."""
@@ -394,4 +392,4 @@ class Runner:
         return self.stopping > 2 or time.monotonic() > self.put_down_by
 
     def _event(self, name: str, **details: Any) -> None:
-        append_line(self.folder.events, {'time': outcomes.stamp(), 'runner': self.name, 'event': name, **details})
+        append_line(self.folder.events, {'time': stamp(), 'runner': self.name, 'event': name, **details})

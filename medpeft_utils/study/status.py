@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from medpeft_utils.core.errors import BadInput
-from medpeft_utils.core.leases import is_taken
+from medpeft_utils.core.shared import is_taken
 from medpeft_utils.study import records
 from medpeft_utils.study.grid import Grid, Run
 from medpeft_utils.study.identity import run_hash

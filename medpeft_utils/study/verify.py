@@ -21,10 +21,9 @@ import yaml
 from medpeft_utils.core.errors import BadInput
 from medpeft_utils.study import records
 from medpeft_utils.study.commands import RESULTS, execute, run_options
-from medpeft_utils.study.grid import Grid, load_grid
+from medpeft_utils.study.grid import Grid, identified, known, load_grid
 from medpeft_utils.study.identity import run_hash, same_code
 from medpeft_utils.study.paths import StudyFolder, experiments_folder
-from medpeft_utils.study.splits import identified, known
 
 TOLERANCE = 0.02
 ROUNDING = 1e-6

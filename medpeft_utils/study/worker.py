@@ -1,6 +1,6 @@
 """One run in its own process: a notebook executed by papermill, and an account of how that ended (`Outcome`).
 
-The account is a message to the runner; what counts as done is the record alone.
+The account is a message to the runner, which makes a record of it where the run has left none.
 """
 
 from __future__ import annotations
@@ -15,17 +15,86 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from medpeft_utils.core.files import STORAGE_ERRORS, StorageFault, storage
-from medpeft_utils.study.outcomes import LOG, LOG_LINES, Outcome, describe_end
-from medpeft_utils.study.processes import ask_children_to_end, end_descendants, end_with, process_mark, process_space
+from medpeft_utils.core.files import STORAGE_ERRORS, StorageFault, read_json, storage, write_json
+from medpeft_utils.study.processes import LINUX, end_descendants, end_with, is_alive
 
-NOTEBOOK = 'notebook.ipynb'
-SOCKETS = 'medpeft-'
+NOTEBOOK, OUTCOME, LOG, PLAN = 'notebook.ipynb', 'outcome.json', 'kernel.log', 'run.json'
+# Names socket folders; a process id means one process within one namespace, as in a container.
+SOCKETS = f'medpeft-{Path("/proc/self/ns/pid").stat().st_ino if LINUX else 0:x}-'
 STORAGE_EXIT = 74  # sysexits.h: an error in input or output
 COLOURS = re.compile(r'\x1b\[[0-9;]*m')
+LOG_LINES = 12
+
+
+@dataclass
+class Outcome:
+    """How a run's process ended, by its own account or by that of the runner.
+
+    Args:
+        status: of the record that it becomes, 'failed' or 'died'; 'storage' for what no record can be written of, and
+            'finished' where the notebook came to its end, which a record has to prove.
+        type: of the error, a class name.
+        message: in words.
+        cell: which raised it, where it is known.
+        last_lines: of what the run printed.
+        cpu_seconds: of the run's process and its kernel.
+    """
+
+    status: str
+    type: str
+    message: str
+    cell: int | None = None
+    last_lines: list[str] = field(default_factory=list)
+    cpu_seconds: float | None = None
+
+    def write(self, folder: Path) -> None:
+        """Leave it for the runner."""
+        write_json(folder / OUTCOME, asdict(self), durable=False)
+
+    @classmethod
+    def read(cls, folder: Path) -> Outcome | None:
+        """What a run's process has left; None where it was killed before."""
+        content = read_json(folder / OUTCOME)
+        return cls(**content) if content else None
+
+    def record(self, folder: Path, **about: Any) -> dict[str, Any]:
+        """The record of a run that left none.
+
+        Args:
+            folder: the attempt's.
+            about: run, experiment, code_version, attempt, parameters, time.
+        """
+        plan, log = read_json(folder / PLAN) or {}, folder / LOG
+        printed = log.read_text(errors='replace').splitlines() if log.is_file() else []
+        error = {'type': self.type, 'message': self.message, 'last_lines': self.last_lines or printed[-LOG_LINES:]}
+        return {
+            **{key: plan.get(key) for key in ('profile', 'family', 'started')},
+            **about,
+            'parameters': plan.get('parameters', about['parameters']),
+            'status': 'died' if self.status == 'died' else 'failed',
+            'folder': folder.name,
+            'ended': stamp(),
+            'error': error if self.cell is None else {**error, 'cell': self.cell},
+        }
+
+
+def stamp() -> str:
+    """Now, as events and records write it."""
+    return datetime.now(UTC).isoformat(timespec='milliseconds')
+
+
+def described(code: int | None) -> str:
+    """How a process ended, in words that go on a message. `code`: its exit code, negative for a signal."""
+    if code == -9:
+        return ' (killed by signal 9: by hand, or for lack of memory)'
+    if code:
+        return f' (killed by signal {-code})' if code < 0 else f' (exit code {code})'
+    return ''
 
 
 def be_worker(job: dict[str, Any], forked: bool) -> None:
@@ -37,9 +106,11 @@ def be_worker(job: dict[str, Any], forked: bool) -> None:
     """
     code = 1
     try:
-        end_with(os.getppid(), told=ask_children_to_end)
+        end_with(os.getppid(), told=_ask_children_to_end)
         os.setsid()
-        redirect_output(Path(job['folder']))
+        handle = os.open(Path(job['folder']) / LOG, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        for stream in (1, 2):  # what this process and its children print
+            os.dup2(handle, stream)
         os.environ.update(job['environment'])
         code = execute(job, forked)
     except BaseException:
@@ -48,6 +119,15 @@ def be_worker(job: dict[str, Any], forked: bool) -> None:
         sys.stderr.flush()
         end_descendants()
         os._exit(code)
+
+
+def _ask_children_to_end() -> None:
+    """A training writes its checkpoint first."""
+    import psutil
+
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):
+            child.terminate()
 
 
 def execute(job: dict[str, Any], forked: bool) -> int:
@@ -60,7 +140,7 @@ def execute(job: dict[str, Any], forked: bool) -> int:
     try:
         outcome = _run_notebook(job, folder)
         if kernel and outcome.status == 'died':
-            outcome.message += describe_end(kernel.wait())
+            outcome.message += described(kernel.wait())
         end_descendants()  # so that their time is known
         outcome.cpu_seconds = _cpu_seconds()
         outcome.write(folder)
@@ -123,16 +203,15 @@ def own_sockets() -> Iterator[Any]:
 
 
 def socket_folder() -> Path:
-    """A new folder for sockets, named after the process that owns it and the namespace in which its id counts."""
-    return Path(tempfile.mkdtemp(prefix=f'{SOCKETS}{process_space()}-{os.getpid()}-'))
+    """A new folder for sockets, named after the process that owns it."""
+    return Path(tempfile.mkdtemp(prefix=f'{SOCKETS}{os.getpid()}-'))
 
 
 def remove_left_sockets() -> None:
     """Remove the socket folders of processes that were killed. Those of another process namespace stay."""
-    ours = f'{SOCKETS}{process_space()}-'
-    for folder in Path(tempfile.gettempdir()).glob(f'{ours}[0-9]*-*'):
-        pid = folder.name.removeprefix(ours).partition('-')[0]
-        if pid.isdigit() and process_mark(int(pid)) is None:
+    for folder in Path(tempfile.gettempdir()).glob(f'{SOCKETS}[0-9]*-*'):
+        pid = folder.name.removeprefix(SOCKETS).partition('-')[0]
+        if pid.isdigit() and not is_alive(int(pid)):
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -154,11 +233,3 @@ def _last_cell(notebook: Path) -> str:
         return '?'
     running = [n for n, cell in enumerate(cells) if cell['metadata'].get('papermill', {}).get('start_time')]
     return str(running[-1]) if running else '?'
-
-
-def redirect_output(folder: Path) -> None:
-    """Let whatever this process and its children print go to the run's log."""
-    handle = os.open(folder / LOG, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-    for stream in (1, 2):
-        os.dup2(handle, stream)
-    os.close(handle)
