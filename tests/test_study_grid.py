@@ -63,6 +63,10 @@ def test_a_grid_expands_to_its_combinations(project):
     assert len(selected(grid.runs, {'experiment': 'toy', 'value': '1'})) == 4
     with pytest.raises(BadInput, match="'colour' is nothing to choose runs by"):
         selected(grid.runs, {'colour': 'red'})
+    with pytest.raises(BadInput, match="no run has mode = 'exit'; there are: 'exits', 'fine', 'raises'"):
+        selected(grid.runs, {'mode': 'exit'})
+    with pytest.raises(BadInput, match="no run has mode = 'raises' and seed = '2' at once"):
+        selected(grid.runs, {'mode': 'raises', 'seed': '2'})
 
 
 def test_settings_replace_values_and_axes_of_every_run(project):
@@ -230,6 +234,13 @@ def test_a_rule_that_leaves_out_nothing_is_a_fault(project, rule):
     assert 'leaves out no run' in ' '.join(load_grid(project.grid(experiments=[experiment])).faults)
 
 
+@pytest.mark.parametrize('rule', [{}, {'mode': 'fine'}], ids=str)
+def test_a_rule_that_leaves_out_everything_is_a_fault(project, rule):
+    experiment = {'notebook': 'toy', 'axes': {'mode': ['fine'], 'seed': [0, 1]}, 'exclude': [rule]}
+    experiment['include'] = [{'mode': 'raises'}]
+    assert 'leaves out every run' in ' '.join(load_grid(project.grid(experiments=[experiment])).faults)
+
+
 @pytest.mark.parametrize(
     'text',
     ['!!bool maybe', '!!int x', '!!float y', '!!binary aGk=', '!!set {a}', '!!omap [a: 1]', '!foo bar', '&a [*a]'],
@@ -296,7 +307,8 @@ def test_ipython_syntax_is_read_as_what_it_stands_for(project):
 
 def test_odd_options_are_one_message(project):
     project.grid()
-    for option in (('--set', 'value=['), ('--only', 'seed=['), ('--set', 'value'), ('--time-limit', 'nan')):
+    odd = ('--set', 'value=['), ('--only', 'seed=['), ('--set', 'value'), ('--time-limit', 'nan'), ('--data-root', 'no')
+    for option in (*odd, ('--only', 'mode=fien')):
         printed = project.medpeft('run', 'tiny', *option, code=2)
         assert 'Traceback' not in printed and printed.lower().count('error:') == 1, printed
     assert 'Traceback' not in project.medpeft('events', 'x' * 400, code=2)

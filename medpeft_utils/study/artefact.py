@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import re
 import zipfile
@@ -16,7 +17,7 @@ import click
 import medpeft_utils
 from medpeft_utils.core.errors import BadInput
 from medpeft_utils.core.files import plain, write_bytes
-from medpeft_utils.core.hashing import digest
+from medpeft_utils.core.hashing import digest, file_digest
 from medpeft_utils.study import records
 from medpeft_utils.study.commands import FIGURES, RESULTS
 from medpeft_utils.study.paths import notebooks_folder, project_root
@@ -44,13 +45,8 @@ def parts(profile: str, results: Path, figures: Path) -> dict[str, bytes]:
             content[f'notebooks/{path.relative_to(notebooks).as_posix()}'] = path.read_bytes()
     content |= {f'cards/{name}.json': _json(card) for name, card in _cards(kept)}
     content['README.md'] = _about(profile, kept).encode()
-    sums = ''.join(f'{digest_of(text)}  {name}\n' for name, text in sorted(content.items()))
+    sums = ''.join(f'{digest(text, length=64)}  {name}\n' for name, text in sorted(content.items()))
     return {**content, 'SHA256SUMS': sums.encode()}
-
-
-def digest_of(content: bytes) -> str:
-    """SHA-256 as `sha256sum --check` reads it."""
-    return digest(content, length=64)
 
 
 def _drawn(target: Path) -> Iterator[tuple[str, bytes]]:
@@ -109,8 +105,6 @@ def _about(profile: str, kept: list[dict[str, Any]]) -> str:
 
 def write(content: dict[str, bytes], path: Path) -> None:
     """Write the archive whole or not at all; the same content gives the same bytes."""
-    import io
-
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, 'w', zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
         for name in sorted(content):
@@ -126,9 +120,7 @@ def write(content: dict[str, bytes], path: Path) -> None:
 @RESULTS
 @FIGURES
 def artefact(profile: str, out: Path | None, results: Path, figures: Path) -> None:
-    """Pack PROFILE for an archive with a DOI: records, figures, cards, lock, hashes; but but no image."""
+    """Pack PROFILE for an archive with a DOI: records, figures, cards, lock, hashes; but no image."""
     content, path = parts(profile, results, figures), out or Path(f'{profile}.zip')
     write(content, path)
-    click.echo(
-        f'{path}: {len(content)} files, {path.stat().st_size / 1e6:.1f} MB, sha256 {digest_of(path.read_bytes())}'
-    )
+    click.echo(f'{path}: {len(content)} files, {path.stat().st_size / 1e6:.1f} MB, sha256 {file_digest(path)}')

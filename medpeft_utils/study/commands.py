@@ -44,14 +44,11 @@ def pairs(_: click.Context, option: click.Parameter, values: tuple[str, ...]) ->
     return given
 
 
-class Seconds(click.FloatRange):
-    """At least one second, and a number: click takes NaN for one."""
-
-    def convert(self, value: Any, option: click.Parameter | None, context: click.Context | None) -> float:
-        seconds = super().convert(value, option, context)
-        if not math.isfinite(seconds):
-            self.fail(f'{value} is no number of seconds', option, context)
-        return seconds
+def finite(_: click.Context, option: click.Parameter, value: float | None) -> float | None:
+    """A number: click takes NaN for one."""
+    if value is not None and not math.isfinite(value):
+        raise BadInput(f'{option.opts[0]} {value} is not finite')
+    return value
 
 
 class Jobs(click.IntRange):
@@ -92,6 +89,7 @@ _grid_options = _together(
     click.option('--profile', default='', help='Another name for the study than the grid file gives.'),
     RESULTS,
 )
+FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 JOBS_HELP = "Runs at a time; 'auto' for as many as fit in the memory of the cards, or of the machine."
 THREADS_HELP = 'Threads of a run  [default: OMP_NUM_THREADS, else cores / jobs].'
 KEPT_HELP = 'records.jsonl of an earlier machine; its runs are done.'
@@ -99,9 +97,9 @@ KEPT_HELP = 'records.jsonl of an earlier machine; its runs are done.'
 run_options = _together(
     click.option('--jobs', default='1', show_default=True, type=Jobs(1), help=JOBS_HELP),
     click.option('--threads', default=0, type=click.IntRange(0), help=THREADS_HELP),
-    click.option('--data-root', type=click.Path(path_type=Path), help='Folder of the published downloads.'),
+    click.option('--data-root', type=FOLDER, help='Folder of the published downloads.'),
     click.option('--limit', type=click.IntRange(1), help='Start at most this many runs.'),
-    click.option('--time-limit', type=Seconds(1), help='Seconds after which a run is ended.'),
+    click.option('--time-limit', type=click.FloatRange(1), callback=finite, help='Seconds after which a run is ended.'),
     click.option('--kept', type=click.Path(path_type=Path), help=KEPT_HELP),
     click.option('--plain-kernels', is_flag=True, help='A new kernel for every run: slow but portable.'),
 )

@@ -57,6 +57,7 @@ from medpeft_utils.study.paths import StudyFolder, experiments_folder
 
 TOP = {'profile', 'title', 'defaults', 'preload', 'experiments', 'notebooks'}
 MOST_RUNS = 20_000
+MOST_VALUES = 12  # in a message
 INSIDE = {'notebook', 'family', 'title', 'figures', 'parameters', 'axes', 'include', 'exclude'}
 
 
@@ -112,13 +113,17 @@ class Run:
 
     def has(self, where: dict[str, str]) -> bool:
         """Whether the run has these values: of 'experiment', 'family', 'run' (a beginning) or of parameters."""
-        known = {'experiment': self.experiment, 'family': self.family, **self.parameters}
-        for name, wanted in where.items():
-            if name == 'run' and self.hash.startswith(wanted):
-                continue
-            if str(known.get(name)) != wanted and known.get(name) != _value(name, wanted):
-                return False
-        return True
+        return all(
+            (name == 'run' and self.hash.startswith(wanted))
+            or str(self.value(name)) == wanted
+            or self.value(name) == _value(name, wanted)
+            for name, wanted in where.items()
+        )
+
+    def value(self, name: str) -> Any:
+        """Of 'experiment', 'family', 'run' or a parameter; None where it has none."""
+        about = {'experiment': self.experiment, 'family': self.family, 'run': self.hash}
+        return about[name] if name in about else self.parameters.get(name)
 
 
 @cache
@@ -257,8 +262,11 @@ def _read_experiment(grid: Grid, entry: dict[str, Any]) -> None:
             grid.faults.append(f'{name}: axis {short(axis)} is empty; give a list of values')
             return
     for rule in entry.get('exclude') or []:
-        if not any(_has(given, rule) for given in _crossed(entry)):
+        hits = [_has(given, rule) for given in _crossed(entry)]
+        if not any(hits):
             grid.faults.append(f'{name}: exclude {short(rule)} leaves out no run; is a name or a value in it misspelt?')
+        elif all(hits):
+            grid.faults.append(f'{name}: exclude {short(rule)} leaves out every run of the axes; take them out instead')
     notebook = _notebook(grid, name)
     defaults = grid.content.get('defaults') or {}
     if notebook:  # a grid serves several notebooks; what only one of them knows is no fault in the others
@@ -358,12 +366,18 @@ def identified(runs: Iterable[Run], splits: dict[str, str]) -> list[Run]:
 
 
 def selected(runs: list[Run], only: dict[str, str]) -> list[Run]:
-    """The runs that have the values of `only`. Raises BadInput where a name is none of theirs."""
-    known = {'experiment', 'family', 'run'}.union(*(run.parameters for run in runs))
-    for name in only:
-        if name not in known:
-            raise BadInput(f'{name!r} is nothing to choose runs by; known: {", ".join(sorted(known))}')
-    return [run for run in runs if run.has(only)]
+    """The runs that have the values of `only`. Raises BadInput where a name is none of theirs, or no run is left."""
+    names = {'experiment', 'family', 'run'}.union(*(run.parameters for run in runs))
+    for name, value in only.items():
+        if name not in names:
+            raise BadInput(f'{name!r} is nothing to choose runs by; known: {", ".join(sorted(names))}')
+        if runs and not any(run.has({name: value}) for run in runs):
+            there = sorted({short(str(run.value(name)), 30) for run in runs})
+            raise BadInput(f'no run has {name} = {short(value)}; there are: {", ".join(there[:MOST_VALUES])}')
+    found = [run for run in runs if run.has(only)]
+    if runs and not found:
+        raise BadInput(f'no run has {" and ".join(f"{name} = {short(value)}" for name, value in only.items())} at once')
+    return found
 
 
 def dump(grid: Grid, path: Path) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from medpeft_utils.core.errors import BadInput, UnknownName
@@ -44,34 +43,15 @@ def find_grid(name: str, results: Path) -> Path:
     raise UnknownName('grid', name, [path.stem for path in folder.glob('*.yaml')], f'ls {folder}')
 
 
-@dataclass(frozen=True)
 class StudyFolder:
     """results/<profile>: one folder a run, and beside them what belongs to the study as a whole.
 
     A run's folder holds its record, and a folder of its own for each attempt: its notebook, predictions and adapter.
     """
 
-    root: Path
-
-    @property
-    def runs(self) -> Path:
-        return self.root / 'runs'
-
-    @property
-    def searches(self) -> Path:
-        return self.root / 'searches'
-
-    @property
-    def splits(self) -> Path:
-        return self.root / 'splits.json'
-
-    @property
-    def events(self) -> Path:
-        return self.root / 'events.jsonl'
-
-    @property
-    def grid(self) -> Path:
-        return self.root / 'grid.yaml'
+    def __init__(self, root: Path):
+        self.root, self.runs, self.searches = root, root / 'runs', root / 'searches'
+        self.grid, self.splits, self.events = root / 'grid.yaml', root / 'splits.json', root / 'events.jsonl'
 
     def run(self, run: str) -> Path:
         return self.runs / run

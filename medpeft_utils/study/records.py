@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 SECTIONS = 'data', 'backbone', 'method', 'learning_rate', 'metrics', 'time', 'environment'
+ABOUT = 'run', 'profile', 'experiment', 'parameters', 'code_version', 'attempt'
 AS_THEY_ARE = 'run', 'status', 'profile', 'experiment', 'code_version', 'peak_memory_mb'
 COLUMNS = [
     *('run', 'status', 'profile', 'experiment', 'dataset', 'dataset_label', 'synthetic'),
@@ -51,27 +52,25 @@ class RunContext:
     """A run that has begun. `finish` writes its record; without it the run did not happen.
 
     Args:
-        run: identity, 16 hex digits.
+        about: what its record begins with: run (identity, 16 hex digits), profile of the study ('by_hand' outside of
+            one), experiment, parameters, code_version, attempt (more than 1 where earlier ones died or failed).
         folder: of this attempt: what the run writes beside its record (predictions, adapter).
-        profile: of the study, 'by_hand' outside of one.
         searches: folder of what runs share; see `core.shared.once`.
         environment: versions, platform, device, threads, and the commit of the code where there is one.
-        attempt: 1, or more where earlier ones died or failed.
         lease: path and token of the lease under which a runner executes it; None by hand.
     """
 
-    run: str
-    experiment: str
-    parameters: dict[str, Any]
-    code_version: str
+    about: dict[str, Any]
     folder: Path
-    profile: str
     searches: Path
     environment: dict[str, Any]
-    attempt: int = 1
     lease: dict[str, str] | None = None
     began: datetime = field(default_factory=lambda: datetime.now(UTC))
     clock: float = field(default_factory=time.monotonic)
+
+    @property
+    def run(self) -> str:
+        return self.about['run']
 
     def finish(self, **parts: Any) -> Path:
         """Write the record, whole or not at all; the path of its file.
@@ -85,24 +84,15 @@ class RunContext:
             StorageFault: the disk is full or the folder read-only.
         """
         spent = {'total_seconds': round(time.monotonic() - self.clock, 3)}
-        begun = {
-            'run': self.run,
-            'status': 'done',
-            'profile': self.profile,
-            'experiment': self.experiment,
-            'parameters': self.parameters,
-            'code_version': self.code_version,
-            'attempt': self.attempt,
-            'started': self.began.isoformat(timespec='seconds'),
-        }
+        started = self.began.isoformat(timespec='seconds')
+        begun = {'run': self.run, 'status': 'done', **self.about, 'started': started}
         parts['time'] = {**spent, **parts.get('time', {})}
         parts['environment'] = {**self.environment, **parts.get('environment', {})}
         if self.lease is None:
             return write({**begun, **parts}, self.folder)
         if not shared.is_held(**self.lease):
-            raise LostLease(
-                f'run {self.run} was taken over by another runner while this one stood still; it goes on there'
-            )
+            reason = 'was taken over by another runner while this one stood still; it goes on there'
+            raise LostLease(f'run {self.run} {reason}')
         return write({**begun, 'folder': self.folder.name, **parts}, self.folder.parent)
 
 
@@ -133,15 +123,10 @@ def _planned(plan: dict[str, Any], parameters: dict[str, Any], folder: Path) -> 
         differing = ', '.join(f'{name} {given[name]!r} instead of {planned[name]!r}' for name in wrong)
         raise BadInput(f'{folder} is the folder of another run: {differing}; give another record_folder')
     return RunContext(
-        run=plan['run'],
-        experiment=plan['experiment'],
-        parameters=plan['parameters'],
-        code_version=plan['code_version'],
+        about={name: plan[name] for name in ABOUT},
         folder=folder,
-        profile=plan['profile'],
         searches=folder.parents[2] / 'searches',
         environment={**environment(), 'commit': plan.get('commit')},
-        attempt=plan['attempt'],
         lease=plan.get('lease'),
     )
 
@@ -149,15 +134,10 @@ def _planned(plan: dict[str, Any], parameters: dict[str, Any], folder: Path) -> 
 def _by_hand(parameters: dict[str, Any], experiment: str, folder: str) -> RunContext:
     notebook = experiments_folder() / f'{experiment}.ipynb'
     version = code_version(notebook if notebook.is_file() else None, parameters)
-    run = run_hash(experiment, parameters, version)
-    root = project_root() / 'results' / 'by_hand'
+    run, root = run_hash(experiment, parameters, version), project_root() / 'results' / 'by_hand'
     return RunContext(
-        run=run,
-        experiment=experiment,
-        parameters=parameters,
-        code_version=version,
+        about=dict(zip(ABOUT, (run, 'by_hand', experiment, parameters, version, 1), strict=True)),
         folder=Path(folder) if folder else root / 'runs' / run,
-        profile='by_hand',
         searches=root / 'searches',
         environment={**environment(), 'commit': commit()},
     )

@@ -34,7 +34,7 @@ def _schema() -> dict[bool, type]:
     counts, objects, names = dict[str, count], list[dict[str, Any]], list[str]
     numbers, amounts = dict[str, float | None], dict[str, amount | None]
     hexes = Annotated[str, Field(pattern=r'^[0-9a-f]{16}$')]
-    name = Annotated[str, Field(pattern=r'^[^/\\\r\n]{1,100}$')]
+    name = Annotated[str, Field(pattern=r'^[^/\\\r\n\x00]{1,100}$')]
     optional_scores = {share: ' '.join({*SCORES} - {*REQUIRED_SCORES}), float: 'loss'}
     scores = part('Scores', optional_scores, **dict.fromkeys(REQUIRED_SCORES, share))
     column = part('Column', categories=names, dtype=Literal['uint8', 'uint16', 'uint32', 'uint64'], codes=str)

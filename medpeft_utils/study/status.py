@@ -1,17 +1,7 @@
 """Where a study stands: the state of every run, as its record and its lease tell; and the stream of what happens.
 
-results/<profile>/events.jsonl has a JSON object a line, for other tools.
-
-Every runner on the folder adds to it, each line by one write. It tells what happens and decides nothing: what is done
-is what has a record. Every event has `time` (UTC, ISO 8601), `runner` (which of those side by side) and `event`:
-
-| event | when | what else it holds |
-| --- | --- | --- |
-| study | a runner begins | runs (to do), settled (counts by status), jobs (at a time) |
-| ready | what runs are forked from has its imports | ready (seconds), faults (imports that failed), tasks (threads) |
-| start | a run is started | run (its hash), label, attempt |
-| end | a run has ended | run, label, status (done, failed, died), seconds, cpu_seconds, error (type, message, ...) |
-| lost | another runner took a run over | run |
+results/<profile>/events.jsonl has a JSON object a line for other tools (`medpeft events --help`). Every runner on the
+folder adds to it, each line by one write. It decides nothing: what is done is what has a record.
 """
 
 from __future__ import annotations
