@@ -117,7 +117,7 @@ def test_groups_of_nobody_are_no_group(tmp_path, nothing):
     assert check(path)['groups'] == 6 and len(set(data.load(path, image_size=16).groups)) == 18
 
 
-@pytest.mark.parametrize('nothing', ['nan', 'NaN', 'NA', 'N/A', 'None', 'null', '<NA>'])
+@pytest.mark.parametrize('nothing', ['nan', 'NaN', 'na', 'N/A', 'None', 'Null', '<NA>', '#REF!', '(null)'])
 def test_what_programs_write_for_nothing_is_nothing(tmp_path, nothing):
     path = table(tmp_path, ['a', 'b'] * 11 + [nothing, 'a'])
     assert "no label for 'img/22.png'" in said(check(path))
@@ -144,7 +144,12 @@ def test_a_class_called_none_by_hand_stays_one(tmp_path):
 def test_several_findings_in_one_label_are_a_fault(tmp_path):
     assert "'Edema|Mass' holds several" in said(check(table(tmp_path, ['Edema|Mass', 'Edema', 'Mass'] * 6)))
     assert check(table(tmp_path, ['G1/2', 'G3'] * 6))['faults'] == []  # nothing of it is a class of its own
-    for labels in (['Edema|Mass', 'Mass|Nodule'], ["['a', 'b']", "['a']"], ['Edema Mass', 'Edema', 'Mass']):
+    for labels in (
+        ['Edema|Mass', 'Mass|Nodule'],
+        ["['a', 'b']", "['a']"],
+        ['Edema Mass', 'Edema', 'Mass'],
+        ['Edema and Mass', 'Edema', 'Mass'],
+    ):
         assert 'give each image one class' in said(check(table(tmp_path, labels * 6))), labels
     for labels in (['ductal, benign', 'ductal, malignant'], ['soft tissue', 'tissue']):
         assert check(table(tmp_path, labels * 6))['faults'] == [], labels
@@ -176,6 +181,8 @@ def test_splits_beside_other_folders_are_a_fault(tmp_path):
         (('d/train/a', 'd/val/a', 'd/test/a'), r'if the classes or splits are below it, name .*/d'),
         (('a/train', 'a/test', 'b/train', 'b/test'), r"the splits \(test, train\) lie below 'a'"),
         (('fold0', 'fold1', 'fold2'), "the folders 'fold0' to 'fold2' are parts of the data by their names"),
+        (('x_images_part_1', 'x_images_part_2'), "'x_images_part_1' to 'x_images_part_2' are parts of the data"),
+        (('train/a', 'val/a', 'dev/b', 'test/a'), "'dev' and 'val' are both the validation split"),
         (
             ('train/a', 'train/b', 'test/a', 'test/b'),
             'no image in validation; move some there, or leave the split column',
@@ -251,6 +258,39 @@ def test_masks_are_left_out_and_counted(tmp_path):
     draw(tmp_path / 'listed' / 'img' / '00_mask.png', 1)
     listed.write_text(listed.read_text() + 'img/00_mask.png,a\n')
     assert "'img/00_mask.png' is a mask by its name" in said(check(listed))
+
+
+@pytest.mark.parametrize('name', ['{}_superpixels', '{} roi', '{}Mask', '{}.seg', 'mask_{}', 'GT-{}', '{}_lesion_1'])
+def test_masks_are_known_by_any_of_their_names(tmp_path, name):
+    make_layout(tmp_path, ('a', 'b'), 'i{}.png')
+    make_layout(tmp_path, ('a', 'b'), f'{name}.png'.replace('{}', 'i{}'))
+    report = check(tmp_path)
+    assert report['images'] == 8 and 'left out as masks of others, by their names: 8' in said(report)
+
+
+def test_a_folder_of_masks_beside_its_class(tmp_path):
+    make_layout(tmp_path, ('benign', 'benign_mask', 'benign lesion', 'with_mask'))
+    report = check(tmp_path)
+    assert set(report['classes']) == {'benign', 'benign lesion', 'with_mask'}
+    assert "images of the folder 'benign_mask' left out as masks: 4" in said(report)
+
+
+@pytest.mark.parametrize('names', [('train_set', 'val set', 'Test Images'), ('TRAINING', 'Validation-Data', 'testset')])
+def test_splits_by_any_of_their_names(tmp_path, names):
+    make_layout(tmp_path, tuple(f'{split}/{name}' for split in names for name in 'ab'))
+    assert check(tmp_path)['split_images'] == {'train': 8, 'validation': 8, 'test': 8}
+    path = table(tmp_path / 'table', ['a', 'b'] * 9, split=[names[i // 2 % 3] for i in range(18)])
+    assert check(path)['split_images'] == {'train': 6, 'validation': 6, 'test': 6}
+
+
+def test_a_table_beside_loose_images_is_pointed_at(tmp_path):
+    table(tmp_path, ['a', 'b'] * 6)
+    assert "has one class only (img); if 'labels.csv' tells the labels, name that file" in said(check(tmp_path))
+    (tmp_path / 'img').rename(tmp_path / 'loose')
+    (tmp_path / 'labels.csv').rename(tmp_path / 'loose' / 'labels.csv')
+    assert "if 'labels.csv' tells their labels, name that file" in said(check(tmp_path / 'loose'))
+    make_layout(tmp_path / 'folder.csv', ('a', 'b'))
+    assert check(tmp_path / 'folder.csv')['images'] == 8
 
 
 def test_folders_and_files_of_any_name_are_read_or_counted(tmp_path):
@@ -372,6 +412,7 @@ def test_a_name_without_its_ending_is_guessed(tmp_path):
         ('', "is it 'img/00.png'? folders are part of the path"),
         ('IMG/', "is it 'img/00.png'? the case of letters is part of the path"),
         ('https://x.org/', 'it is an address: download the images'),
+        ('im%67/', "is it 'img/00.png'? plain letters"),
     ],
 )
 def test_the_file_that_a_path_means_is_guessed(tmp_path, written, words):

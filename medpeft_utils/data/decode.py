@@ -44,16 +44,10 @@ PHOTOMETRIC_TAG, WHITE_IS_ZERO = 262, 0  # which Pillow turns for up to 8 bits o
 FORMAT_TAG, SIGNED = 339, 2
 SUBFILE_TAG, PREVIEW_OR_MASK = 254, 0b101
 MOST_PAGES = 32  # of a TIFF that are looked at
+ODD_TIFF = 'a TIFF that is damaged, or of a kind that is not read (float of 16 or 64 bits, bands)', 'save it as PNG'
 # How a file begins that Pillow does not know, what it is, and the way out
 OTHERS = {
-    b'II*\0': (
-        'a TIFF that is damaged, or of a kind that is not read (float of 16 or 64 bits, bands)',
-        'save it as PNG',
-    ),
-    b'MM\0*': (
-        'a TIFF that is damaged, or of a kind that is not read (float of 16 or 64 bits, bands)',
-        'save it as PNG',
-    ),
+    **dict.fromkeys((b'II*\0', b'MM\0*', b'II+\0', b'MM\0+'), ODD_TIFF),
     b'version https:': ('a pointer of Git LFS in place of the image', 'run `git lfs pull` in its repository'),
     b'<svg': ('a drawing (SVG)', 'save it as PNG'),
     b'%PDF': ('a PDF', 'save its image as PNG'),

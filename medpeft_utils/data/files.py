@@ -23,15 +23,16 @@ MASK_FOLDERS = (
     *('mask', 'masks', 'segmentation', 'segmentations', 'ground_truth', 'ground truth', 'groundtruth', 'gt'),
     *('annotation', 'annotations', 'labels', 'overlays'),
 )
-MASK = re.compile(
-    r'(?P<of>.+?)[ _.-](?:masks?|seg|segmentation|gt|ground_?truth|labels?|annotations?|overlay)(?:[ _-]?\d+)?$',
-    re.IGNORECASE,
+_DRAWN = (
+    'masks?|seg|segmented|segmentations?|gt|ground_?truth|labels?|annotat(?:ed|ions?)|overlay|roi|contours?|'
+    'superpixels|lesion|binary'
 )
-# What programs write into a cell that holds nothing; 'none' by hand can be a class
-NOTHING = (
-    *('nan', 'NaN', 'NAN', 'NA', '<NA>', 'N/A', 'n/a', '#N/A', 'None', 'null', 'NULL', 'NaT'),
-    *('-', '--', '?', '.', '...'),
-)
+MASK = re.compile(rf'(?P<of>.+?)[ _.-]?(?:{_DRAWN})(?:[ _-]?\d+)?|(?:{_DRAWN})[ _.-](?P<after>.+)', re.IGNORECASE)
+# What programs write into a cell that holds nothing, in small letters
+NOTHING = {
+    *('nan', 'na', '<na>', 'n/a', '#n/a', 'null', '(null)', '(blank)', 'nat', '\\n', '-', '--', '?', '.', '...'),
+    *('#ref!', '#value!', '#div/0!', '#name?', '#num!', '#null!'),
+}
 SYNONYMS = {  # what others call a column
     'image': ('image path', 'image id', 'path', 'file', 'filename', 'file name', 'filepath', 'name', 'img'),
     'label': ('labels', 'class', 'class name', 'diagnosis', 'dx', 'target', 'category', 'y'),
@@ -48,6 +49,17 @@ def clean(value: str) -> str:
     return ' '.join(visible.split())
 
 
+def is_nothing(value: str) -> bool:
+    """Whether a cell holds what programs write for nothing; 'none' in small letters can be a class."""
+    return value.lower() in NOTHING or value == 'None'
+
+
+def mask_of(name: str) -> tuple[str, ...]:
+    """The names of which a name without ending may be the mask: 'a' of 'a_mask', 'aSeg2' and 'mask_a'."""
+    said = MASK.fullmatch(name)
+    return tuple(filter(None, said.groups())) if said else ()
+
+
 def plain_numbers(values: list[str]) -> list[str]:
     """Whole numbers without '.0', as programs write them where other cells are empty, if all values are numbers."""
     if not all(re.fullmatch(r'[+-]?\d+(\.\d*)?', value) for value in values if value):
@@ -60,8 +72,7 @@ def is_mask(path: str, images: set[str]) -> bool:
     folder, _, name = path.rpartition('/')
     if any(part.lower() in MASK_FOLDERS for part in folder.split('/')):
         return True
-    said = MASK.fullmatch(os.path.splitext(name)[0])
-    return bool(said) and f'{folder}/{said["of"]}'.lstrip('/') in images
+    return any(f'{folder}/{of}'.lstrip('/') in images for of in mask_of(os.path.splitext(name)[0]))
 
 
 def _is_image(folder: str, name: str) -> bool:

@@ -126,7 +126,7 @@ def open_source(
         return Source(card, root, root, listed, _stamp(card, root))
     path, has_texts = Path(os.path.expanduser(dataset)), False
     own.refuse_file(path)
-    if path.suffix.lower() in TABLES:
+    if path.suffix.lower() in TABLES and not os.path.isdir(path):
         root, name = folder or path.parent, path.stem
         frame, has_texts = own.read_csv(path, root, with_texts)
     elif os.path.isdir(path) or os.sep in str(dataset):  # of a name that is too long, False and no error

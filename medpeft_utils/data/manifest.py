@@ -16,6 +16,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import pandas as pd
@@ -33,7 +34,17 @@ LOOKALIKES = str.maketrans(
 )  # of Cyrillic
 NUMBER = re.compile(r'[+-]?\d+(\.\d*)?(e[+-]?\d+)?', re.IGNORECASE)
 COLUMNS = ('image', 'label', 'group', 'split')
-ALIASES = {'training': 'train', 'val': 'validation', 'valid': 'validation', 'dev': 'validation', 'testing': 'test'}
+SPLIT_NAME = re.compile(
+    r'(?:(?P<train>train(?:ing)?)|(?P<validation>val(?:id(?:ation)?)?|dev)|(?P<test>test(?:ing)?))'
+    r'(?:[ _-]?(?:set|split|data|dataset|folder|images|imgs))?',
+    re.IGNORECASE,
+)
+
+
+def split_name(name: str) -> str:
+    """The split that is meant ('val', 'Training set'), or the name in small letters where it means none."""
+    said = SPLIT_NAME.fullmatch(name)
+    return next(split for split, part in said.groupdict().items() if part) if said else name.lower()
 
 
 def normalised(frame: pd.DataFrame, root: Path, content: str = 'label') -> pd.DataFrame:
@@ -53,7 +64,7 @@ def normalised(frame: pd.DataFrame, root: Path, content: str = 'label') -> pd.Da
         path = posixpath.normpath(path) if path else ''
         paths.append(next((path.removeprefix(prefix) for prefix in prefixes if path.startswith(prefix)), path))
     frame['image'] = paths
-    frame['split'] = [ALIASES.get(split.lower(), split.lower()) for split in frame['split'].tolist()]
+    frame['split'] = [split_name(split) for split in frame['split'].tolist()]
     own = [column for column in frame if column not in COLUMNS]
     return frame[[*COLUMNS, *own]].sort_values('image', kind='stable', ignore_index=True)
 
@@ -111,7 +122,7 @@ def _likeness_faults(labels: pd.Series) -> list[str]:
                 'alone; spell them in one way'
             )
     named = [name for name in classes if not NUMBER.fullmatch(name.replace(',', '.'))]
-    held = {name: [part.strip(' \'"[]{}()') for part in re.split(r'[|;,/+&]', name)] for name in named}
+    held = {name: [part.strip(' \'"[]{}()') for part in re.split(r'[|;,/+&]| and | with ', name)] for name in named}
     held = {name: [part for part in parts if part] for name, parts in held.items()}
     often = Counter(part for parts in held.values() for part in parts)
     for name, parts in held.items():
@@ -178,6 +189,7 @@ def _hint(root: Path, path: str) -> str:
         *((name, 'endings are') for name in beside if os.path.splitext(name)[0] == whole.name),
         *((name, 'the case of letters is') for name in inside if name.lower() == path.lower()),
         *((name, 'folders are') for name in inside if name.partition('/')[2] == path),
+        *((name, 'plain letters in place of %20 are') for name in inside if name == unquote(path) != path),
     ]
     return f' (is it {meant[0][0]!r}? {meant[0][1]} part of the path)' if meant else ''
 

@@ -15,18 +15,19 @@ from medpeft_utils.data.cards import DataCard
 from medpeft_utils.data.files import (
     IMAGE_SUFFIXES,
     MASK_FOLDERS,
-    NOTHING,
     SYNONYMS,
     TABLES,
     UNKNOWN,
     clean,
     images_below,
     is_mask,
+    is_nothing,
+    mask_of,
     plain_numbers,
     read_table,
     require_columns,
 )
-from medpeft_utils.data.manifest import ALIASES, COLUMNS
+from medpeft_utils.data.manifest import COLUMNS, split_name
 from medpeft_utils.data.splits import SPLITS
 from medpeft_utils.data.texts import FINDING
 
@@ -39,7 +40,8 @@ RESERVED = ('sha256', 'near', 'share', 'labels')
 MOST_SUBGROUPS, MOST_NUMBERS = 20, 150  # different values of a column that says something of a person: sex, site; age
 
 
-FOLD = re.compile(r'(fold|cv|split|part|batch)[ _-]?\d+', re.IGNORECASE)
+FOLD = re.compile(r'(^|[ _-])(fold|cv|split|part|batch)[ _-]?\d+$', re.IGNORECASE)
+DRAWN = re.compile('mask|segment|truth|annotat', re.IGNORECASE)  # 'benign lesion' beside 'benign' is a class
 PERSON = re.compile(r'(?<![a-z])(patient|subject|person|pat|sub|case)[ _-]?(id)?[ _-]?[a-z]?\d+', re.IGNORECASE)
 MADE = re.compile(
     r'(?P<of>.+)[ _.-](h?v?flip|flipped|mirror|rot|rotated?|aug|augmented|crop|noise|copy)[ _-]?\d*', re.IGNORECASE
@@ -85,18 +87,24 @@ def _class_folders(folder: Path) -> list[Path]:
     return sorted(path for path in folders if path.name[0] != '.' and path.name not in ('__MACOSX', '__pycache__'))
 
 
+def _tables(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.suffix.lower() in TABLES and path.is_file())
+
+
 def _require_classes(root: Path, folders: list[Path]) -> None:
     """Raise BadInput where the folders below a root are something else than classes, by what is in them."""
     below = [{path.name for path in _class_folders(folder)} for folder in folders]
-    names = [{ALIASES.get(name.lower(), name.lower()) for name in found} for found in below]
+    names = [{split_name(name) for name in found} for found in below]
     first, last = folders[0].name if folders else '', folders[-1].name if folders else ''
-    fault = ''
-    if len(folders) == 1 and len(below[0]) > 1:
+    fault, tables = '', _tables(root)
+    if len(folders) == 1 and tables:
+        fault = f'has one class only ({first}); if {tables[0]!r} tells the labels, name that file'
+    elif len(folders) == 1 and len(below[0]) > 1:
         fault = f'has one class only ({first}); if the classes or splits are below it, name {folders[0]}'
     elif folders and all({'train', 'test'} <= found for found in names):
         said = ', '.join(sorted(below[0]))
         fault = f'the splits ({said}) lie below {first!r} and count for nothing there; put them above the classes'
-    elif folders and all(FOLD.fullmatch(path.name) for path in folders):
+    elif folders and all(FOLD.search(path.name) for path in folders):
         fault = f'the folders {first!r} to {last!r} are parts of the data by their names, not classes; {LAYOUT}'
     if fault:
         raise BadInput(f'{root}: {fault}')
@@ -130,9 +138,12 @@ def _rows_of(root: Path, folder: Path, split: str, notes: Counter) -> list[tuple
     rows, endings = [], Counter()
     loose = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.name[0] != '.']
     notes[f'images left out that lie in {folder.name!r} beside the folders per class'] += len(loose)
-    for class_folder in _class_folders(folder):
+    class_folders = _class_folders(folder)
+    names = {path.name for path in class_folders}
+    for class_folder in class_folders:
         images = images_below(class_folder, endings)
-        if class_folder.name.lower() in MASK_FOLDERS:
+        of_another = names.intersection(mask_of(class_folder.name)) and DRAWN.search(class_folder.name)
+        if class_folder.name.lower() in MASK_FOLDERS or of_another:
             notes[f'images of the folder {class_folder.name!r} left out as masks'] += len(images)
             continue
         stems = {os.path.splitext(name)[0] for name in images}
@@ -160,13 +171,17 @@ def read_folder(root: Path) -> pd.DataFrame:
     if not os.path.isdir(root):
         raise BadInput(f'{root}: no such folder; {LAYOUT}')
     folders, notes = _class_folders(root), Counter()
-    names = [ALIASES.get(path.name.lower(), path.name.lower()) for path in folders]
+    names = [split_name(path.name) for path in folders]
     others = [path.name for path, name in zip(folders, names, strict=True) if name not in SPLITS]
     if others and 'train' in names and set(names) & {'validation', 'test'}:
         raise BadInput(
             f'{root}: beside the splits ({", ".join(sorted(set(names) & set(SPLITS)))}) lies {others[0]!r}'
             f'{f" and {len(others) - 1} more" if len(others) > 1 else ""}; move it away, or give a folder per class'
         )
+    twice = next((name for name in SPLITS if names.count(name) > 1), '')
+    if twice and not others:
+        said = ' and '.join(repr(path.name) for path, name in zip(folders, names, strict=True) if name == twice)
+        raise BadInput(f'{root}: {said} are both the {twice} split by their names; put their images into one folder')
     if folders and not others:
         rows = [row for path, name in zip(folders, names, strict=True) for row in _rows_of(root, path, name, notes)]
     else:
@@ -177,6 +192,8 @@ def read_folder(root: Path) -> pd.DataFrame:
         loose = len(images_below(root, endings))
         fault = f'{loose} images lie beside each other, in no class folder' if loose else 'holds no image'
         there = ', '.join(f'{count} {ending}' for ending, count in endings.most_common(3))
+        if tables := _tables(root):
+            raise BadInput(f'{root}: {fault}; if {tables[0]!r} tells their labels, name that file')
         fault += f' (there are {there}; read are {", ".join(IMAGE_SUFFIXES)})' if there and not loose else ''
         raise BadInput(f'{root}: {fault}; {LAYOUT}')
     frame = pd.DataFrame(rows, columns=['image', 'label', 'split'])
@@ -236,7 +253,7 @@ def read_csv(path: Path, root: Path, with_texts: bool | None = None) -> tuple[pd
     for column in ('label', 'text', 'group', 'split'):
         if column in table:
             cells = [clean(value) for value in table[column].tolist()]
-            empty = [value in NOTHING or (column == 'group' and value.lower() in UNKNOWN) for value in cells]
+            empty = [is_nothing(value) or (column == 'group' and value.lower() in UNKNOWN) for value in cells]
             if any(empty):
                 notes[f"cells of {column} taken as empty ('nan', 'NA', '-', ...: what stands for nothing)"] = sum(empty)
             cells = ['' if nothing else value for value, nothing in zip(cells, empty, strict=True)]

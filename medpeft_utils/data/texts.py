@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from medpeft_utils.core.errors import BadInput
-from medpeft_utils.data.files import NOTHING
+from medpeft_utils.data.files import is_nothing
 
 FINDING = 'finding:'
 
@@ -29,8 +29,8 @@ def normalised(frame: pd.DataFrame) -> pd.DataFrame:
     """
     frame = frame.assign(text=[' '.join(text.split()) for text in frame['text'].tolist()])
     for column in finding_columns(frame):
-        cells = frame[column].where(~frame[column].isin(('', *NOTHING)), '-1')
-        values = pd.to_numeric(cells, errors='coerce')
+        cells = ['-1' if cell == '' or is_nothing(cell) else cell for cell in frame[column].tolist()]
+        values = pd.to_numeric(pd.Series(cells, frame.index), errors='coerce')
         wrong = ~values.isin((1, 0, -1))
         if wrong.any():
             raise BadInput(
