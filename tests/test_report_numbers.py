@@ -12,8 +12,8 @@ from test_report_invented import invented_record, invented_records, records_with
 
 from medpeft_utils.core.errors import BadInput
 from medpeft_utils.report import crossover, paper, provenance, scores, source
+from medpeft_utils.report.figure1 import crossovers, figure1_scores
 from medpeft_utils.report.inference import Sample
-from medpeft_utils.report.tables import crossovers, figure1_scores
 
 CELLS = scores.seed_scores(paper.records(), prefer=scores.TABLE_EXPERIMENTS)
 CELLS = CELLS[CELLS['fraction'] == 1.0]

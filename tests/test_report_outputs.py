@@ -178,7 +178,8 @@ def test_figure4_tells_the_head_s_effect_from_the_method_s(protocol_study: pd.Da
 
 
 def test_a_footer_holds_whole_sentences_alone():
-    figure, _ = style.sheet(1, 1, ['One. Two; Three and ' + 'more ' * 60 + 'words. Four.'], width=3.0, synthetic=True)
+    figure, _ = style.sheet(1, 1, width=3.0)
+    style.footer(figure, ['One. Two; Three and ' + 'more ' * 60 + 'words. Four.'], synthetic=True)
     footer, badge = (text.get_text() for text in figure.texts)
     assert (footer, badge) == ('One. Two; Four.', 'synthetic images')
 

@@ -12,7 +12,7 @@ from medpeft_utils.report.claims import CONSEQUENCE
 from medpeft_utils.report.clinical_tables import NO_ROWS, Run, cells, differences, over, runs_with_rows
 from medpeft_utils.report.inference import Interval
 from medpeft_utils.report.output import Figure, Nothing, Output, renderer
-from medpeft_utils.report.style import bar, sheet
+from medpeft_utils.report.style import bar, legend, sheet
 
 BARS = 'Bars: 95 % intervals. Grey: no difference of consequence (2 points).'
 
@@ -25,18 +25,11 @@ def class_wise_error(run: Run, scaled: bool) -> np.ndarray:
     return np.mean([clinical.drawn_calibration_error(split, y[:, k], p[:, k]) for k in here], axis=0)
 
 
-def forest(
-    figures: list[tuple[str, dict[str, dict[str, Interval]]]],
-    words: str,
-    notes: list[str],
-    marks: dict[str, str],
-    synthetic: bool = False,
-):
+def forest(figures: list[tuple[str, dict[str, dict[str, Interval]]]], words: str, marks: dict[str, str]):
     """A panel a data set, a row a method: differences from full FT with their bars; `marks` are kind to marker."""
     methods = list(dict.fromkeys(method for _, found in figures for kind in found.values() for method in kind))
-    figure, axes = sheet(
-        1, len(figures), [BARS, *notes], max(2.1, 7 / len(figures)), 0.21 * len(methods) + 1.25, synthetic, sharey=True
-    )
+    size = max(2.1, 7 / len(figures)), 0.21 * len(methods) + 1.25
+    figure, axes = sheet(1, len(figures), *size, sharey=True)
     for axis, (title, found) in zip(axes[0], figures, strict=True):
         axis.axvspan(-100 * CONSEQUENCE, 100 * CONSEQUENCE, color=style.PALE, alpha=0.35, linewidth=0, zorder=0)
         axis.axvline(0, color=style.INK, linewidth=0.8, zorder=1)
@@ -53,9 +46,8 @@ def forest(
         axis.grid(axis='y', visible=False)
     axes[0, 0].set_yticks(range(len(methods)), methods)
     axes[0, 0].set_ylim(len(methods) - 0.4, -0.6)
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    if len(labels) > 1:
-        figure.legend(handles, labels, loc='outside upper center', ncols=3, frameon=False, fontsize=7)
+    if len(marks) > 1:
+        legend(figure, axes[0, :1])
     return figure
 
 
@@ -80,12 +72,11 @@ def calibration(records: pd.DataFrame, f1: str = 'weighted') -> Output:
         return Nothing(notes=[NO_ROWS])
     panels = sorted(panels, key=lambda panel: -len(panel[1]['as trained']))[:4]
     counts, synthetic = verdicts([row['difference'] for row in data]), any(run.synthetic for run in runs)
-    with style.drawing():
-        marks = {'as trained': 'o', 'after a temperature': 'D'}
-        figure = forest(panels, 'calibration error minus\nfull FT, points', [counts, *over(runs)], marks, synthetic)
+    figure = forest(panels, 'calibration error minus\nfull FT, points', {'as trained': 'o', 'after a temperature': 'D'})
     return Figure(
         synthetic=synthetic,
         figure=figure,
+        footer=[BARS, counts, *over(runs)],
         notes=[counts, *over(runs), 'To the right: worse than full FT.', BARS],
         data=data,
     )

@@ -2,7 +2,7 @@
 
 CLAIMS = Claims(Study)
 
-@CLAIMS.claim('ssf_best', 'SSF is best.', 'Table 2')
+@CLAIMS.claim('SSF is best.', 'Table 2')
 def ssf_best(study) -> Answer:
     '''The rule, as it is printed.'''
 """
@@ -18,10 +18,9 @@ from pathlib import Path
 import pandas as pd
 
 from medpeft_utils.core.registry import Registry
-from medpeft_utils.report import style
+from medpeft_utils.report import provenance, style
 from medpeft_utils.report.inference import FEWEST, Interval
 from medpeft_utils.report.output import Nothing, Row, Table, write_pictures
-from medpeft_utils.report.style import sheet
 
 CONSEQUENCE = 0.02  # the smallest difference of a score (0..1) that is of consequence, declared before the runs
 REPRODUCED, CONTRADICTED, UNDECIDED, NOT_RUN = 'reproduced', 'contradicted', 'undecided', 'not run'
@@ -71,6 +70,15 @@ class Part:
         return f'{self.what}: {self.found.text(self.scale, digits=self.digits)} {self.unit} ({about(self.found)})'
 
     @property
+    def numbers(self) -> dict:
+        """The part as a row of the CSV."""
+        row, found = {'part': self.what, 'verdict': self.verdict}, self.found
+        if found is None:
+            return row
+        row |= {'value': found.value, 'low': found.low, 'high': found.high, 'consequence': self.consequence}
+        return row | {name: getattr(found, name) for name in ('over', 'groups', 'seeds', 'splits')}
+
+    @property
     def needs(self) -> str:
         """What would decide it, in words."""
         found = self.found
@@ -85,10 +93,8 @@ class Part:
         if found.over == 'patients and seeds' and of_seeds > of_groups:
             return f'about {math.ceil(more * found.seeds):,} seeds'
         if found.groups:
-            times = math.ceil(10 * more) / 10
-            return (
-                f'about {times:g} times the {found.groups:,} test patients' if times > 1 else 'somewhat more patients'
-            )
+            times, patients = math.ceil(10 * more) / 10, f'{found.groups:,} test patients'
+            return f'about {times:g} times the {patients}' if times > 1 else 'somewhat more patients'
         return f'about {math.ceil(more * max(found.seeds, found.splits)):,} seeds'
 
 
@@ -96,14 +102,13 @@ def about(found: Interval) -> str:
     """What an interval is over, in words: '3 seeds, 412 patients'."""
     if found.over == 'data sets':
         return f'at least {found.seeds} seeds or splits each, {found.groups:,} patients'
-    words = [f'{found.splits} splits'] if found.splits > 1 else []
-    if found.seeds:
-        words.append(f'{found.seeds} seed{"s" if found.seeds > 1 else ""}')
-    if found.over == 'patients' or found.over == 'patients and seeds':
-        words.append(f'{found.groups:,} patients')
-    if found.over == 'seeds':
-        words.append('patients not drawn')
-    return ', '.join(words) or 'as printed'
+    words = {
+        f'{found.splits} splits': found.splits > 1,
+        f'{found.seeds} seed{"s" if found.seeds > 1 else ""}': found.seeds > 0,
+        f'{found.groups:,} patients': found.over.startswith('patients'),
+        'patients not drawn': found.over == 'seeds',
+    }
+    return ', '.join(text for text, holds in words.items() if holds) or 'as printed'
 
 
 def judge(parts: Sequence[Part]) -> str:
@@ -140,18 +145,14 @@ class Answer:
     @property
     def decides(self) -> tuple[str, ...]:
         """Parts and lines in words; of an open part what would decide it."""
-        words = []
-        for part in self.parts:
-            needs = f'; undecided: needs {part.needs}' if part.verdict == UNDECIDED else ''
-            words.append(f'{part}{needs}')
-        return (*words, *self.lines)
+        needs = (f'; undecided: needs {part.needs}' if part.verdict == UNDECIDED else '' for part in self.parts)
+        return (*(f'{part}{words}' for part, words in zip(self.parts, needs, strict=True)), *self.lines)
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim of a paper: where it stands, in which words, and what answers it."""
+    """A claim of a paper: its words, where it stands, and what answers it."""
 
-    name: str
     text: str
     where: str
     answer: Callable[..., Answer]
@@ -173,11 +174,11 @@ class Claims(Registry[Claim]):
         super().__init__('claim')
         self.study = study
 
-    def claim(self, name: str, text: str, where: str):
-        """Register a function (study) -> Answer as the answer to a claim; its docstring is the rule."""
+    def claim(self, text: str, where: str):
+        """Register a function (study) -> Answer as the answer to a claim, under its name; its docstring is the rule."""
 
         def register(answer: Callable[..., Answer]) -> Callable[..., Answer]:
-            self.register(name, Claim(name, text, where, answer))
+            self.register(answer.__name__, Claim(text, where, answer))
             return answer
 
         return register
@@ -187,36 +188,39 @@ class Claims(Registry[Claim]):
         study = self.study(records, f1)
         return {name: claim.answer(study) for name, claim in self.items()}
 
-    def page(self, records: pd.DataFrame, f1: str, notes: Sequence[str], synthetic: bool = False) -> Table | Nothing:
-        """Every claim with its verdict, rule, what decides, and caveat; Nothing where no claim was run."""
-        rows, parts, answers = [], [], self.answers(records, f1)
+    def page(
+        self, records: pd.DataFrame, f1: str, notes: Sequence[str], chosen: pd.DataFrame, more: Sequence[str] = ()
+    ):
+        """Every claim with its verdict, rule, what decides, and caveat; Nothing where no claim was run.
+
+        Args:
+            notes: what `provenance` says of the runs.
+            chosen: these runs, for what must be said of small networks and of synthetic images.
+            more: further notes, after those on small networks.
+        """
+        answers = self.answers(records, f1)
+        small = len(chosen) > 0 and chosen['backbone_label'].astype(str).str.contains('mini').any()
+        synthetic = provenance.is_synthetic(chosen)
+        notes = [*notes, *([SMALL] if small else []), *more]
         if all(answer.verdict == NOT_RUN for answer in answers.values()):
             return Nothing(notes=notes)
+        rows, parts = [], []
         for name, answer in answers.items():
             claim = self[name]
             row = {'name': name, 'claim': claim.text, 'where': claim.where, 'verdict': answer.verdict}
             rows.append(row | {'decides': '\n'.join(answer.decides), 'rule': claim.rule, 'caveat': answer.caveat})
-            parts += [{'name': name} | _number(part) for part in answer.parts]
-        cells = [[r['where'], r['verdict'], r['decides'], r['caveat']] for r in rows]
+            parts += [{'name': name} | part.numbers for part in answer.parts]
+        shown = ['where', 'verdict', 'decides', 'caveat']
         many = f'{len(self)} claims, each interval of 95 % by itself: nothing is corrected for their number.'
         return ClaimsPage(
             synthetic=synthetic,
             columns=['Claim', 'Where', 'Verdict', 'What decides', 'Caveat'],
-            rows=[Row((r['claim'],), c, [False, True, False, False]) for r, c in zip(rows, cells, strict=True)],
+            rows=[Row((r['claim'],), [r[name] for name in shown], [False, True, False, False]) for r in rows],
             notes=[*notes, *([SYNTHETIC] if synthetic else []), many],
             data=rows,
             further={'parts': pd.DataFrame(parts)} if parts else {},
             left=True,
         )
-
-
-def _number(part: Part) -> dict:
-    found = part.found
-    row = {'part': part.what, 'verdict': part.verdict}
-    if found is None:
-        return row
-    row |= {'value': found.value, 'low': found.low, 'high': found.high, 'consequence': part.consequence}
-    return row | {'over': found.over, 'groups': found.groups, 'seeds': found.seeds, 'splits': found.splits}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,8 +237,7 @@ class ClaimsPage(Table):
         """Claims against verdicts: a coloured cell under the verdict, with the number of parts that say so."""
         rows = self.data.to_dict('records')
         parts = self.further.get('parts', pd.DataFrame(columns=['name', 'verdict']))
-        texts = [textwrap.fill(row['claim'], 62) for row in rows]
-        figure, axes = sheet(1, 1, self.notes[:2], 7.2, 0.4 + 0.3 * len(rows))
+        figure, axes = style.sheet(1, 1, 7.2, 0.4 + 0.3 * len(rows))
         axis = axes[0, 0]
         for place, row in enumerate(rows):
             found = parts[parts['name'] == row['name']]['verdict'].value_counts()
@@ -242,21 +245,20 @@ class ClaimsPage(Table):
                 own, count = verdict == row['verdict'], int(found.get(verdict, 0))
                 colour = style.VERDICTS[verdict] if own else '#f4f4f4'
                 axis.barh(place, 0.94, left=column + 0.03, height=0.8, color=colour)
-                words = (
-                    f'{count} of {found.sum()} part{"s" if found.sum() > 1 else ""}' if count else '✓' if own else ''
-                )
+                counted = f'{count} of {found.sum()} part{"s" if found.sum() > 1 else ""}'
+                words = counted if count else '✓' if own else ''
                 ink = 'white' if own and verdict in (REPRODUCED, CONTRADICTED) else style.INK
                 how = {'ha': 'center', 'va': 'center', 'size': 6.3, 'weight': 'bold' if own else 'normal'}
                 axis.text(column + 0.5, place, words, color=ink, **how)
-        axis.set_yticks(range(len(rows)), texts, size=6.5)
+        axis.set_yticks(range(len(rows)), [textwrap.fill(row['claim'], 62) for row in rows], size=6.5)
         axis.set_ylim(len(rows) - 0.5, -0.5)
         axis.set_xlim(0, len(VERDICTS))
         axis.set_xticks([n + 0.5 for n in range(len(VERDICTS))], VERDICTS, weight='bold', size=8)
         axis.xaxis.tick_top()
         axis.tick_params(length=0)
         axis.grid(False)
-        for spine in axis.spines.values():
-            spine.set_visible(False)
+        axis.spines[:].set_visible(False)
+        style.footer(figure, self.notes[:2])
         return figure
 
     def markdown(self) -> str:

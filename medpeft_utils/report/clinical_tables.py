@@ -305,25 +305,23 @@ def clinical_curves(records: pd.DataFrame, f1: str = 'weighted') -> Output:
     if not chosen:
         return Nothing(notes=[NO_ROWS])
     drawn, used = [], [run for _, methods in chosen for own in methods.values() for run in own]
-    with style.drawing():
-        figure, axes = sheet(
-            len(chosen), 2, ['Bands: 95 %.', *over(used)], 3.5, 2.5, any(run.synthetic for run in used)
-        )
-        for across, ((encoder, data), methods) in zip(axes, chosen, strict=True):
-            methods = dict(list(methods.items())[:3])
-            classes = next(iter(methods.values()))[0].classes
-            k = positive(classes)
-            for row in _curves(across, methods, k):
-                drawn.append({'encoder': encoder, 'dataset': data, 'class': classes[k]} | row)
-            across[0].set_title(plain(f'{data}: {classes[k]}, {encoder}'))
-            across[0].set_ylabel('observed frequency')
-            across[1].set_ylabel('net benefit')
-            across[1].legend(frameon=False, fontsize=6.5, loc='upper right')
-        axes[-1, 0].set_xlabel('predicted probability')
-        axes[-1, 1].set_xlabel('threshold probability')
+    figure, axes = sheet(len(chosen), 2, 3.5, 2.5)
+    for across, ((encoder, data), methods) in zip(axes, chosen, strict=True):
+        methods = dict(list(methods.items())[:3])
+        classes = next(iter(methods.values()))[0].classes
+        k = positive(classes)
+        for row in _curves(across, methods, k):
+            drawn.append({'encoder': encoder, 'dataset': data, 'class': classes[k]} | row)
+        across[0].set_title(plain(f'{data}: {classes[k]}, {encoder}'))
+        across[0].set_ylabel('observed frequency')
+        across[1].set_ylabel('net benefit')
+        across[1].legend(frameon=False, fontsize=6.5, loc='upper right')
+    axes[-1, 0].set_xlabel('predicted probability')
+    axes[-1, 1].set_xlabel('threshold probability')
     return Figure(
         synthetic=any(run.synthetic for run in used),
         figure=figure,
+        footer=['Bands: 95 %.', *over(used)],
         notes=[*over(used), 'Bands: 95 %. Dashed: perfect calibration. ' + NOT_CLINICAL],
         data=pd.DataFrame(drawn),
     )

@@ -73,7 +73,7 @@ def cost(records: pd.DataFrame, f1: str = 'weighted') -> Output:
     rows, data = [], []
     measured = [name for name in COSTS if runs[name].notna().any()]
     for (backbone, size), group in runs.groupby(['backbone', 'image_size'], sort=False, dropna=False):
-        known = paper.CNN_METHODS if group['family'].iloc[0] == 'cnn' else paper.VIT_METHODS
+        known = paper.methods_of(group)
         for method in scores.in_order(group['method'], known):
             medians = group[group['method'] == method][measured].median()
             cells = [_shown(medians[name], COSTS[name]) for name in measured]
@@ -115,25 +115,23 @@ def cost_front(records: pd.DataFrame, f1: str = 'weighted') -> Output:
     measured = [name for name in FRONT if (medians.loc[methods, name] > 0).any()]
     if not measured:
         return Nothing(notes=[NO_COST])
-    with style.drawing():
-        notes = provenance.describe(records, here, f1)
-        figure, axes = sheet(
-            1, len(measured), notes, 3.2 if len(measured) > 1 else 4.5, 2.9, provenance.is_synthetic(here), sharey=True
-        )
-        for axis, name in zip(axes[0], measured, strict=True):
-            cost_ = medians.loc[methods, name]
-            known = [place for place, method in enumerate(methods) if cost_[method] > 0]
-            front = pareto([cost_.iloc[i] for i in known], [[better[i][j] for j in known] for i in known])
-            _draw(axis, [methods[i] for i in known], cost_, means, [methods[known[i]] for i in front])
-            axis.set_xlabel(f'{FRONT[name]} (log scale)')
-            data += [{'encoder': encoder, 'cost': name, 'method': methods[i], 'value': cost_.iloc[i],
-                      'score': means[methods[i]], 'on_front': known.index(i) in front} for i in known]  # fmt: skip
-        axes[0, 0].set_ylabel(f'average {f1} F1')
-        axes[0, 0].set_title(f'{here["backbone_label"].iloc[0]}, {provenance.from_to([len(blocks)], "data set")}')
+    notes = provenance.describe(records, here, f1)
+    figure, axes = sheet(1, len(measured), 3.2 if len(measured) > 1 else 4.5, 2.9, sharey=True)
+    for axis, name in zip(axes[0], measured, strict=True):
+        cost_ = medians.loc[methods, name]
+        known = [place for place, method in enumerate(methods) if cost_[method] > 0]
+        front = pareto([cost_.iloc[i] for i in known], [[better[i][j] for j in known] for i in known])
+        _draw(axis, [methods[i] for i in known], cost_, means, [methods[known[i]] for i in front])
+        axis.set_xlabel(f'{FRONT[name]} (log scale)')
+        data += [{'encoder': encoder, 'cost': name, 'method': methods[i], 'value': cost_.iloc[i],
+                  'score': means[methods[i]], 'on_front': known.index(i) in front} for i in known]  # fmt: skip
+    axes[0, 0].set_ylabel(f'average {f1} F1')
+    axes[0, 0].set_title(f'{here["backbone_label"].iloc[0]}, {provenance.from_to([len(blocks)], "data set")}')
     more = 'Dashed: the front. A dearer method is on it only where it is detectably better than the one before it.'
     return Figure(
         synthetic=provenance.is_synthetic(here),
         figure=figure,
+        footer=notes,
         notes=[*notes, more],
         data=pd.DataFrame(data),
     )

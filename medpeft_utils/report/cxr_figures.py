@@ -48,24 +48,27 @@ def cxr_labels(records: pd.DataFrame, f1: str = 'weighted') -> Output:
         return Nothing(notes=notes)
     models = scores.in_order(shown['encoder'], cxr.MODELS)
     datasets = scores.in_order(shown['data'], tuple(cxr.DATASETS.values()))
-    with style.drawing():
-        width = 3.6 if len(datasets) == 1 else 2.6
-        figure, axes = sheet(
-            len(models), len(datasets), [DRAWN, *notes], width, 2.2, provenance.is_synthetic(shown), sharey='col'
-        )
-        for across, model in zip(axes, models, strict=True):
-            for axis, data in zip(across, datasets, strict=True):
-                runs = shown[(shown['encoder'] == model) & (shown['data'] == data)]
-                axis.set_title(data if model == models[0] else '')
-                if runs.empty:
-                    nothing(axis, 'not run')
-                    continue
-                _panel(axis, [row for row in table if (row['encoder'], row['data']) == (model, data)], runs)
-            across[0].set_ylabel(f'{shown[shown["encoder"] == model]["backbone_label"].iloc[0]}\ntest AUROC, points')
-        for axis in axes[-1]:
-            axis.set_xlabel('labels: per cent, images')
-        axes[0, 0].legend(loc='upper left', frameon=False, fontsize=7)
-    return Figure(synthetic=provenance.is_synthetic(shown), figure=figure, notes=[*notes, DRAWN], data=table)
+    width = 3.6 if len(datasets) == 1 else 2.6
+    figure, axes = sheet(len(models), len(datasets), width, 2.2, sharey='col')
+    for across, model in zip(axes, models, strict=True):
+        for axis, data in zip(across, datasets, strict=True):
+            runs = shown[(shown['encoder'] == model) & (shown['data'] == data)]
+            axis.set_title(data if model == models[0] else '')
+            if runs.empty:
+                nothing(axis, 'not run')
+                continue
+            _panel(axis, [row for row in table if (row['encoder'], row['data']) == (model, data)], runs)
+        across[0].set_ylabel(f'{shown[shown["encoder"] == model]["backbone_label"].iloc[0]}\ntest AUROC, points')
+    for axis in axes[-1]:
+        axis.set_xlabel('labels: per cent, images')
+    axes[0, 0].legend(loc='upper left', frameon=False, fontsize=7)
+    return Figure(
+        synthetic=provenance.is_synthetic(shown),
+        figure=figure,
+        footer=[DRAWN, *notes],
+        notes=[*notes, DRAWN],
+        data=table,
+    )
 
 
 def ranked_tasks(table: pd.DataFrame) -> list[tuple]:
@@ -128,9 +131,12 @@ def cxr_rank(records: pd.DataFrame, f1: str = 'weighted') -> Output:
     notes = cxr.describe(records, used)
     if rows.empty:
         return Nothing(notes=notes)
-    with style.drawing():
-        figure, axes = sheet(
-            1, 2, ['Bars: 95 % intervals.', *notes], 3.5, 2.7, provenance.is_synthetic(used), sharey=True
-        )
-        _draw_ranks(*axes[0], rows)
-    return Figure(synthetic=provenance.is_synthetic(used), figure=figure, notes=[*notes, DRAWN_RANK], data=rows)
+    figure, axes = sheet(1, 2, 3.5, 2.7, sharey=True)
+    _draw_ranks(*axes[0], rows)
+    return Figure(
+        synthetic=provenance.is_synthetic(used),
+        figure=figure,
+        footer=['Bars: 95 % intervals.', *notes],
+        notes=[*notes, DRAWN_RANK],
+        data=rows,
+    )

@@ -1,4 +1,4 @@
-"""Figure 1 of the paper: F1 and the gain over full fine-tuning as the training data shrink."""
+"""Figure 1 of the paper: F1 and the gain over full fine-tuning as the data shrink; its crossovers as a table."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import math
 
 import pandas as pd
 
-from medpeft_utils.report import paper, provenance, scores, style
-from medpeft_utils.report.output import Figure, Nothing, Output, numbers, renderer
-from medpeft_utils.report.style import bar, sheet, size_axis
-from medpeft_utils.report.tables import crossovers, figure1_scores
+from medpeft_utils.report import crossover, paper, provenance, scores, style
+from medpeft_utils.report.output import MISSING, Figure, Nothing, Output, Row, Table, numbers, renderer
+from medpeft_utils.report.style import bar, legend, sheet, size_axis
 
 METHODS = ('Full FT', 'BitFit', 'LoRA')
 DASHED = {'linestyle': (0, (4, 2)), 'linewidth': 0.9, 'alpha': 0.8, 'zorder': 2, 'marker': ''}
@@ -17,6 +16,38 @@ DRAWN = (
     'Above: mean over seeds with its band of 95 %. Beneath: gain over full fine-tuning with its bar of 95 %; ring and '
     'bar on the zero line: crossover and its interval.'
 )
+
+
+CROSSOVER_NOTE = (
+    'The last size at which the gain over full fine-tuning changes from plus to minus, linear in the gain and in the '
+    'logarithm of the size. "None detectable": the interval reaches beyond the sizes that were run.'
+)
+
+
+def figure1_scores(records: pd.DataFrame, f1: str = 'weighted') -> pd.DataFrame:
+    """The scores of Figure 1: encoders, data sets and methods that were run at three data sizes or more."""
+    chosen = scores.seed_scores(records, f1, prefer=scores.FIGURE1_EXPERIMENTS)
+    sizes = chosen.groupby(['encoder', 'data', 'method'])['fraction'].transform('nunique')
+    return chosen[sizes >= 3]
+
+
+def crossovers(curves: pd.DataFrame) -> pd.DataFrame:
+    """The crossover of every method of `figure1_scores` against full fine-tuning.
+
+    Returns:
+        Columns encoder, data, dataset_label, method, crossover (a `crossover.Crossover`).
+    """
+    rows = []
+    for (encoder, data), group in curves.groupby(['encoder', 'data'], sort=False):
+        for method in [m for m in dict.fromkeys(group['method']) if m != scores.FULL]:
+            gains = scores.gains_by(group, method, by=('fraction',))
+            if len(gains) >= 3:
+                found = crossover.estimate({key[0]: one for key, one in gains.items()})
+                rows.append((encoder, data, group['dataset_label'].iloc[0], method, found))
+    return pd.DataFrame(rows, columns=['encoder', 'data', 'dataset_label', 'method', 'crossover'])
+
+
+# ---- the figure
 
 
 def _curves(axes, rows: pd.DataFrame, printed: pd.DataFrame, methods: list[str]) -> None:
@@ -33,15 +64,8 @@ def _curves(axes, rows: pd.DataFrame, printed: pd.DataFrame, methods: list[str])
         x = 100 * one['fraction']
         axes.plot(x, one['mean'], markeredgecolor='white', markeredgewidth=0.5, zorder=4, label=method, **look)
         if one['low'].notna().any():
-            axes.fill_between(
-                x,
-                one['low'].clip(lower=0),
-                one['high'].clip(upper=1),
-                color=look['color'],
-                alpha=0.16,
-                linewidth=0,
-                zorder=1,
-            )
+            ends = one['low'].clip(lower=0), one['high'].clip(upper=1)
+            axes.fill_between(x, *ends, color=look['color'], alpha=0.16, linewidth=0, zorder=1)
 
 
 def _gains(axes, chosen: pd.DataFrame, printed: pd.DataFrame, methods: list[str]) -> list[dict]:
@@ -107,52 +131,69 @@ def figure1(records: pd.DataFrame, f1: str = 'weighted') -> Output:
     notes = provenance.describe(records, curves, f1)
     bars = [] if published else ['Bands and bars: 95 % intervals.']
     bars += ['Thin dashed: the paper.'] if not published and set(printed['data']) & set(curves['data']) else []
-    with style.drawing():
-        width = 5.0 if len(panels) == 1 else 3.5
-        figure, axes = sheet(
-            2,
-            len(panels),
-            [*bars, *notes],
-            width,
-            2.35,
-            provenance.is_synthetic(curves),
-            sharey='row',
-            height_ratios=(3, 2),
-        )
-        for (upper, lower), ((encoder, data), chosen) in zip(axes.T, panels, strict=True):
-            beside = encoder if encoder in set(printed['encoder']) else 'ViT-Base'  # the one that others stand for
-            theirs = printed[(printed['encoder'] == beside) & (printed['data'] == data)]
-            theirs = theirs.iloc[:0] if published else theirs
-            methods, sizes = scores.in_order(chosen['method'], METHODS), sorted(chosen['fraction'].unique())
-            images = chosen.groupby('fraction')['train_images'].max()
-            _curves(upper, scores.summarise(chosen), theirs, methods)
-            own = numbers(_gains(lower, chosen, theirs, methods)).assign(encoder=encoder, data=data)
-            gains.append(own)
-            _mark_crossovers(lower, found[(found['encoder'] == encoder) & (found['data'] == data)])
-            size_axis(upper, sizes)
-            size_axis(lower, sizes, images.to_dict())
-            lower.set_xlabel('training images: per cent, number')
-            first = chosen.iloc[0]
-            upper.set_title(f'{first["backbone_label"]}, {str(first["dataset_label"]).replace(" (synthetic)", "")}')
-        axes[0, 0].set_ylabel(f'{"" if published else f1 + " "}F1, test split')
-        axes[1, 0].set_ylabel('gain over full FT, points')
-        handles = {
-            label: handle for one in axes[0] for handle, label in zip(*one.get_legend_handles_labels(), strict=True)
-        }
-        figure.legend(
-            handles.values(),
-            handles,
-            loc='outside upper center',
-            ncols=3 * min(len(panels), 2),
-            frameon=False,
-            fontsize=6.5,
-        )
+    figure, axes = sheet(2, len(panels), 5.0 if len(panels) == 1 else 3.5, 2.35, sharey='row', height_ratios=(3, 2))
+    for (upper, lower), ((encoder, data), chosen) in zip(axes.T, panels, strict=True):
+        beside = encoder if encoder in set(printed['encoder']) else 'ViT-Base'  # the one that others stand for
+        theirs = printed[(printed['encoder'] == beside) & (printed['data'] == data)]
+        theirs = theirs.iloc[:0] if published else theirs
+        methods, sizes = scores.in_order(chosen['method'], METHODS), sorted(chosen['fraction'].unique())
+        _curves(upper, scores.summarise(chosen), theirs, methods)
+        own = numbers(_gains(lower, chosen, theirs, methods)).assign(encoder=encoder, data=data)
+        gains.append(own)
+        _mark_crossovers(lower, found[(found['encoder'] == encoder) & (found['data'] == data)])
+        size_axis(upper, sizes)
+        size_axis(lower, sizes, chosen.groupby('fraction')['train_images'].max().to_dict())
+        lower.set_xlabel('training images: per cent, number')
+        first = chosen.iloc[0]
+        upper.set_title(f'{first["backbone_label"]}, {str(first["dataset_label"]).replace(" (synthetic)", "")}')
+    axes[0, 0].set_ylabel(f'{"" if published else f1 + " "}F1, test split')
+    axes[1, 0].set_ylabel('gain over full FT, points')
+    legend(figure, axes[0], ncols=3 * min(len(panels), 2), fontsize=6.5)
     more = [DRAWN, *provenance.rates(records, curves)]
     if not published and (curves['data'] == 'HAM10000').any():
         more.append(f'Thin dashed lines: the paper, read off its Figure 1 ({paper.CITATION}).')
     return Figure(
         synthetic=provenance.is_synthetic(curves),
         figure=figure,
+        footer=[*bars, *notes],
         notes=[*(provenance.smallest(curves[curves['fraction'] == 1]) if not published else []), *notes, *more],
         data=_numbers(curves, printed, pd.concat(gains)),
+    )
+
+
+# ---- the crossovers as a table
+
+
+@renderer(
+    'figure1_crossover',
+    'Crossover of Figure 1: the data size above which full fine-tuning stays better',
+    'Below how many images is a parameter-efficient method the better choice?',
+)
+def figure1_crossover(records: pd.DataFrame, f1: str = 'weighted') -> Output:
+    """The crossovers of Figure 1 with their intervals, beside the paper's in words and from its digitised curves."""
+    curves, published = figure1_scores(records, f1), scores.is_published(records)
+    if curves.empty:
+        return Nothing(notes=['No curve of data sizes was run.'])
+    theirs = crossovers(figure1_scores(paper.records())).set_index(['encoder', 'method'])['crossover']
+    rows, data = [], []
+    for one in crossovers(curves).itertuples():
+        said, drawn = paper.CROSSOVERS.get((one.encoder, one.method)), theirs.get((one.encoder, one.method))
+        cells = [f'{said} %' if said else MISSING, drawn.words(drawn.estimate) if drawn else MISSING]
+        rows.append(
+            Row((one.encoder, one.method, one.dataset_label), [*([] if published else [str(one.crossover)]), *cells])
+        )
+        row = {'encoder': one.encoder, 'method': one.method, 'dataset': one.dataset_label}
+        row |= {'paper_text': said and said / 100, 'paper_curve': drawn.estimate if drawn else math.nan}
+        own = one.crossover
+        row |= {} if published else {'estimate': own.estimate, 'low': own.low, 'high': own.high}
+        data.append(row | ({} if published else {'inside': own.inside, 'over': own.over}))
+    notes = [*provenance.describe(records, curves, f1), *provenance.rates(records, curves)]
+    return Table(
+        synthetic=provenance.is_synthetic(curves),
+        columns=['Encoder', 'Method', 'Data', *([] if published else ['This study']), 'Paper, text', 'Paper, curve'],
+        rows=rows,
+        notes=[*notes, CROSSOVER_NOTE],
+        top=[] if published else provenance.smallest(curves[curves['fraction'] == curves['fraction'].max()]),
+        data=pd.DataFrame(data),
+        left=True,
     )

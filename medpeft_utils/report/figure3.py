@@ -122,7 +122,7 @@ def figure3(records: pd.DataFrame, f1: str = 'weighted') -> Output:
     chosen = chosen[~chosen['encoder'].astype(str).str.endswith(scores.RANDOM)]
     for encoder in scores.in_order(chosen['encoder'], paper.ENCODERS):
         here = chosen[chosen['encoder'] == encoder]
-        known = paper.CNN_METHODS if here['family'].iloc[0] == 'cnn' else paper.VIT_METHODS
+        known = paper.methods_of(here)
         if published and encoder in ('ResNet50', 'ViT-Base'):
             panels.append((here, _printed(encoder, known), []))
         elif not published:
@@ -133,23 +133,21 @@ def figure3(records: pd.DataFrame, f1: str = 'weighted') -> Output:
         return Nothing(notes=['No encoder was run with three methods on one data set.'])
     used = pd.concat([here for here, *_ in panels])
     notes = provenance.describe(records, used, f1)
-    with style.drawing():
-        wide = len(panels) == 1 or max(len(table) for _, table, _ in panels) > 10
-        across = 1 if wide else 2
-        down, size = math.ceil(len(panels) / across), (7.2, 3.4) if wide else (3.6, 2.7)
-        figure, axes = sheet(
-            down, across, [*([] if published else [BARS]), *notes], *size, provenance.is_synthetic(used)
-        )
-        for axis in axes.flat[len(panels) :]:
-            axis.set_axis_off()
-        for axis, (here, table, front) in zip(axes.flat, panels, strict=False):
-            axis.set_xlabel('trainable parameters (log scale)')
-            axis.set_ylabel('average F1' if published else f'average {f1} F1')
-            many = provenance.from_to(table['datasets'], 'data set')
-            _draw(axis, table, front, f'{here["backbone_label"].iloc[0]}, {many}')
+    wide = len(panels) == 1 or max(len(table) for _, table, _ in panels) > 10
+    across = 1 if wide else 2
+    down, size = math.ceil(len(panels) / across), (7.2, 3.4) if wide else (3.6, 2.7)
+    figure, axes = sheet(down, across, *size)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_axis_off()
+    for axis, (here, table, front) in zip(axes.flat, panels, strict=False):
+        axis.set_xlabel('trainable parameters (log scale)')
+        axis.set_ylabel('average F1' if published else f'average {f1} F1')
+        many = provenance.from_to(table['datasets'], 'data set')
+        _draw(axis, table, front, f'{here["backbone_label"].iloc[0]}, {many}')
     return Figure(
         synthetic=provenance.is_synthetic(used),
         figure=figure,
+        footer=[*([] if published else [BARS]), *notes],
         notes=[*notes, DRAWN],
         data=pd.concat([table for _, table, _ in panels], ignore_index=True),
     )
@@ -215,10 +213,15 @@ def ranks_figure(records: pd.DataFrame, f1: str = 'weighted') -> Output:
     used, data = (pd.concat(parts, ignore_index=True) for parts in zip(*panels, strict=True))
     notes = provenance.describe(records, used, f1)
     bars = ['Bars: 95 % intervals.'] if data['low'].notna().any() else []
-    with style.drawing():
-        height = 0.22 * max(len(table) for _, table in panels) + 0.9
-        figure, axes = sheet(1, len(panels), [*bars, *notes], 3.5, height, provenance.is_synthetic(used))
-        for axis, (_, table) in zip(axes[0], panels, strict=True):
-            _ladder(axis, table)
-            axis.set_title(f'{table["family"][0]}, {provenance.from_to(table["blocks"], "block")}')
-    return Figure(synthetic=provenance.is_synthetic(used), figure=figure, notes=[*notes, RANKED], data=data)
+    height = 0.22 * max(len(table) for _, table in panels) + 0.9
+    figure, axes = sheet(1, len(panels), 3.5, height)
+    for axis, (_, table) in zip(axes[0], panels, strict=True):
+        _ladder(axis, table)
+        axis.set_title(f'{table["family"][0]}, {provenance.from_to(table["blocks"], "block")}')
+    return Figure(
+        synthetic=provenance.is_synthetic(used),
+        figure=figure,
+        footer=[*bars, *notes],
+        notes=[*notes, RANKED],
+        data=data,
+    )

@@ -8,7 +8,7 @@ from medpeft_utils.report import provenance, scores, style
 from medpeft_utils.report.claims import CONSEQUENCE, Answer, Claims, Part
 from medpeft_utils.report.inference import Sample
 from medpeft_utils.report.output import Figure, Nothing, Output, numbers, renderer
-from medpeft_utils.report.style import bar, sheet
+from medpeft_utils.report.style import bar, legend, sheet
 
 PAGE = 'What makes PEFT look better? The head, the steps, or the method'
 HEADS = {  # name in the records: what it is, its place in the palette, marker
@@ -61,14 +61,14 @@ CLAIMS = Claims(Study)
 OURS = 'our question'
 
 
-@CLAIMS.claim('better_by_a_tied_head', 'PEFT looks better when body and head share one rate.', OURS)
+@CLAIMS.claim('PEFT looks better when body and head share one rate.', OURS)
 def better_by_a_tied_head(study: Study) -> Answer:
     """The gain over full FT with a tied head minus that with a head of its own, at each data size and number of steps,
     paired."""
     return Answer([Part(what, one.interval()) for what, one in study.changes('head', 'tied', 'own')])
 
 
-@CLAIMS.claim('better_by_short_training', 'PEFT looks better in short training.', OURS)
+@CLAIMS.claim('PEFT looks better in short training.', OURS)
 def better_by_short_training(study: Study) -> Answer:
     """The gain over full FT with the fewest steps minus that with the most, with a head of its own, paired."""
     steps = sorted(study.chosen['steps'].unique())
@@ -78,7 +78,7 @@ def better_by_short_training(study: Study) -> Answer:
     return Answer([Part(what, one.interval()) for what, one in parts])
 
 
-@CLAIMS.claim('better_under_equal_heads', 'PEFT is better under a head of its own and enough steps.', OURS)
+@CLAIMS.claim('PEFT is better under a head of its own and enough steps.', OURS)
 def better_under_equal_heads(study: Study) -> Answer:
     """The gain over full FT with a head of its own and the most steps, at each data size, paired."""
     if study.chosen.empty:
@@ -101,7 +101,7 @@ def protocol(records: pd.DataFrame, f1: str = 'weighted') -> Output:
     if chosen.empty:
         return Nothing(notes=['No run varies head and steps.'])
     notes = [*provenance.describe(records, chosen, f1), *_protocol(chosen, f1)]
-    return CLAIMS.page(records, f1, notes, provenance.is_synthetic(chosen))
+    return CLAIMS.page(records, f1, notes, chosen)
 
 
 def _protocol(chosen: pd.DataFrame, f1: str) -> list[str]:
@@ -169,48 +169,30 @@ def figure4(records: pd.DataFrame, f1: str = 'weighted') -> Output:
     here = chosen[(chosen['encoder'] == first[0]) & (chosen['data'] == first[1])]
     fractions, steps = sorted(here['fraction'].unique()), sorted(here['steps'].unique())
     notes = provenance.describe(records, here, f1)
-    with style.drawing():
-        width = max(2.2, 5.0 / len(fractions))
-        figure, axes = sheet(
-            1 + len(study.methods),
-            len(fractions),
-            [BARS, *notes],
-            width,
-            1.9,
-            provenance.is_synthetic(here),
-            sharex=True,
-            sharey='row',
-        )
-        for column, fraction in enumerate(fractions):
-            cells = here[(here['fraction'] == fraction) & (here['method'] == scores.FULL)]
-            full = {key: scores.sample(rows).interval() for key, rows in cells.groupby(['steps', 'head'])}
-            _lines(axes[0, column], full, steps)
-            images = here[here['fraction'] == fraction]['train_images'].max()
-            axes[0, column].set_title(f'{100 * fraction:g} %: {images:,.0f} images')
-            for axis, method in zip(axes[1:, column], study.methods, strict=True):
-                gains = study.gains[method]
-                of = {k[3:]: one.interval() for k, one in gains.items() if k[:3] == (*first, fraction)}
-                axis.axhspan(-100 * CONSEQUENCE, 100 * CONSEQUENCE, color=style.PALE, alpha=0.35, linewidth=0, zorder=0)
-                axis.axhline(0, color=style.INK, linewidth=0.8, zorder=1)
-                _lines(axis, of, steps)
-            axes[-1, column].set_xlabel('training steps')
-        axes[0, 0].set_ylabel(f'full FT\n{f1} F1, points')
-        for axis, method in zip(axes[1:, 0], study.methods, strict=True):
-            axis.set_ylabel(f'{method} minus full FT\npoints')
-        handles, labels = axes[0, 0].get_legend_handles_labels()
-        figure.legend(
-            handles,
-            labels,
-            loc='outside upper center',
-            ncols=3,
-            frameon=False,
-            fontsize=7,
-            title="the head's learning rate",
-        )
+    width = max(2.2, 5.0 / len(fractions))
+    figure, axes = sheet(1 + len(study.methods), len(fractions), width, 1.9, sharex=True, sharey='row')
+    for column, fraction in enumerate(fractions):
+        cells = here[(here['fraction'] == fraction) & (here['method'] == scores.FULL)]
+        full = {key: scores.sample(rows).interval() for key, rows in cells.groupby(['steps', 'head'])}
+        _lines(axes[0, column], full, steps)
+        images = here[here['fraction'] == fraction]['train_images'].max()
+        axes[0, column].set_title(f'{100 * fraction:g} %: {images:,.0f} images')
+        for axis, method in zip(axes[1:, column], study.methods, strict=True):
+            gains = study.gains[method]
+            of = {k[3:]: one.interval() for k, one in gains.items() if k[:3] == (*first, fraction)}
+            axis.axhspan(-100 * CONSEQUENCE, 100 * CONSEQUENCE, color=style.PALE, alpha=0.35, linewidth=0, zorder=0)
+            axis.axhline(0, color=style.INK, linewidth=0.8, zorder=1)
+            _lines(axis, of, steps)
+        axes[-1, column].set_xlabel('training steps')
+    axes[0, 0].set_ylabel(f'full FT\n{f1} F1, points')
+    for axis, method in zip(axes[1:, 0], study.methods, strict=True):
+        axis.set_ylabel(f'{method} minus full FT\npoints')
+    legend(figure, axes[0, :1], title="the head's learning rate")
     about = f'{here["backbone_label"].iloc[0]} on {first[1]}.'
     return Figure(
         synthetic=provenance.is_synthetic(here),
         figure=figure,
+        footer=[BARS, *notes],
         notes=[about, *notes, DRAWN, *_protocol(here, f1), 'Verdicts on each effect are in protocol.md.'],
         data=_numbers(study),
     )

@@ -11,7 +11,7 @@ from __future__ import annotations
 import html
 import importlib
 import pkgutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, wraps
 from io import BytesIO
@@ -51,14 +51,9 @@ def _markdown_text(text: str) -> str:
     return str(text).replace('|', '\\|').replace('\n', '<br>')
 
 
-def _write(path: Path, text: str) -> Path:
-    path.write_text(text, encoding='utf-8')
-    return path
-
-
-def _write_csv(path: Path, data: pd.DataFrame) -> Path:
-    data.to_csv(path, index=False, float_format='%.6g', lineterminator='\n')
-    return path
+def _markdown_table(columns: Sequence[str], rows: Iterable[Iterable[str]]) -> list[str]:
+    lines = ['| ' + ' | '.join(columns) + ' |', '| --- ' * len(columns) + '|']
+    return lines + ['| ' + ' | '.join(map(str, row)) + ' |' for row in rows]
 
 
 def write_pictures(folder: Path, name: str, figure: matplotlib.figure.Figure, kind: str = 'svg') -> list[Path]:
@@ -118,11 +113,16 @@ class Output:
         """Write CSV, Markdown and LaTeX into the folder; give back the paths."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        paths = [_write_csv(folder / f'{self.name}.csv', self.data)]
-        paths += [_write_csv(folder / f'{self.name}_{suffix}.csv', data) for suffix, data in self.further.items()]
-        paths.append(_write(folder / f'{self.name}.md', f'{self.markdown()}\nDrawn by {SOFTWARE}.\n'))
-        paths.append(_write(folder / f'{self.name}.tex', f'% drawn by {SOFTWARE}\n{self.latex()}'))
-        return paths
+        data = {self.name: self.data} | {f'{self.name}_{suffix}': more for suffix, more in self.further.items()}
+        for name, numbers_ in data.items():
+            numbers_.to_csv(folder / f'{name}.csv', index=False, float_format='%.6g', lineterminator='\n')
+        texts = {
+            f'{self.name}.md': f'{self.markdown()}\nDrawn by {SOFTWARE}.\n',
+            f'{self.name}.tex': f'% drawn by {SOFTWARE}\n{self.latex()}',
+        }
+        for name, text in texts.items():
+            (folder / name).write_text(text, encoding='utf-8')
+        return [folder / name for name in (*(f'{name}.csv' for name in data), *texts)]
 
 
 @dataclass(frozen=True)
@@ -165,23 +165,13 @@ class Table(Output):
         """Where `frame` is printed in bold, as booleans of its shape."""
         return np.array([[False] * len(row.heads) + (list(row.best) or [False] * len(row.cells)) for row in self.rows])
 
-    @property
-    def muted(self) -> list[int]:
-        return [number for number, row in enumerate(self.rows) if row.muted]
-
-    @property
-    def rules(self) -> list[int]:
-        """The rows whose first heading is another than that above."""
-        first = [row.heads[0] for row in self.rows]
-        return [number for number in range(1, len(first)) if first[number] != first[number - 1]]
-
     def styled(self) -> Styler:
         """The table for a notebook: best in bold, the paper's rows in grey, groups ruled off."""
         css = np.where(self.bold, 'font-weight: bold;', '').astype(object)
-        for number in self.muted:
-            css[number] += f'color: {style.GREY};'
-        for number in self.rules:
-            css[number] += f'border-top: 1px solid {style.GREY};'
+        for number, row in enumerate(self.rows):
+            css[number] += f'color: {style.GREY};' if row.muted else ''
+            if number and row.heads[0] != self.rows[number - 1].heads[0]:
+                css[number] += f'border-top: 1px solid {style.GREY};'
         frame = self.frame.map(lambda text: html.escape(str(text)).replace('\n', '<br>'))
         styler = frame.style.apply(lambda _: css, axis=None).hide(axis='index')
         return styler.set_properties(**{'text-align': 'left', 'white-space': 'nowrap'})
@@ -193,28 +183,25 @@ class Table(Output):
 
     def markdown(self) -> str:
         """The table in Markdown, title above and notes beneath."""
-        lines = [f'**{self.title}**', '', *(f'{line}\n' for line in self.top)]
-        lines += ['| ' + ' | '.join(self.columns) + ' |', '| --- ' * len(self.columns) + '|']
-        for row, bold in zip(self.frame.to_numpy(), self.bold, strict=True):
-            cells = [f'**{_markdown_text(c)}**' if b else _markdown_text(c) for c, b in zip(row, bold, strict=True)]
-            lines.append('| ' + ' | '.join(cells) + ' |')
+        rows = (
+            [f'**{_markdown_text(c)}**' if b else _markdown_text(c) for c, b in zip(row, bold, strict=True)]
+            for row, bold in zip(self.frame.to_numpy(), self.bold, strict=True)
+        )
+        lines = [f'**{self.title}**', '', *(f'{line}\n' for line in self.top), *_markdown_table(self.columns, rows)]
         return '\n'.join([*lines, '', *(f'{note}  ' for note in self.notes), ''])
 
     def latex(self) -> str:
         """The table for LaTeX (packages booktabs and amssymb), notes in its caption."""
         frame = self.frame.map(latex_text).set_axis([latex_text(column) for column in self.columns], axis=1)
-        weight = np.where(self.bold, 'textbf:--rwrap;', '')
         text = len(self.columns) if self.left else self.heads
-        return (
-            frame.style.apply(lambda _: weight, axis=None)
-            .hide(axis='index')
-            .to_latex(
-                column_format='l' * text + 'c' * (len(self.columns) - text),
-                hrules=True,
-                position_float='centering',
-                caption=latex_text(' '.join([self.title.rstrip('.') + '.', *self.top, *self.notes])),
-                label=f'tab:{self.name}',
-            )
+        weight = np.where(self.bold, 'textbf:--rwrap;', '')
+        styler = frame.style.apply(lambda _: weight, axis=None).hide(axis='index')
+        return styler.to_latex(
+            column_format='l' * text + 'c' * (len(self.columns) - text),
+            hrules=True,
+            position_float='centering',
+            caption=latex_text(' '.join([self.title.rstrip('.') + '.', *self.top, *self.notes])),
+            label=f'tab:{self.name}',
         )
 
 
@@ -224,10 +211,12 @@ class Figure(Output):
 
     Args:
         figure: drawn by matplotlib.
+        footer: sentences for its two lines at the bottom, the most needed first.
         kind: of its file, 'svg', or 'png' where it is made of pictures.
     """
 
     figure: matplotlib.figure.Figure
+    footer: Sequence[str] = ()
     kind: str = 'svg'
 
     def save(self, folder: Path | str) -> list[Path]:
@@ -243,17 +232,9 @@ class Figure(Output):
     def markdown(self) -> str:
         """The figure's picture, notes and numbers in Markdown."""
         shown = self.data.map(lambda value: f'{value:.4g}' if isinstance(value, float) else _markdown_text(value))
-        shown = shown.replace('nan', MISSING)
-        lines = [
-            f'**{self.title}**',
-            '',
-            f'![{self.title}]({self.name}.{self.kind})',
-            '',
-            *(f'{note}  ' for note in self.notes),
-        ]
-        lines += ['', '| ' + ' | '.join(shown.columns) + ' |', '| --- ' * len(shown.columns) + '|']
-        lines += ['| ' + ' | '.join(map(str, row)) + ' |' for row in shown.to_numpy()]
-        return '\n'.join([*lines, ''])
+        lines = [f'**{self.title}**', '', f'![{self.title}]({self.name}.{self.kind})', '']
+        lines += [*(f'{note}  ' for note in self.notes), '']
+        return '\n'.join([*lines, *_markdown_table(shown.columns, shown.replace('nan', MISSING).to_numpy()), ''])
 
     def latex(self) -> str:
         """The figure for LaTeX, notes in its caption."""
@@ -309,7 +290,10 @@ def renderer(name: str, title: str, question: str):
     def register(draw: Callable[[pd.DataFrame, str], Output]) -> Callable[[pd.DataFrame, str], Output]:
         @wraps(draw)
         def named(records: pd.DataFrame, f1: str = 'weighted') -> Output:
-            output = draw(records, f1)
+            with style.drawing():
+                output = draw(records, f1)
+                if isinstance(output, Figure):
+                    style.footer(output.figure, output.footer, output.synthetic)
             return replace(output, name=name, title=title + (', synthetic images' if output.synthetic else ''))
 
         RENDERERS.register(name, Renderer(name, title, question, named))

@@ -94,6 +94,11 @@ def records() -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
+def methods_of(chosen: pd.DataFrame) -> tuple[str, ...]:
+    """The paper's methods for the family of these runs."""
+    return CNN_METHODS if chosen['family'].iloc[0] == 'cnn' else VIT_METHODS
+
+
 def printed_averages(encoder: str) -> pd.Series:
     """The averages of F1 that the paper prints for an encoder, by method; empty where it prints none."""
     if encoder == 'ResNet50':

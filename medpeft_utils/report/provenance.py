@@ -38,6 +38,11 @@ def from_to(values: Iterable[float], what: str = '') -> str:
     return f'{text} {what}{"s" if what and high != "1" else ""}'.strip()
 
 
+def percent(part: float, digits: int = 0) -> str:
+    """A fraction in words: 0.5 is '50 %'."""
+    return f'{100 * part:.{digits}f} %'
+
+
 def source(records: pd.DataFrame, chosen: pd.DataFrame, about: str, citation: str = paper.CITATION) -> list[str]:
     """Data, backbones, runs and seeds of what is shown, failed runs, and how far it was trained.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from matplotlib.colors import to_rgb
 from matplotlib.transforms import Bbox
@@ -81,23 +81,23 @@ def footer(figure, notes: Sequence[str], synthetic: bool = False) -> None:
         figure.text(x=1 - 0.08 / width, s='synthetic images', size=7, weight='bold', bbox=box, ha='right', **how)
 
 
-def sheet(rows: int, columns: int, notes: Sequence[str] = (), width: float = 3.5, height: float = 2.6,
-          synthetic: bool = False, **how):  # fmt: skip
-    """A figure of rows x columns panels, each of so many inches, with a footer.
+def sheet(rows: int, columns: int, width: float = 3.5, height: float = 2.6, **how):
+    """A figure of rows x columns panels, each of so many inches, with room for a footer; `how` is for `subplots`.
 
-    Args:
-        notes: sentences for the footer, what bars and marks are first; what does not fit is on the page beside it.
-        how: for matplotlib's `subplots`.
     Returns:
         The figure and its axes [rows, columns].
     """
-    beneath = BENEATH if notes or synthetic else 0.0
-    wide, tall = width * columns, height * rows + beneath
+    wide, tall = width * columns, height * rows + BENEATH
     figure = new_figure(wide, tall)
-    figure.set_layout_engine('constrained', rect=(0, beneath / tall, 1, 1 - beneath / tall))
-    axes = figure.subplots(rows, columns, squeeze=False, **how)
-    footer(figure, notes, synthetic)
-    return figure, axes
+    figure.set_layout_engine('constrained', rect=(0, BENEATH / tall, 1, 1 - BENEATH / tall))
+    return figure, figure.subplots(rows, columns, squeeze=False, **how)
+
+
+def legend(figure, axes: Iterable, **how) -> None:
+    """A legend above all panels that names each line of these axes once."""
+    named = {label: one for axis in axes for one, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    how = {'loc': 'outside upper center', 'ncols': 3, 'frameon': False, 'fontsize': 7} | how
+    figure.legend(named.values(), named, **how)
 
 
 def nothing(axes, words: str) -> None:
@@ -152,15 +152,13 @@ def _box(x: float, y: float, place: tuple[int, int], size: tuple[float, float], 
 
 def _cost(box: Bbox, taken: Sequence[Bbox], frame: Bbox) -> float:
     """The area of the label that lies on something else or outside the axes."""
-    overlap = 0.0
-    for other in taken:
+
+    def shared(other: Bbox) -> float:
         wide = min(box.x1, other.x1) - max(box.x0, other.x0)
         high = min(box.y1, other.y1) - max(box.y0, other.y0)
-        overlap += max(wide, 0) * max(high, 0)
-    inside = max(min(box.x1, frame.x1) - max(box.x0, frame.x0), 0) * max(
-        min(box.y1, frame.y1) - max(box.y0, frame.y0), 0
-    )
-    return overlap + 2 * (box.width * box.height - inside)
+        return max(wide, 0) * max(high, 0)
+
+    return sum(map(shared, taken)) + 2 * (box.width * box.height - shared(frame))
 
 
 def place_labels(

@@ -11,7 +11,7 @@ import pandas as pd
 
 from medpeft_utils import auroc
 from medpeft_utils.core.errors import BadInput
-from medpeft_utils.report import clinical, provenance, style
+from medpeft_utils.report import clinical, provenance
 from medpeft_utils.report.calibration import BARS, forest, verdicts
 from medpeft_utils.report.clinical_tables import NO_ROWS, Run, cells, runs_with_rows, sample
 from medpeft_utils.report.inference import TestSplit
@@ -235,11 +235,10 @@ def gaps(records: pd.DataFrame, f1: str = 'weighted') -> Output:
         return Nothing(notes=missing or [NO_ROWS])
     shown = sorted(panels.items(), key=lambda panel: -len(panel[1]['gap']))[:4]
     counts, synthetic = verdicts([row['change'] for row in found]), any(row['synthetic'] for row in found)
-    with style.drawing():
-        words = 'change of the gap\nagainst full FT, points of AUROC'
-        figure = forest(shown, words, [counts], {'gap': 'o'}, synthetic)
+    figure = forest(shown, 'change of the gap\nagainst full FT, points of AUROC', {'gap': 'o'})
     return Figure(
         figure=figure,
+        footer=[BARS, counts],
         notes=[counts, 'To the right: a wider gap than that of full FT.', BARS, NOTE, *missing],
         synthetic=synthetic,
         data=[{name: row[name] for name in ('encoder', 'dataset', 'by', 'method', 'change')} for row in found],

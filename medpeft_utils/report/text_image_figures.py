@@ -129,30 +129,24 @@ def _mosaic(images: np.ndarray) -> np.ndarray:
     """Up to four pictures [K, S, S, 3] as two by two, with a white line between; one alone as it is."""
     if len(images) < 4:
         return images[0]
-    side = images.shape[1]
-    sheet = np.full((2 * side + side // 32 + 1,) * 2 + (3,), 255, dtype=np.uint8)
-    far = slice(-side, None)
-    for image, (down, across) in zip(
-        images, ((slice(side),) * 2, (slice(side), far), (far, slice(side)), (far, far)), strict=False
-    ):
-        sheet[down, across] = image
-    return sheet
+    white = images.shape[1] // 32 + 1
+    padded = np.pad(images[:4], ((0, 0), (0, white), (0, white), (0, 0)), constant_values=255)
+    rows = [np.concatenate([padded[n], padded[n + 1]], axis=1) for n in (0, 2)]
+    return np.concatenate(rows)[:-white, :-white]
 
 
-def _draw(lines: list[tuple[str, list[Cell]]], notes: list[str], synthetic: bool):
-    across, beneath = max(len(cells) for _, cells in lines), style.BENEATH
-    width, height = EDGE * max(across, 6) + 0.6, BLOCK * len(lines) + TOP + beneath
-    with style.drawing():
-        figure = style.new_figure(width, height)
-        for down, (label, cells) in enumerate(lines):
-            for place, cell in enumerate(cells):
-                bottom = height - TOP - down * BLOCK - EDGE
-                box = [(0.5 + EDGE * place) / width, bottom / height, (EDGE - 0.06) / width, (EDGE - 0.06) / height]
-                axes = figure.add_axes(box)
-                _fill(axes, cell)
-                if not place:
-                    axes.set_ylabel(label, size=7.5)
-        style.footer(figure, notes, synthetic)
+def _draw(lines: list[tuple[str, list[Cell]]]):
+    across = max(len(cells) for _, cells in lines)
+    width, height = EDGE * max(across, 6) + 0.6, BLOCK * len(lines) + TOP + style.BENEATH
+    figure = style.new_figure(width, height)
+    for down, (label, cells) in enumerate(lines):
+        for place, cell in enumerate(cells):
+            bottom = height - TOP - down * BLOCK - EDGE
+            box = [(0.5 + EDGE * place) / width, bottom / height, (EDGE - 0.06) / width, (EDGE - 0.06) / height]
+            axes = figure.add_axes(box)
+            _fill(axes, cell)
+            if not place:
+                axes.set_ylabel(label, size=7.5)
     return figure
 
 
@@ -173,23 +167,11 @@ def _fill(axes, cell: Cell) -> None:
 
 def _numbers(lines: list[tuple[str, list[Cell]]]) -> pd.DataFrame:
     rows = [
-        {
-            'row': label,
-            'column': cell.title,
-            'run': cell.run,
-            'number': cell.under,
-            'pictures': 0 if cell.images is None else len(cell.images),
-        }
+        (label, cell.title, cell.run, cell.under, 0 if cell.images is None else len(cell.images))
         for label, cells in lines
         for cell in cells
     ]
     return pd.DataFrame(rows, columns=['row', 'column', 'run', 'number', 'pictures'])
-
-
-def _nothing(records: pd.DataFrame) -> Withheld:
-    theirs = scores.is_published(records)
-    note = "The paper's pictures are not held here." if theirs else 'No run of text-to-image is among these records.'
-    return Withheld(notes=[note])
 
 
 @renderer('figure2', 'Figure 2: images from one prompt', 'Do the images look like radiographs?')
@@ -197,25 +179,20 @@ def figure2(records: pd.DataFrame, f1: str = 'weighted') -> Gallery | Withheld:
     """Figure 2 of the paper for the set with most runs: pictures of synthetic data; of patients' data none."""
     table = ti.runs(records)
     if table.empty:
-        return _nothing(records)
+        theirs = scores.is_published(records)
+        none = 'No run of text-to-image is among these records.'
+        return Withheld(notes=["The paper's pictures are not held here." if theirs else none])
     table = table[table['data'] == table['data'].value_counts().index[0]]
     lines, synthetic = _rows(records, table), bool(table['synthetic'].all())
     about = f'Prompt: "{PROMPT}" The best methods by average rank of FID, and LoRA; the same starting noise for all.'
-    notes = [about, *ti.describe(records, table)[:1]]
-    if not synthetic:
-        pictures = any(cell.images is not None for _, cells in lines for cell in cells)
-        return Withheld(
-            notes=[PRIVATE, *notes],
-            data=_numbers(lines),
-            local=_draw(lines, notes, False) if pictures else None,
-            local_path=Path(records.attrs['places'][0]) / LOCAL if pictures else None,
-        )
-    cells = [cell for _, line in lines for cell in line if cell.images is not None]
-    return Gallery(
-        synthetic=True,
-        notes=notes,
-        data=_numbers(lines),
-        figure=_draw(lines, notes, True),
-        kind='png',
-        strips={KEPT.format(cell.run or 'ground_truth'): cell.images for cell in cells},
-    )
+    notes, data = [about, *ti.describe(records, table)[:1]], _numbers(lines)
+    shown = [cell for _, cells in lines for cell in cells if cell.images is not None]
+    if synthetic:
+        strips = {KEPT.format(cell.run or 'ground_truth'): cell.images for cell in shown}
+        how = {'figure': _draw(lines), 'footer': notes, 'kind': 'png', 'strips': strips}
+        return Gallery(synthetic=True, notes=notes, data=data, **how)
+    if not shown:
+        return Withheld(notes=[PRIVATE, *notes], data=data)
+    local, path = _draw(lines), Path(records.attrs['places'][0]) / LOCAL
+    style.footer(local, notes)
+    return Withheld(notes=[PRIVATE, *notes], data=data, local=local, local_path=path)

@@ -112,17 +112,15 @@ def prompt_following(records: pd.DataFrame, f1: str = 'weighted') -> Figure | No
     rows, notes = numbers(table), ti.describe(records, table)
     sets = list(dict.fromkeys(rows['data']))
     lines = [rows[rows['data'] == data]['method'].nunique() for data in sets]
-    with style.drawing():
-        height = 0.27 * sum(lines) / len(sets) + 0.75
-        how = {'sharey': 'row', 'height_ratios': lines}
-        footer = ['Bars: 95 %. Paler: fewer training pairs.', *notes]
-        figure, grid = sheet(len(sets), 4, footer, 2.2, height, provenance.is_synthetic(table), **how)
-        for axes, data in zip(grid, sets, strict=True):
-            _draw(axes, rows[rows['data'] == data])
-            sizes = ', '.join(f'{size:,}' for size in sorted(rows[rows['data'] == data]['pairs'].unique())[::-1])
-            axes[0].set_title(f'{data}: {sizes} pairs')
-        names = 'AUROC of findings', 'AUROC minus untuned', 'KID (lower is better)', 'KID, untuned minus tuned'
-        for axis, words in zip(grid[-1], names, strict=True):
-            axis.set_xlabel(words)
+    height = 0.27 * sum(lines) / len(sets) + 0.75
+    footer = ['Bars: 95 %. Paler: fewer training pairs.', *notes]
+    figure, grid = sheet(len(sets), 4, 2.2, height, sharey='row', height_ratios=lines)
+    for axes, data in zip(grid, sets, strict=True):
+        _draw(axes, rows[rows['data'] == data])
+        sizes = ', '.join(f'{size:,}' for size in sorted(rows[rows['data'] == data]['pairs'].unique())[::-1])
+        axes[0].set_title(f'{data}: {sizes} pairs')
+    names = 'AUROC of findings', 'AUROC minus untuned', 'KID (lower is better)', 'KID, untuned minus tuned'
+    for axis, words in zip(grid[-1], names, strict=True):
+        axis.set_xlabel(words)
     notes = [*notes, DRAWN, *better(table)]
-    return Figure(synthetic=provenance.is_synthetic(table), figure=figure, notes=notes, data=rows)
+    return Figure(synthetic=provenance.is_synthetic(table), figure=figure, footer=footer, notes=notes, data=rows)
