@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from medpeft_utils import backbones, methods
 from medpeft_utils.cli import medpeft
-from medpeft_utils.core.errors import BadInput, DoesNotFit
+from medpeft_utils.core.errors import BadInput, DoesNotFit, MedpeftError
 
 SIZES = {'hidden_size': 32, 'num_hidden_layers': 2, 'num_attention_heads': 4, 'image_size': 32, 'patch_size': 8}
 WIDE = SIZES | {'intermediate_size': 48}
@@ -193,7 +193,7 @@ def test_what_is_missing_is_said_in_a_line(tmp_path: Path, monkeypatch: pytest.M
         backbones.load(f'local-dir:{tmp_path}', 3)
     for config, words in (
         ({'model_type': 'bert'}, "of 'bert'; those of timm"),
-        ({'model_type': 'vit'}, 'cannot be built'),
+        ({'model_type': 'vit'}, 'hidden_size: field required'),
         ({'architecture': 'no_such'}, 'cannot be built'),
         ({'model_type': 'vit', **WIDE, 'hidden_act': 'sin'}, "activation 'sin'"),
     ):
@@ -209,6 +209,49 @@ def test_what_is_missing_is_said_in_a_line(tmp_path: Path, monkeypatch: pytest.M
     weights.unlink()
     with pytest.raises(BadInput, match='was the download stopped'):
         backbones.load(f'local-dir:{tmp_path}/whole', 3)
+
+
+ODD = [10**9, 10**18, -1, 1e308, float('nan'), float('inf'), '8', None, [8], {}]
+
+
+@pytest.mark.parametrize('key', [*WIDE, 'model_type', 'architecture'])
+def test_a_configuration_is_not_taken_at_its_word(key: str, tmp_path: Path):
+    """Numbers beyond any network, and what is none, are one message, before anything is built."""
+    for value in [*ODD, int('9' * 4000)]:
+        (tmp_path / 'config.json').write_text(json.dumps({'model_type': 'vit', **WIDE, key: value}))
+        backbones.family_of.cache_clear()
+        if (key, value) in (('intermediate_size', None), ('architecture', None)):
+            continue
+        with pytest.raises(MedpeftError) as refusal:
+            backbones.load(f'local-dir:{tmp_path}', 3, weights='random')
+        assert len(str(refusal.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    ('change', 'words'),
+    [
+        ({'model_args': {'depth': 10**9}}, "'depth' is 1000000000"),
+        ({'model_args': {'img_size': 10**5}}, "'img_size' is 100000"),
+        ({'model_args': {'embed_dim': 3 * 10**5, 'img_size': 32}}, 'describes .* weights; 10,000,000,000 at most'),
+        ({'model_args': {'num_heads': -3, 'img_size': 32}}, 'takes no image|cannot be built'),
+        ({'architecture': 'resnet50', 'model_args': {'layers': [3, 4, 10**9, 3]}}, "'layers' is 1000000000"),
+        ({'pretrained_cfg': {'std': [0, 1, 1]}}, 'no input size, mean and deviation'),
+        ({'pretrained_cfg': {'mean': 'grey'}}, 'no input size, mean and deviation'),
+        ({'pretrained_cfg': {'input_size': [3, 10**9, 10**9]}}, "'input_size' is 1000000000"),
+    ],
+)
+def test_a_configuration_of_timm_is_not_taken_at_its_word(change: dict, words: str, tmp_path: Path):
+    (tmp_path / 'config.json').write_text(json.dumps({'architecture': 'vit_tiny_patch16_224'} | change))
+    with pytest.raises(BadInput, match=words):
+        backbones.load(f'local-dir:{tmp_path}', 3, weights='random')
+
+
+def test_a_network_that_its_file_cannot_hold_is_not_built(tmp_path: Path):
+    saved('vit', tmp_path)
+    config = json.loads((tmp_path / 'config.json').read_text()) | {'hidden_size': 8192, 'intermediate_size': 8192}
+    (tmp_path / 'config.json').write_text(json.dumps(config))
+    with pytest.raises(BadInput, match=r'describes [\d,]+ weights, and model.safetensors has'):
+        backbones.load(f'local-dir:{tmp_path}', 3)
 
 
 def test_a_repository_in_the_hub_cache_loads_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -140,6 +140,8 @@ WRONG = [
         ('folds', 10**6),
     ),
     *(('max_steps', 10**12), ('data_folder', 'half \ud800'), ('backbone', 'vit_base_mini:0'), ('seed', '1:30')),
+    *(('method_config', '{"alpha": 0}'), ('batch_size', -3), ('fraction', float('nan')), ('image_size', 7)),
+    *(('method_config', 'null'), ('method_config', '{"rank": [4]}'), ('method_config', '{"rank": true}')),
     *(('method_config', {'rank': 8}), ('dataset', 'a\0b'), ('dataset', '~nobody/x'), ('dataset', 'x' * 5000)),
 ]
 

@@ -608,12 +608,24 @@ def test_measuring_leaves_the_model_as_it_was():
         ({'backbone': 'vit_base'}, UnknownName, 'vit_base_mini'),
         ({'method': 'tsa'}, DoesNotFit, "'tsa' does not fit backbone 'vit_base_mini'"),
         ({'method_config': '{rank: 4}'}, BadInput, 'method_config'),
+        ({'backbone': 'resnet50_mini', 'method': 'ssf', 'batch_size': 1}, BadInput, 'BatchNorm .* needs 2 images'),
+        ({'backbone': 'resnet50_mini', 'method': 'ssf', 'image_size': 31}, DoesNotFit, '31 px are too few'),
+        ({'method': 'vpt_deep', 'method_config': '{"dropout": 5}'}, BadInput, "'dropout' .* must be below 1"),
+        ({'method': 'fourierft', 'method_config': '{"frequencies": 60000}'}, DoesNotFit, 'frequencies.* does not fit'),
         ({'method_config': '{"rnk": 4}'}, BadInput, "did you mean 'rank'"),
     ],
 )
 def test_settings_that_cannot_be_used_are_refused_before_anything_is_loaded(folder, changes, error, words):
     with pytest.raises(error, match=words):
         settings(folder, **changes).check()
+
+
+@pytest.mark.parametrize('weights', ['', 'Pretrained', '/nowhere/w.pth', '.'])
+def test_weights_that_are_not_there_are_refused_with_the_parameters(weights):
+    named = {'dataset': 'synthetic_breastus', 'backbone': 'vit_base_mini', 'method': 'lora', 'weights': weights}
+    with pytest.raises(BadInput, match='weights='):
+        Settings.of(named)
+    assert Settings.planned(named).weights == weights, 'a grid may be planned before its weights are fetched'
 
 
 def test_images_are_stored_a_little_larger_than_the_input():

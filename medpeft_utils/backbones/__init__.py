@@ -213,11 +213,9 @@ def load(
 
 
 def _check_input(name: str, image_size: int | None, in_channels: int, weights: str) -> None:
-    family = family_of(name)
+    family_of(name)  # an unknown name gets its error
     if in_channels != 3 and weights != 'random':
         raise DoesNotFit(f'backbone {name!r} has weights for 3 channels, not {in_channels}; the loaders give RGB')
-    if family == 'cnn' and image_size is not None and image_size < 32:
-        raise DoesNotFit(f'backbone {name!r} shrinks an image 32 times; {image_size} px are too few')
     if image_size is not None:
         check_image_size(name, image_size)
 
@@ -236,18 +234,21 @@ def check_image_size(name: str, image_size: int) -> None:
     """
     import torch
 
-    small, named = SMALL_BACKBONES.get(split_name(name)[0]), re.search(r'patch(\d+)', name)
-    _require_multiple(
-        name, small.architecture.get('patch_size', 1) if small else int(named[1]) if named else 1, image_size
-    )
-    if small or not image_size:
+    if not image_size:
         return
+    if family_of(name) == 'cnn' and image_size < 32:
+        raise DoesNotFit(f'backbone {name!r} shrinks an image 32 times; {image_size} px are too few, give 32 or more')
+    if small := SMALL_BACKBONES.get(split_name(name)[0]):
+        _require_multiple(name, small.architecture.get('patch_size', 1), image_size)
+        return
+    if (named := re.search(r'patch(\d+)', name)) and not foreign.is_foreign(name):
+        _require_multiple(name, int(named[1]), image_size)
     with torch.device('meta'), torch.inference_mode():
         model = build(name, 2, image_size).eval()
         try:
             model(torch.empty(1, 3, image_size, image_size))
         except (RuntimeError, AssertionError, ValueError) as error:
-            usual = model.pretrained_cfg['input_size'][-1]
+            usual = foreign.input_of(name, model)[0]
             reason = str(error).split('\n')[0][:120]
             raise DoesNotFit(f'backbone {name!r} cannot take {image_size} px ({reason}); {usual} px fit') from error
 
@@ -299,8 +300,8 @@ def _input_of(name: str, model: nn.Module, image_size: int | None) -> tuple[int,
     if base in RADIOGRAPH_BACKBONES:
         known = RADIOGRAPH_BACKBONES[base]
         return image_size or 224, (known.mean,) * 3, (known.std,) * 3
-    config = model.pretrained_cfg
-    return image_size or config['input_size'][-1], tuple(config['mean']), tuple(config['std'])
+    usual, mean, std = foreign.input_of(name, model)
+    return image_size or usual, mean, std
 
 
 def image_size_of(name: str) -> int:
@@ -317,7 +318,7 @@ def image_size_of(name: str) -> int:
         import torch
 
         with torch.device('meta'):
-            return build(base).pretrained_cfg['input_size'][-1]
+            return foreign.input_of(name, build(base))[0]
     config = timm.get_pretrained_cfg(base)
     return config.input_size[-1] if config else 224
 

@@ -3,18 +3,23 @@
 `hf-hub:owner/name` is a repository in the local hub cache, `local-dir:FOLDER` a folder of the same layout. Where its
 `config.json` is timm's, timm builds the network. Where it is transformers' (ViT, DINOv2 with or without registers,
 CLIP, SigLIP), or open_clip's around a timm network, the same network is built in timm, with the configuration's epsilon
-and activation, and the keys are renamed: outputs equal those of transformers but for rounding.
+and activation, and the keys are renamed: the outputs equal those of transformers up to rounding.
+
+No file is taken at its word. Its numbers must be finite and of a size that a network can have, and the network must not
+have more weights than its file could hold.
 """
 
 from __future__ import annotations
 
-import json
+import math
 import re
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medpeft_utils.core.errors import BadInput, DoesNotFit
+from medpeft_utils.core.errors import BadInput, DoesNotFit, MedpeftError, short
+from medpeft_utils.core.files import parse_json
+from medpeft_utils.core.schema import checked
 
 if TYPE_CHECKING:
     import torch
@@ -30,6 +35,10 @@ WEIGHTS = (
 CONFIGS = ('config.json', 'open_clip_config.json', 'preprocessor_config.json')
 ACTIVATIONS = {'gelu': 'gelu', 'quick_gelu': 'quick_gelu', 'gelu_pytorch_tanh': 'gelu_tanh', 'gelu_new': 'gelu_tanh'}
 TYPES = ('vit', 'deit', 'dinov2', 'dinov2_with_registers', 'clip', 'siglip')
+# The largest whole number that a configuration may hold, by what its key is about; the first match counts.
+MOST = ((r'depth|layer|block', 256), (r'(image|img|input|patch)_size', 8192), ('', 1 << 24))
+MOST_BYTES = 1 << 24  # of a configuration file
+MOST_WEIGHTS = 10**10  # of a network; the largest of timm has 6.7 thousand million
 
 
 def is_foreign(name: str) -> bool:
@@ -71,15 +80,96 @@ def weights_of(name: str) -> Path:
 
 
 def _json(path: Path) -> dict[str, Any]:
+    """The object in a configuration file; {} where there is no such file. Raises BadInput."""
     if not path.is_file():
         return {}
+    if path.stat().st_size > MOST_BYTES:
+        raise BadInput(f'{path}: {path.stat().st_size:,} bytes are too many for a configuration; fetch it again')
     try:
-        content = json.loads(path.read_text(encoding='utf-8'))
-    except (ValueError, RecursionError) as error:
-        raise BadInput(f'{path}: not JSON ({error}); fetch it again') from error
+        content = parse_json(path.read_bytes())
+    except ValueError as error:
+        raise BadInput(f'{path}: not JSON ({short(str(error), 100)}); fetch it again') from error
     if not isinstance(content, dict):
-        raise BadInput(f'{path}: holds no configuration')
+        raise BadInput(f'{path}: holds {short(content)}, not a configuration; fetch it again')
+    waiting = [('', content)]
+    while waiting:
+        key, value = waiting.pop()
+        if isinstance(value, dict | list):
+            waiting += value.items() if isinstance(value, dict) else [(key, item) for item in value]
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise BadInput(f'{path}: {short(key)} is {value}; give a finite number')
+        elif isinstance(value, int) and abs(value) > (most := _most(key)):
+            raise BadInput(f'{path}: {short(key)} is {short(value)}; no network is so large, give {most:,} at most')
     return content
+
+
+def _most(key: str) -> int:
+    return next(most for pattern, most in MOST if re.search(pattern, key))
+
+
+def check_built(name: str, model: nn.Module) -> None:
+    """Raise BadInput for a network, built on the meta device, that is too large for its file, or takes no image."""
+    import torch
+
+    weights, folder = sum(parameter.numel() for parameter in model.parameters()), folder_of(name)
+    file = next((folder / file for file in WEIGHTS if (folder / file).is_file()), None)
+    described = f'backbone {name!r}: its configuration describes {weights:,} weights'
+    if weights > MOST_WEIGHTS:
+        raise BadInput(f'{described}; {MOST_WEIGHTS:,} at most')
+    if file is not None and weights > file.stat().st_size:  # a weight takes two bytes or four
+        raise BadInput(f'{described}, and {file.name} has {file.stat().st_size:,} bytes; fetch both again')
+    size = input_of(name, model)[0]
+    try:
+        with torch.inference_mode():
+            model.eval()(torch.empty(1, 3, size, size, device='meta'))
+    except Exception as error:  # whatever a layer raises
+        raise BadInput(f'backbone {name!r}: its configuration takes no image ({short(error, 200)})') from error
+
+
+def input_of(name: str, model: nn.Module) -> tuple[int, tuple, tuple]:
+    """Input size, mean and standard deviation that timm keeps with a network. Raises BadInput where they cannot be."""
+    config = model.pretrained_cfg
+    try:
+        size, mean, std = config['input_size'][-1], tuple(map(float, config['mean'])), tuple(map(float, config['std']))
+        usable = (
+            size == int(size) > 0 and len(mean) == len(std) == 3 and min(std) > 0 and math.isfinite(sum(mean + std))
+        )
+    except (KeyError, TypeError, ValueError):
+        usable = False
+    if not usable:
+        about = {key: config.get(key) for key in ('input_size', 'mean', 'std')}
+        raise BadInput(f'backbone {name!r}: {short(about, 200)} are no input size, mean and deviation of 3 channels')
+    return size, mean, std
+
+
+@cache
+def _schema() -> type:
+    """What a transformers configuration of a vision tower must hold; what is not named here passes as it is."""
+    from typing import Annotated
+
+    from pydantic import ConfigDict, Field, create_model
+
+    def whole(most: int) -> Any:
+        return Annotated[int, Field(ge=1, le=most)]
+
+    width = whole(1 << 14)
+    return create_model(
+        *('VisionConfig',),
+        __config__=ConfigDict(strict=True),
+        hidden_size=(width, ...),
+        image_size=(whole(8192), ...),
+        patch_size=(whole(8192), ...),
+        num_hidden_layers=(whole(256), ...),
+        num_attention_heads=(whole(1024), ...),
+        intermediate_size=(whole(1 << 17) | None, None),
+        mlp_ratio=(Annotated[float, Field(gt=0, le=64)], 4.0),
+        layer_norm_eps=(Annotated[float, Field(gt=0, lt=1)], 1e-6),
+        layerscale_value=(float, 1.0),
+        num_register_tokens=(whole(1024), 4),
+        hidden_act=(str, 'gelu'),
+        qkv_bias=(bool, True),
+        use_swiglu_ffn=(bool, False),
+    )
 
 
 def vision_config(folder: Path) -> dict[str, Any]:
@@ -113,10 +203,12 @@ def create(name: str, **arguments: Any) -> nn.Module:
                 f'open_clip and of {", ".join(TYPES)} are read'
             )
         return _create_transformers(name, vision, _json(folder / 'preprocessor_config.json'), arguments)
-    except (KeyError, TypeError, ValueError, AssertionError, ZeroDivisionError, RuntimeError) as error:
-        if isinstance(error, (BadInput, DoesNotFit)) or 'img_size' in str(error):
+    except MedpeftError:
+        raise
+    except Exception as error:  # a library takes the configuration at its word, and raises whatever it likes
+        if 'img_size' in str(error):
             raise
-        raise BadInput(f'backbone {name!r}: its configuration cannot be built ({error!r})') from error
+        raise BadInput(f'backbone {name!r}: its configuration cannot be built ({short(error, 200)})') from error
 
 
 def _create_open_clip(name: str, clip: dict[str, Any], arguments: dict[str, Any]) -> nn.Module:
@@ -137,13 +229,18 @@ def _create_transformers(
     import timm
     from torch import nn
 
-    kind, width = config['model_type'], config['hidden_size']
+    checked(_schema(), config, f'backbone {name!r}: config.json')
+    kind, width, hidden = config['model_type'], config['hidden_size'], config.get('intermediate_size')
+    if (
+        config['num_hidden_layers'] * width * (4 * width + 2 * (hidden or 0)) > MOST_WEIGHTS
+    ):  # blocks take time to build
+        raise BadInput(f'backbone {name!r}: its configuration describes more than {MOST_WEIGHTS:,} weights')
     activation = config.get('hidden_act', {'clip': 'quick_gelu', 'siglip': 'gelu_pytorch_tanh'}.get(kind, 'gelu'))
     if activation not in ACTIVATIONS:
         raise DoesNotFit(
             f'backbone {name!r}: activation {activation!r} is not read; these are: {", ".join(ACTIVATIONS)}'
         )
-    dino, hidden = kind.startswith('dinov2'), config.get('intermediate_size')
+    dino = kind.startswith('dinov2')
     settings = {
         'img_size': config['image_size'],
         'patch_size': config['patch_size'],

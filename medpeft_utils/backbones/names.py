@@ -11,7 +11,7 @@ import re
 from functools import cache
 from typing import TYPE_CHECKING
 
-from medpeft_utils.backbones.foreign import folder_of, is_foreign
+from medpeft_utils.backbones.foreign import check_built, folder_of, is_foreign
 from medpeft_utils.backbones.radiograph import RADIOGRAPH_BACKBONES
 from medpeft_utils.backbones.small import LEARNING_RATE_FACTOR, SMALL_BACKBONES
 from medpeft_utils.core.errors import BadInput, DoesNotFit, UnknownName
@@ -107,7 +107,10 @@ def family_of(name: str) -> str:
 
     require_known(base)
     with torch.device('meta'):
-        return structure_of(build(name))
+        model = build(name)
+    if is_foreign(base):
+        check_built(base, model)
+    return structure_of(model)
 
 
 def structure_of(model: nn.Module) -> str:

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from medpeft_utils import backbones
-from medpeft_utils.core.errors import BadInput, DoesNotFit, short
+from medpeft_utils.core.errors import BadInput, DoesNotFit, MedpeftError, short
 from medpeft_utils.core.files import parse_json, read_tensors, write_tensors
 from medpeft_utils.methods.base import BATCH_NORM, METHODS, Method, head_names, modules_of_type, prepare_for_additions
 from medpeft_utils.methods.precision import in_own_precision, train_in_float32
@@ -248,18 +248,37 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 @cache
-def check_fit(key: str, backbone: str) -> None:
-    """Raise DoesNotFit where a method finds nothing to train in a backbone; no weights are loaded.
+def check_fit(key: str, backbone: str, config: str = '{}', batch_size: int | None = None) -> None:
+    """Raise where a method cannot train a backbone, which is built without values (on the meta device).
 
-    Every method of a family fits the shipped backbones, which are not looked at.
+    Every method of a family fits the shipped backbones with its defaults; these are not looked at.
+
+    Args:
+        key: of the method.
+        backbone: its name.
+        config: the method's own options, as JSON.
+        batch_size: of a training step; None where there is none.
+    Raises:
+        DoesNotFit: the method finds nothing to train, or its options do not fit the backbone.
+        BadInput: a batch of one image, of which BatchNorm has no statistics.
     """
-    if backbones.is_shipped(backbone):
+    method, family, given = METHODS[key], backbones.family_of(backbone), json.loads(config)
+    if backbones.is_shipped(backbone) and not given and batch_size != 1:
         return
-    method, family = METHODS[key], backbones.family_of(backbone)
     with torch.device('meta'):
         model = backbones.build(backbone, 2)
-    if family not in method.families or not method.targets(model, family, method.configure({}, family)):
-        raise DoesNotFit(_why_not(model, method, family))
+    if batch_size == 1 and method.updates_batchnorm and modules_of_type(model, BATCH_NORM):
+        raise BadInput(f'batch_size=1: BatchNorm of {name_of(model)} needs 2 images or more; give 2, or 16')
+    if not given and family in method.families and method.targets(model, family, method.configure({}, family)):
+        return
+    try:
+        apply(model, key, family, given)
+    except MedpeftError:
+        raise
+    except Exception as error:  # a library refuses an option that this network cannot take
+        raise DoesNotFit(
+            f'method {key!r} with {config} does not fit {name_of(model)}: {short(str(error), 200)}; lower its options'
+        ) from error
 
 
 def _why_not(model: nn.Module, method: Method, family: str) -> str:

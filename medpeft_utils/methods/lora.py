@@ -43,7 +43,7 @@ class LoRAConfig:
         16.0,
         'the update is scaled by alpha / rank; 4 on a U-Net',
         'Hu et al. 2022, Sec. 4.1: alpha is set to the first rank tried; Lian et al. 2024 use 32',
-        minimum=0,
+        minimum=1e-6,  # at 0 nothing would ever be trained
     )
     dropout: float = option(
         0.0,

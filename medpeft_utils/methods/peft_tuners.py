@@ -109,7 +109,7 @@ def _rank(default: int, source: str) -> dataclasses.Field:
 
 
 def _alpha(default: float, source: str) -> dataclasses.Field:
-    return option(default, 'the update is scaled by alpha / rank', source, minimum=0)
+    return option(default, 'the update is scaled by alpha / rank', source, minimum=1e-6)
 
 
 SAME_RANK = "that of this project's LoRA, so that only the method differs"
@@ -142,7 +142,7 @@ TUNERS = (
         peft_config='LoraConfig',
         options={
             'rank': _rank(16, SAME_RANK),
-            'alpha': option(16.0, 'the update is scaled by alpha / sqrt(rank)', SAME_RANK, minimum=0),
+            'alpha': option(16.0, 'the update is scaled by alpha / sqrt(rank)', SAME_RANK, minimum=1e-6),
             'parts': PARTS,
         },
         fields={'rank': 'r', 'alpha': 'lora_alpha'},

@@ -21,7 +21,7 @@ class VPTConfig:
         10, 'prompts (before each block that has them)', 'Jia et al. 2022, Sec. 4, search 1 to 200', minimum=1
     )
     dropout: float = option(
-        0.0, 'on the prompts', "this project's: no method here drops out; Jia et al. use 0.1", minimum=0
+        0.0, 'on the prompts', "this project's: no method here drops out; Jia et al. use 0.1", minimum=0, below=1
     )
 
 

@@ -57,10 +57,10 @@ def _settings_faults(parameters: dict[str, Any], notebook: ExperimentNotebook) -
         if 'dataset' in parameters:
             _dataset(parameters['dataset'])
         if cls := _settings_class(notebook.code):
-            cls.of(parameters)
+            getattr(cls, 'planned', cls.of)(parameters)  # weights may be fetched later
         elif parameters.keys() >= {*REQUIRED}:  # it makes none: its names are checked, and nothing else
             named = {name: value for name, value in parameters.items() if name in (*REQUIRED, 'method_config')}
-            _usual_settings(parameters['backbone']).of(named)
+            _usual_settings(parameters['backbone']).planned(named)
     except MedpeftError as error:
         return [str(error)]
     return []

@@ -7,6 +7,7 @@ methods are the notebook's sections, in their order.
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -87,9 +88,14 @@ class Settings(BaseSettings):
             raise BadInput(f'folds={self.folds}: give 0 for the usual split, or a number of folds from 2')
         super().check()
         backbones.check_image_size(self.backbone, self.image_size)
-        methods.check_fit(self.method, self.backbone)
+        methods.check_fit(self.method, self.backbone, json.dumps(self.config(), sort_keys=True), self.batch_size)
         if self.min_steps > self.max_steps:
             raise BadInput(f'min_steps={self.min_steps} is above max_steps={self.max_steps}')
+
+    def require_weights(self) -> None:
+        """Raise BadInput where the weights are not there; nothing is read."""
+        super().require_weights()
+        backbones.weights_path(self.backbone, self.weights)
 
 
 class Classification(Run):
@@ -108,7 +114,6 @@ class Classification(Run):
         from medpeft_utils import data
 
         super().__init__(settings, cache)
-        backbones.weights_path(settings.backbone, settings.weights)  # what is missing is said before images are read
         self.image_size = settings.image_size or backbones.image_size_of(settings.backbone)
         self.data = data.load(
             settings.dataset,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,7 +16,7 @@ from typing import Any, ClassVar
 import torch
 
 from medpeft_utils import methods
-from medpeft_utils.core.errors import BadInput, DoesNotFit
+from medpeft_utils.core.errors import BadInput, DoesNotFit, short
 from medpeft_utils.core.values import parse_config, settings_of
 from medpeft_utils.training.config import TrainingConfig
 from medpeft_utils.training.loop import Fit
@@ -60,7 +61,14 @@ class BaseSettings:
 
     @classmethod
     def of(cls, parameters: dict) -> BaseSettings:
-        """The settings among a notebook's variables. Raises BadInput where one cannot be used."""
+        """The settings among a notebook's variables, each checked, and the weights looked for; nothing is loaded."""
+        settings = cls.planned(parameters)
+        settings.require_weights()
+        return settings
+
+    @classmethod
+    def planned(cls, parameters: dict) -> BaseSettings:
+        """As `of`, for a run of a grid: its weights may be fetched later."""
         settings = settings_of(cls, parameters)
         settings.check()
         return settings
@@ -84,6 +92,11 @@ class BaseSettings:
             )
         method.configure(self.config(), self.family)
 
+    def require_weights(self) -> None:
+        """Raise BadInput where the weights are not there; nothing is read."""
+        if self.weights not in ('pretrained', 'random') and not os.path.isfile(self.weights):
+            raise BadInput(f"weights={short(self.weights)}: give 'pretrained', 'random', or a file that is there")
+
     def config(self) -> dict:
         """The method's own settings, from JSON."""
         return parse_config(self.method_config)
@@ -106,8 +119,7 @@ class Run:
         from medpeft_utils.data.cache import cache_root
 
         settings.check()
-        if settings.weights not in ('pretrained', 'random') and not Path(settings.weights).is_file():  # before the data
-            raise BadInput(f"weights={settings.weights!r}: give 'pretrained', 'random', or a file that is there")
+        settings.require_weights()
         self.settings, self.device = settings, default_device()
         self.cache = Path(cache) if cache else cache_root()
         self.learning_rate: dict[str, Any] = {}
