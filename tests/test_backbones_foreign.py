@@ -241,7 +241,9 @@ def test_a_configuration_is_not_taken_at_its_word(key: str, tmp_path: Path):
     ],
 )
 def test_a_configuration_of_timm_is_not_taken_at_its_word(change: dict, words: str, tmp_path: Path):
-    (tmp_path / 'config.json').write_text(json.dumps({'architecture': 'vit_tiny_patch16_224'} | change))
+    (tmp_path / 'config.json').write_text(
+        json.dumps({'architecture': 'vit_tiny_patch16_224', 'pretrained_cfg': {}} | change)
+    )
     with pytest.raises(BadInput, match=words):
         backbones.load(f'local-dir:{tmp_path}', 3, weights='random')
 
