@@ -6,8 +6,10 @@ import csv
 import dataclasses
 import json
 import logging
+import runpy
 from collections import defaultdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -23,6 +25,7 @@ from medpeft_utils.data.synthetic import canvas, chest
 from medpeft_utils.data.synthetic.findings import COMMON_ENOUGH, SETS
 from medpeft_utils.data.synthetic.layout import block
 
+LISTS = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / 'data_prep' / 'lian_lists.py')))
 NIH = nih_chestxray14.CARD.classes
 PUBLISHED = Path(__file__).resolve().parents[2] / 'shared' / 'data' / 'med_peft_splits'
 COUNTED = Path(data.__file__).parents[1] / 'report' / 'paper' / 'lian2024_lists.csv'
@@ -389,7 +392,7 @@ def test_a_stand_in_loads_split_by_patient(monkeypatch):
 
 
 def test_arithmetic_of_lists(nih):
-    table = lists.arithmetic(nih / 'lists', NIH, nih_chestxray14.patient_of, 'tiny').set_index('list')
+    table = LISTS.arithmetic(nih / 'lists', NIH, nih_chestxray14.patient_of, 'tiny').set_index('list')
     assert table['images'].to_dict() == {
         **{'train_1.txt': 2, 'train_10.txt': 5, 'train_list.txt': 20, 'val_list.txt': 4, 'test_list.txt': 6}
     }
@@ -397,7 +400,7 @@ def test_arithmetic_of_lists(nih):
     assert table['images_elsewhere'].eq(0).all() and table['patients_elsewhere'].eq(0).all()
     assert table.loc['train_list.txt', 'positives: Atelectasis'] == 10
     write_list(nih / 'lists' / 'test_list.txt', {'00000001_009.png': nih_labels(0)})
-    table = lists.arithmetic(nih / 'lists', NIH, nih_chestxray14.patient_of, 'tiny').set_index('list')
+    table = LISTS.arithmetic(nih / 'lists', NIH, nih_chestxray14.patient_of, 'tiny').set_index('list')
     assert table.loc[['train_list.txt', 'test_list.txt'], 'patients_elsewhere'].tolist() == [1, 1]
 
 
@@ -419,5 +422,5 @@ def test_counted_lists_of_the_report_add_up():
 
 @pytest.mark.skipif(not PUBLISHED.is_dir(), reason="the authors' lists are not beside the project")
 def test_the_counted_lists_are_those_of_the_authors(tmp_path):
-    lists.write_csv(PUBLISHED, tmp_path / 'again.csv')
+    LISTS.count(['--source', str(PUBLISHED), '--out', str(tmp_path / 'again.csv')], standalone_mode=False)
     assert (tmp_path / 'again.csv').read_text() == COUNTED.read_text()

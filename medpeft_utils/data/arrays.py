@@ -22,7 +22,7 @@ from PIL import Image
 from medpeft_utils.core.errors import BadInput
 
 BLOCK = 256  # rows read at a time
-KEPT = 3  # blocks kept in memory, 116 MB at 224 pixels
+KEPT = 2  # blocks of an array that are kept in memory, 77 MB at 224 pixels
 DAMAGED = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, struct.error)
 
 
@@ -49,83 +49,71 @@ def _damaged(archive: Path, error: Exception) -> BadInput:
     return BadInput(f'{archive}: cut off or damaged ({type(error).__name__}: {error}); fetch it again')
 
 
-class _Member:
-    """One array of an archive, read from its first row to its last."""
+class _Rows:
+    """The rows of one array of an archive, inflated from the first one on and kept in a few blocks."""
 
     def __init__(self, archive: Path, name: str):
         self.archive, self.name, self.at = archive, name, 0
-        self._zip = zipfile.ZipFile(archive)
-        self._file = self._zip.open(f'{name}.npy')
+        self._lock, self._blocks = threading.Lock(), OrderedDict()
+        self._open()
+
+    def _open(self) -> None:
+        with zipfile.ZipFile(self.archive) as opened:
+            self._file = opened.open(f'{self.name}.npy')  # stays open when the archive is closed
         version = np.lib.format.read_magic(self._file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         self.shape, fortran, self.dtype = read(self._file)
         if fortran or self.dtype.hasobject:
-            raise ValueError(f'array {name} of type {self.dtype} is not one of plain rows')
+            raise ValueError(f'array {self.name} of type {self.dtype} is not one of plain rows')
+        self.at = 0
 
-    def skip_to(self, row: int) -> None:
-        if row < self.at:
-            raise RuntimeError(f'{self.name}: row {row} lies before {self.at}')
-        while self.at < row:
-            self.take(min(BLOCK, row - self.at))
-
-    def take(self, rows: int) -> np.ndarray:
-        """The next rows, [up to `rows`, ...]."""
-        rows = min(rows, self.shape[0] - self.at)
+    def _take(self) -> np.ndarray:
+        """The next block, [up to `BLOCK`, ...]."""
+        rows = min(BLOCK, self.shape[0] - self.at)
         size = rows * int(np.prod(self.shape[1:], dtype=np.int64)) * self.dtype.itemsize
         content = self._file.read(size)
         if len(content) != size:
             raise EOFError(f'array {self.name} ends in row {self.at + len(content) * rows // max(size, 1)}')
         self.at += rows
+        if self.at == self.shape[0]:  # read to its end: the file need not stay open
+            self._file.close()
         return np.frombuffer(content, dtype=self.dtype).reshape(rows, *self.shape[1:])
 
-    def close(self) -> None:
-        self._file.close()
-        self._zip.close()
-
-
-_lock = threading.Lock()
-_blocks: OrderedDict[tuple, np.ndarray] = OrderedDict()
-_open: dict[str, tuple[tuple, _Member]] = {}  # one open member an archive
-
-
-def _block(archive: Path, state: tuple[int, int], name: str, number: int) -> np.ndarray:
-    """Rows number * BLOCK to (number + 1) * BLOCK of an array."""
-    key = (str(archive), state, name, number)
-    with _lock:
-        if key in _blocks:
-            _blocks.move_to_end(key)
-            return _blocks[key]
-        wanted = (str(archive), state, name)
-        known, member = _open.get(str(archive), (None, None))
-        if known != wanted or member.at > number * BLOCK:
-            if member is not None:
-                member.close()
-            _open.pop(str(archive), None)
-            member = _Member(archive, name)
-            _open[str(archive)] = (wanted, member)
+    def _read(self, start: int) -> np.ndarray:
+        """The block that begins with a row."""
         try:
-            member.skip_to(number * BLOCK)
-            _blocks[key] = member.take(BLOCK)
+            if self.at > start or self._file.closed:
+                self._file.close()
+                self._open()
+            while self.at < start:
+                self._take()
+            return self._take()
         except BaseException:
-            _open.pop(str(archive))[1].close()
+            self._file.close()
             raise
-        if member.at >= member.shape[0]:  # read to its end: the file need not stay open
-            _open.pop(str(archive))[1].close()
-        while len(_blocks) > KEPT:
-            _blocks.popitem(last=False)
-        return _blocks[key]
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        start = row - row % BLOCK
+        with self._lock:
+            if start not in self._blocks:
+                self._blocks[start] = self._read(start)
+            self._blocks.move_to_end(start)
+            while len(self._blocks) > KEPT:
+                self._blocks.popitem(last=False)
+            return self._blocks[start][row - start]
+
+
+@lru_cache(maxsize=3)  # the splits of one archive
+def _rows(archive: Path, state: tuple[int, int], name: str) -> _Rows:
+    return _Rows(archive, name)
 
 
 @lru_cache(maxsize=64)
 def _shapes(archive: Path, state: tuple[int, int]) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-    shapes = {}
     with zipfile.ZipFile(archive) as opened:
         names = [name.removesuffix('.npy') for name in opened.namelist()]
-    for name in names:
-        member = _Member(archive, name)
-        shapes[name] = (member.shape, member.dtype)
-        member.close()
-    return shapes
+    found = {name: _Rows(archive, name) for name in names}
+    return {name: (rows.shape, rows.dtype) for name, rows in found.items()}
 
 
 def shapes(archive: Path) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
@@ -154,7 +142,7 @@ def read_row(path: Path) -> Image.Image:
     if found is None or not 0 <= row < found[0][0]:
         raise BadInput(f'{path}: {archive.name} has no such row')
     try:
-        pixels = _block(archive, _state(archive), f'{split}_images', row // BLOCK)[row % BLOCK]
+        pixels = _rows(archive, _state(archive), f'{split}_images')[row]
     except DAMAGED as error:
         raise _damaged(archive, error) from error
     if pixels.dtype != np.uint8 or pixels.shape[2:] not in ((), (3,)):

@@ -102,17 +102,16 @@ def _look_at_images(report: Report, source: Source, frame: pd.DataFrame) -> tupl
     opened = [one for one in seen if not one.fault]
     report.modes = dict(Counter(one.mode for one in opened).most_common())
     report.sizes = dict(Counter(f'{one.size[0]}x{one.size[1]}' for one in opened).most_common())
-    odd = sum(max(one.size) > ELONGATED * min(one.size) for one in opened)
-    if odd:
-        report.remarks.append(f'{odd} image(s) are more than {ELONGATED:g} times as long as wide; resized to a square')
-    flat = [path for path, one in zip(frame['image'].tolist(), seen, strict=True) if not one.fault and one.flat]
-    if flat:
-        report.remarks.append(
-            f'{len(flat)} image(s) are of one grey value all over ({flat[0]!r}): empty, or wholly transparent'
-        )
-    small = sum(min(one.size) < SMALL for one in opened)
-    if small:
-        report.remarks.append(f'{small} image(s) have a side of less than {SMALL} pixels')
+    flat = [path for path, one in zip(frame['image'].tolist(), seen, strict=True) if one.flat]
+    for count, words in (
+        (
+            sum(max(one.size) > ELONGATED * min(one.size) for one in opened),
+            f'are more than {ELONGATED:g} times as long as wide; resized to a square',
+        ),
+        (len(flat), f'are of one grey value all over ({", ".join(map(repr, flat[:1]))}): empty, or wholly transparent'),
+        (sum(min(one.size) < SMALL for one in opened), f'have a side of less than {SMALL} pixels'),
+    ):
+        report.remarks += [f'{count} image(s) {words}'] * bool(count)
     common = next(iter(report.modes.values()), 0)
     if common < MOSTLY * len(opened):
         modes = ', '.join(f'{count} {mode}' for mode, count in report.modes.items())
@@ -122,39 +121,26 @@ def _look_at_images(report: Report, source: Source, frame: pd.DataFrame) -> tupl
     return intact.assign(sha256=[one.sha256 for one in opened]), greys
 
 
-def _spanning(sets: list[pd.DataFrame], column: str) -> int:
-    """How many of the sets hold several values of a column, blank ones apart."""
-    return sum(rows[column][rows[column] != ''].nunique() > 1 for rows in sets)
+def _spans(sets: list[pd.DataFrame]) -> list[int]:
+    """How many of the sets hold several labels, groups and splits, blank ones apart."""
+    filled = ([rows[column][rows[column] != ''] for rows in sets] for column in ('label', 'group', 'split'))
+    return [sum(values.nunique() > 1 for values in column) for column in filled]
 
 
 def _look_at_duplicates(report: Report, frame: pd.DataFrame) -> None:
     """Sets of images that are the same file."""
     sets = manifest.duplicate_sets(frame)
     report.duplicates = [rows['image'].tolist() for rows in sets]
-    report.duplicates_across_classes = _spanning(sets, 'label')
-    report.duplicates_across_groups = _spanning(sets, 'group')
-    report.duplicates_across_splits = _spanning(sets, 'split')
-    if sets:
-        report.remarks.append(
-            f'{len(sets)} set(s) of images that are the same file; kept in one split where splits are made'
-        )
-    if report.duplicates_across_classes:
-        report.remarks.append(f'{report.duplicates_across_classes} of these sets stand under several labels')
-    if report.duplicates_across_groups:
-        report.remarks.append(f'{report.duplicates_across_groups} of these sets are in several groups')
-    if report.duplicates_across_splits:
-        report.remarks.append(
-            f'{report.duplicates_across_splits} of these sets span the given splits, so that images known from '
-            'training are tested on'
-        )
-
-
-def _described(rows: pd.DataFrame) -> dict[str, list[str]]:
-    return {
-        'images': rows['image'].tolist(),
-        'labels': sorted(set(rows['label'].tolist())),
-        'splits': [name for name in SPLITS if name in set(rows['split'].tolist())],
-    }
+    classes, groups, splits = _spans(sets)
+    report.duplicates_across_classes, report.duplicates_across_groups = classes, groups
+    report.duplicates_across_splits = splits
+    for count, words in (
+        (len(sets), 'set(s) of images that are the same file; kept in one split where splits are made'),
+        (classes, 'of these sets stand under several labels'),
+        (groups, 'of these sets are in several groups'),
+        (splits, 'of these sets span the given splits, so that test images are known from training'),
+    ):
+        report.remarks += [f'{count} {words}'] * bool(count)
 
 
 def _look_at_near_duplicates(report: Report, frame: pd.DataFrame, pairs: np.ndarray) -> None:
@@ -162,26 +148,29 @@ def _look_at_near_duplicates(report: Report, frame: pd.DataFrame, pairs: np.ndar
     number = duplicates.sets_of(pairs, len(frame))
     sets = [rows for _, rows in frame[number >= 0].groupby(number[number >= 0], sort=False)]
     sets.sort(key=lambda rows: (rows['split'].nunique(), rows['label'].nunique()), reverse=True)
-    report.near_duplicate_pairs, report.near_duplicates = len(pairs), [_described(rows) for rows in sets]
-    report.near_duplicates_across_classes = _spanning(sets, 'label')
-    report.near_duplicates_across_groups = _spanning(sets, 'group')
-    report.near_duplicates_across_splits = _spanning(sets, 'split')
+    classes, groups, splits = _spans(sets)
+    report.near_duplicates_across_classes, report.near_duplicates_across_groups = classes, groups
+    report.near_duplicates_across_splits, report.near_duplicate_pairs = splits, len(pairs)
+    report.near_duplicates = [
+        {
+            'images': rows['image'].tolist(),
+            'labels': sorted(set(rows['label'].tolist())),
+            'splits': [name for name in SPLITS if name in set(rows['split'].tolist())],
+        }
+        for rows in sets
+    ]
     first, second = frame['split'].to_numpy(dtype=str)[pairs].T
-    tested = [pairs[(one == 'test') & (other == 'train')] for one, other in ((first, second), (second, first))]
-    report.test_images_with_near_duplicate_in_train = len({*tested[0][:, 0].tolist(), *tested[1][:, 1].tolist()})
-    if not sets:
-        return
-    spans = (
-        ('under several labels', report.near_duplicates_across_classes),
-        ('in several groups', report.near_duplicates_across_groups),
-    )
-    said = ''.join(f', {count} of them {words}' for words, count in spans if count)
-    report.remarks.append(f'{len(sets)} set(s) of near duplicates ({len(pairs)} pairs){said}')
-    if report.near_duplicates_across_splits:
+    tested = {*pairs[(first == 'test') & (second == 'train'), 0], *pairs[(first == 'train') & (second == 'test'), 1]}
+    report.test_images_with_near_duplicate_in_train = len(tested)
+    if sets:
+        spans = ((classes, 'under several labels'), (groups, 'in several groups'))
+        said = ''.join(f', {count} of them {words}' for count, words in spans if count)
+        report.remarks.append(f'{len(sets)} set(s) of near duplicates ({len(pairs)} pairs){said}')
+    if splits:
         which = 'given splits' if report.splits_given else 'splits (seed 0)'
         report.remarks.append(
-            f'{report.near_duplicates_across_splits} of the sets of near duplicates span the {which}: '
-            f'{report.test_images_with_near_duplicate_in_train} test image(s) are near duplicates of training images'
+            f'{splits} of the sets of near duplicates span the {which}: {len(tested)} test image(s) are near '
+            'duplicates of training images'
         )
 
 

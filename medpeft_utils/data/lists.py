@@ -18,9 +18,7 @@ import numpy as np
 import pandas as pd
 
 from medpeft_utils.core.errors import BadInput
-from medpeft_utils.data import multi_label
 from medpeft_utils.data.cards import DataCard
-from medpeft_utils.data.splits import SPLITS
 
 log = logging.getLogger(__name__)
 
@@ -154,62 +152,3 @@ def manifest(table: pd.DataFrame, patient_of: Callable[[str], str]) -> pd.DataFr
 def spanning(table: pd.DataFrame) -> int:
     """How many groups of a manifest are in two splits or more."""
     return int((table.groupby('group')['split'].nunique() > 1).sum())
-
-
-# ---- arithmetic of the lists, which needs no image
-
-
-def arithmetic(folder: Path, classes: tuple[str, ...], patient_of: Callable[[str], str], name: str) -> pd.DataFrame:
-    """What the lists of one set hold, one row a list.
-
-    Returns:
-        Columns: dataset, list, images, patients, without_finding; in_train (images that are in the training list, None
-        where there is none), in_10 (images that are in the 10 % list); images_elsewhere and patients_elsewhere (those
-        that a list of another split has too); and for every finding `positives: NAME` and `prevalence: NAME`.
-    """
-    names = {'train_1': SHARES['1'], 'train_10': SHARES['10'], **{split: FILES[split] for split in SPLITS}}
-    parts = {key: read(folder / file, classes) for key, file in names.items() if (folder / file).is_file()}
-    images = {key: set(part['path']) for key, part in parts.items()}
-    patients = {key: {patient_of(path) for path in paths} for key, paths in images.items()}
-    rows = []
-    for key, part in parts.items():
-        others = [other for other in parts if other.split('_')[0] != key.split('_')[0]]
-        values = multi_label.matrix(part, classes).astype(int)
-        positives = values.sum(axis=0).tolist()
-        row = {'dataset': name, 'list': names[key], 'images': len(part), 'patients': len(patients[key])}
-        row['without_finding'] = int((values.sum(axis=1) == 0).sum())
-        row['in_train'] = len(images[key] & images['train']) if 'train' in images else None
-        row['in_10'] = len(images[key] & images['train_10'])
-        row['images_elsewhere'] = len(images[key] & set().union(*(images[other] for other in others)))
-        row['patients_elsewhere'] = len(patients[key] & set().union(*(patients[other] for other in others)))
-        row |= {f'positives: {label}': count for label, count in zip(classes, positives, strict=True)}
-        row |= {f'prevalence: {label}': count / len(part) for label, count in zip(classes, positives, strict=True)}
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def long_table(folder: Path) -> pd.DataFrame:
-    """`arithmetic` of the three sets below a folder of the authors' lists: columns dataset, list, what, value.
-
-    Patients are left out where the lists do not tell them (RSNA Pneumonia).
-    """
-    from medpeft_utils.data.sources import chexpert, nih_chestxray14, rsna_pneumonia_lists
-
-    parts = []
-    for source in (nih_chestxray14, chexpert, rsna_pneumonia_lists):
-        if (folder / source.LISTS).is_dir():
-            wide = arithmetic(folder / source.LISTS, source.CARD.classes, source.patient_of, source.CARD.label)
-            if source.CARD.group is None:
-                wide = wide.drop(columns=['patients', 'patients_elsewhere'])
-            parts.append(wide.melt(['dataset', 'list'], var_name='what', value_name='value'))
-    if not parts:
-        raise BadInput(f'{folder}: holds none of the folders of lists; take them from {WHERE}')
-    return pd.concat(parts, ignore_index=True).dropna(subset=['value'])
-
-
-def write_csv(folder: Path, path: Path) -> None:
-    """Write `long_table` as CSV: counts as whole numbers, prevalences with four decimals."""
-    table = long_table(folder)
-    shares = table['what'].str.startswith('prevalence')
-    numbers = [f'{value:.4f}' if share else f'{value:.0f}' for value, share in zip(table['value'], shares, strict=True)]
-    table.assign(value=numbers).to_csv(path, index=False, lineterminator='\n')

@@ -29,7 +29,7 @@ def normalised(frame: pd.DataFrame) -> pd.DataFrame:
     """
     frame = frame.assign(text=[' '.join(text.split()) for text in frame['text'].tolist()])
     for column in finding_columns(frame):
-        cells = ['-1' if cell == '' or is_nothing(cell) else cell for cell in frame[column].tolist()]
+        cells = ['-1' if cell == '' or is_nothing(str(cell)) else cell for cell in frame[column].tolist()]
         values = pd.to_numeric(pd.Series(cells, frame.index), errors='coerce')
         wrong = ~values.isin((1, 0, -1))
         if wrong.any():

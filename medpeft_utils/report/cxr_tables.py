@@ -83,7 +83,7 @@ def _share(part: float, whole: float) -> str:
 
 
 def _list_row(dataset: str, name: str, values: pd.Series) -> Row:
-    """One list: `values` by what they are, as `data.lists.arithmetic` names them."""
+    """One list: `values` by what they are, as `data_prep/lian_lists.py` names them."""
     images = values['images']
     positives = values[values.index.str.startswith('positives: ')].rename(lambda what: what.split(': ')[1])
     ends = [
@@ -103,7 +103,7 @@ def _list_row(dataset: str, name: str, values: pd.Series) -> Row:
     'What do the published lists hold, and do they overlap?',
 )
 def cxr_lists(records: pd.DataFrame, f1: str = 'weighted') -> Output:
-    """Counts of the lists that Lian et al. 2024 publish, by `medpeft_utils.data.lists`; no image is needed for it."""
+    """Counts of the lists that Lian et al. 2024 publish, by `data_prep/lian_lists.py`; no image is needed for it."""
     data, rows = paper.read('lian2024_lists'), []
     if not scores.is_published(records) and cxr.runs(records).empty:
         return Nothing(notes=cxr.describe(records, cxr.runs(records)))

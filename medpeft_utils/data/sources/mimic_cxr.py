@@ -20,7 +20,7 @@ import pandas as pd
 from medpeft_utils.core.errors import BadInput
 from medpeft_utils.data.cache import threads
 from medpeft_utils.data.cards import DataCard
-from medpeft_utils.data.files import require_columns
+from medpeft_utils.data.files import require_columns, require_known
 from medpeft_utils.data.sources import register
 from medpeft_utils.data.texts import FINDING
 
@@ -128,61 +128,47 @@ def _places(root: Path) -> Iterator[Path]:
             yield from sorted(path for path in base.iterdir() if path.is_dir() and path.name != 'files')
 
 
-class Reports:
-    """The reports that belong to a folder of MIMIC-CXR-JPG.
+def find_reports(root: Path, studies: list[tuple[str, str]]) -> Path:
+    """The folder of reports, or their archive, that belongs to a folder of MIMIC-CXR-JPG.
 
     Args:
         root: the folder that holds `files/` with the images.
-        studies: (subject, study) of all images, of which the first are used to find the place.
+        studies: (subject, study) of all images, of which some are looked for.
     Raises:
         BadInput: neither a tree of reports nor the archive is there.
     """
+    probes = [member(*study) for study in studies[:: max(1, len(studies) // PROBES)]]
+    for place in _places(root):
+        if any((place / probe).is_file() for probe in probes):
+            return place
+        if (place / ARCHIVE).is_file():
+            return place / ARCHIVE
+    raise BadInput(
+        f'{root}: no reports found ({probes[0] if probes else "files/p10/..."} or {ARCHIVE}) in it, beside it, or '
+        'in ../../mimic-cxr; put the archive of MIMIC-CXR 2.0.0 there, or unpack it there'
+    )
 
-    def __init__(self, root: Path, studies: list[tuple[str, str]]):
-        probes = [member(*study) for study in studies[:: max(1, len(studies) // PROBES)]]
-        self.folder = self.archive = None
-        for place in _places(root):
-            if any((place / probe).is_file() for probe in probes):
-                self.folder = place
-                return
-            if (place / ARCHIVE).is_file():
-                self.archive = place / ARCHIVE
-                return
-        raise BadInput(
-            f'{root}: no reports found ({probes[0] if probes else "files/p10/..."} or {ARCHIVE}) in it, beside it, or '
-            'in ../../mimic-cxr; put the archive of MIMIC-CXR 2.0.0 there, or unpack it there'
-        )
 
-    @property
-    def where(self) -> Path:
-        """The folder or archive that they are read from."""
-        return self.archive or self.folder
+def read_reports(where: Path, studies: Iterable[tuple[str, str]]) -> list[str | None]:
+    """The report of every study in order, None where there is none, from a folder or an archive. Raises BadInput."""
+    paths = [member(*study) for study in studies]
+    if where.is_dir():
 
-    def texts(self, studies: Iterable[tuple[str, str]]) -> list[str | None]:
-        """The report of every study in order, None where there is none."""
-        paths = [member(*study) for study in studies]
-        return self._from_archive(paths) if self.archive else self._from_folder(paths)
-
-    def _from_folder(self, paths: list[str]) -> list[str | None]:
         def read(path: str) -> str | None:
             try:
-                return (self.folder / path).read_text(encoding='utf-8', errors='replace')
+                return (where / path).read_text(encoding='utf-8', errors='replace')
             except FileNotFoundError:
                 return None
 
         with ThreadPoolExecutor(threads()) as pool:
             return list(pool.map(read, paths, chunksize=256))
-
-    def _from_archive(self, paths: list[str]) -> list[str | None]:
-        try:
-            with zipfile.ZipFile(self.archive) as archive:
-                there = {name[name.find('files/') :]: name for name in archive.namelist() if name.endswith('.txt')}
-                return [
-                    archive.read(there[path]).decode('utf-8', errors='replace') if path in there else None
-                    for path in paths
-                ]
-        except zipfile.BadZipFile as error:
-            raise BadInput(f'{self.archive}: cut off or damaged ({error}); fetch it again') from error
+    try:
+        with zipfile.ZipFile(where) as archive:
+            there = {name[name.find('files/') :]: name for name in archive.namelist() if name.endswith('.txt')}
+            found = [archive.read(there[path]) if path in there else None for path in paths]
+    except zipfile.BadZipFile as error:
+        raise BadInput(f'{where}: cut off or damaged ({error}); fetch it again') from error
+    return [None if text is None else text.decode('utf-8', errors='replace') for text in found]
 
 
 # ---- tables and images
@@ -219,8 +205,8 @@ def _read_table(root: Path, name: str, columns: tuple[str, ...]) -> pd.DataFrame
 def _stamps(root: Path) -> list[Path]:
     """The tables, and the archive of reports or the folder they lie in."""
     tables = [path for name in (METADATA, SPLIT, LABELS) if (path := _table_path(root, name))]
-    reports = Reports(root, _studies(_frontal(root)[0]))
-    return [*tables, reports.archive or reports.folder / 'files']
+    where = find_reports(root, _studies(_frontal(root)[0]))
+    return [*tables, where / 'files' if where.is_dir() else where]
 
 
 def _frontal(root: Path) -> tuple[pd.DataFrame, dict[str, int]]:
@@ -253,6 +239,7 @@ def _findings(root: Path, table: pd.DataFrame) -> pd.DataFrame:
     if _table_path(root, LABELS) is None:
         return pd.DataFrame(index=table.index)
     labels = _read_table(root, LABELS, ('subject_id', 'study_id', 'No Finding')).set_index('study_id')
+    require_known(labels.index, table['study_id'], _table_path(root, LABELS))
     names = [name for name in labels.columns if name != 'subject_id']
     values = labels[names].apply(pd.to_numeric, errors='coerce')
     hot = np.where(values == 1, 1, np.where(values == 0, 0, -1)).astype(np.int8)
@@ -271,7 +258,7 @@ def read(root: Path) -> pd.DataFrame:
     """One row a frontal view whose report has an impression; the group is the patient (subject)."""
     table, left_out = _frontal(root)
     studies = _studies(table)
-    reports = dict(zip(studies, Reports(root, studies).texts(studies), strict=True))
+    reports = dict(zip(studies, read_reports(find_reports(root, studies), studies), strict=True))
     impressions = {study: impression(text) if text else '' for study, text in reports.items()}
     keys = list(zip(table['subject_id'].tolist(), table['study_id'].tolist(), strict=True))
     table['text'] = [impressions[key] for key in keys]
