@@ -31,7 +31,7 @@ def findings(tmp_path, monkeypatch):
             'group': [f'p{i // 2}' for i in range(40)],
         }
     )
-    monkeypatch.setitem(CARDS._entries, 'three_findings', card())
+    monkeypatch.setitem(CARDS, 'three_findings', card())
     monkeypatch.setitem(sources._READERS, 'three_findings', (lambda folder: folder, lambda root: frame))
     return tmp_path, frame
 
@@ -105,7 +105,7 @@ def test_splits_hold_the_shares_of_every_finding(seed):
 
 def test_one_finding_only_is_enough(findings, monkeypatch):
     root, frame = findings
-    monkeypatch.setitem(CARDS._entries, 'three_findings', card(classes=('Pneumonia',)))
+    monkeypatch.setitem(CARDS, 'three_findings', card(classes=('Pneumonia',)))
     frame['labels'] = ['0', '1'] * 20
     loaded = data.load('three_findings', root, image_size=16)
     assert loaded.labels.shape == (40, 1) and loaded.classes == ['Pneumonia'] and loaded.labels.sum() == 20
@@ -133,6 +133,6 @@ def test_synthetic_multi_label(monkeypatch, tmp_path):
     import dataclasses
 
     drawn = dataclasses.replace(card('synthetic_findings'), synthetic=True)
-    monkeypatch.setitem(CARDS._entries, 'synthetic_findings', drawn)
+    monkeypatch.setitem(CARDS, 'synthetic_findings', drawn)
     loaded = data.load('synthetic_findings', image_size=16, cache=tmp_path)
     assert loaded.labels.shape == (30, 3) and [len(loaded.rows(split)) for split in data.SPLITS] == [10, 10, 10]

@@ -515,7 +515,8 @@ def test_a_second_method_of_one_key_is_refused():
 
 def test_a_new_method_is_one_class(monkeypatch: pytest.MonkeyPatch):
     """Also of a family that nothing else knows of, on a network without a head."""
-    monkeypatch.setattr(METHODS, '_entries', dict(METHODS._entries))
+    monkeypatch.setitem(METHODS, 'gains', None)  # in the end it is gone again
+    monkeypatch.delitem(METHODS, 'gains')
 
     @methods.register
     class Gains(methods.SelectiveMethod):

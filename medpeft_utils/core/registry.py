@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 from medpeft_utils.core.errors import UnknownName
 
 Entry = TypeVar('Entry')
 
 
-class Registry(Generic[Entry]):
-    """Entries by name, in the order in which they were registered.
+class Registry(dict[str, Entry]):
+    """Entries by name, in the order in which they were registered; a name that none has raises `UnknownName`.
 
     Args:
         kind: what an entry is, for messages: 'dataset', 'method', 'backbone'.
@@ -19,32 +18,15 @@ class Registry(Generic[Entry]):
     """
 
     def __init__(self, kind: str, listing: str = ''):
+        super().__init__()
         self.kind, self.listing = kind, listing
-        self._entries: dict[str, Entry] = {}
 
     def register(self, name: str, entry: Entry) -> Entry:
         """Add an entry and return it. Raises ValueError where the name is taken."""
-        if name in self._entries:
-            raise ValueError(f'{self.kind} {name!r} is registered already: {self._entries[name]!r}')
-        self._entries[name] = entry
+        if name in self:
+            raise ValueError(f'{self.kind} {name!r} is registered already: {self[name]!r}')
+        self[name] = entry
         return entry
 
-    def __getitem__(self, name: str) -> Entry:
-        if name not in self._entries:
-            raise UnknownName(self.kind, name, self._entries, self.listing)
-        return self._entries[name]
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._entries
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._entries)
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def items(self):
-        return self._entries.items()
-
-    def values(self):
-        return self._entries.values()
+    def __missing__(self, name: str) -> Entry:
+        raise UnknownName(self.kind, name, self, self.listing)
