@@ -1,7 +1,7 @@
-"""Areas under ROC curves of findings that an image can have or not, with their uncertainty.
+"""Areas under ROC curves of findings that an image has or lacks, with their uncertainty.
 
-DeLong's variance for one area, and a bootstrap over patients for the mean over findings. The bootstrap draws the same
-patients for every model that is tested on the same images, so that two models can be compared from what is stored.
+DeLong's variance for one area, and a bootstrap over patients for the mean over findings. Models that are tested on the
+same images get the same resamples, so stored values of two models can be compared.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 DRAWS = 400
-BLOCK = 50  # resamples at a time, for the sake of memory
+BLOCK = 50  # resamples at a time, to save memory
 SEED = 0
 
 
 def defined(labels: np.ndarray) -> np.ndarray:
-    """[N, L] labels of 0 and 1 to [L] bool: the findings that some image has and some has not."""
+    """[N, L] labels of 0 and 1 to [L] bool: the findings that some images have and others lack."""
     positives = labels.sum(axis=0, dtype=int)
     return (positives > 0) & (positives < len(labels))
 
 
 def by_finding(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """AUROC of every finding [L]; NaN where it is not `defined`. Labels and scores are [N, L]."""
+    """AUROC of every finding [L], NaN where it is not `defined`, from labels and scores [N, L]."""
     areas = np.full(labels.shape[1], np.nan)
     for k in np.flatnonzero(defined(labels)):
         areas[k] = roc_auc_score(labels[:, k], scores[:, k])
@@ -35,11 +35,11 @@ def delong(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarr
     """Areas of several scores of the same images, and their covariance.
 
     DeLong, DeLong, Clarke-Pearson 1988, Biometrics 44:837-845, by the midranks of Sun and Xu 2014, IEEE SPL
-    21:1389-1393, Eqs. 3 to 7. Images count as independent; `bootstrap` does not assume that.
+    21:1389-1393, Eqs. 3 to 7. It takes images as independent; `bootstrap` does not.
 
     Args:
         labels: [N] of 0 and 1, some of each.
-        scores: [K, N], K models.
+        scores: [K, N] of K models.
     Returns:
         Areas [K] and their covariance [K, K] (NaN with fewer than two images of a kind).
     """
@@ -58,10 +58,25 @@ def delong(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 def delong_interval(labels: np.ndarray, scores: np.ndarray, level: float = 0.95) -> tuple[float, float, float]:
     """Area of one score [N] with DeLong's normal interval, within 0..1; (area, NaN, NaN) with too few images."""
-    areas, covariance = delong(labels, scores)
-    half = stats.norm.ppf((1 + level) / 2) * math.sqrt(covariance[0, 0]) if covariance[0, 0] >= 0 else math.nan
-    low, high = (areas[0] - half, areas[0] + half) if not math.isnan(half) else (math.nan, math.nan)
-    return float(areas[0]), float(max(low, 0)) if low == low else low, float(min(high, 1)) if high == high else high
+    (area,), ((variance,),) = delong(labels, scores)
+    half = stats.norm.ppf((1 + level) / 2) * math.sqrt(variance) if variance >= 0 else math.nan
+    return float(area), float(np.maximum(area - half, 0)), float(np.minimum(area + half, 1))  # NaN stays NaN
+
+
+def resamples(groups: np.ndarray, draws: int = DRAWS, seed: int = SEED, among: np.ndarray | None = None) -> np.ndarray:
+    """[R, N] how often each image is in each of R bootstrap resamples of patients, each with all images.
+
+    Two sets of images of the same patients get the same resamples, which makes their values paired.
+
+    Args:
+        groups: [N] the patient of each image.
+        draws: R.
+        seed: of the resamples.
+        among: the patients to draw from; those of `groups` where None.
+    """
+    names = np.unique(groups if among is None else among)
+    times = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=draws)
+    return times[:, np.searchsorted(names, groups)]
 
 
 def bootstrap(
@@ -69,8 +84,7 @@ def bootstrap(
 ) -> np.ndarray:
     """Mean AUROC over findings in resamples of the patients.
 
-    The resamples follow from `seed` and the patients alone: entry b of two models tested on the same images is of the
-    same patients, and the difference of two such results is paired.
+    Two models tested on the same images get the same resamples (`resamples`), and their difference is paired.
 
     Args:
         labels, scores: [N, L].
@@ -79,21 +93,19 @@ def bootstrap(
     Returns:
         [draws] means over the findings that a resample has with and without; NaN where it has none.
     """
-    _, of = np.unique(groups, return_inverse=True)
-    count = of.max() + 1
-    times = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=draws)  # [draws, patients]
+    times = resamples(groups, draws, seed)
     findings = np.flatnonzero(defined(labels))
     areas = np.full((len(findings), draws), np.nan)
     for row, k in enumerate(findings):
         for start in range(0, draws, BLOCK):
-            weights = times[start : start + BLOCK, of].astype(float)  # [block, N]
+            weights = times[start : start + BLOCK].astype(float)  # [block, N]
             areas[row, start : start + BLOCK] = weighted(labels[:, k], scores[:, k], weights)
     known = np.isfinite(areas)
     return np.where(known.any(axis=0), np.where(known, areas, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1), np.nan)
 
 
 def weighted(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """AUROC of one finding for each row of weights [R, N]; NaN where a kind has no weight. Ties count half."""
+    """AUROC of one finding for each row of weights [R, N]; NaN where one kind has no weight. Ties count half."""
     order = np.argsort(scores, kind='stable')
     starts = np.flatnonzero(np.r_[True, np.diff(scores[order]) != 0])  # where a new score begins
     positive = labels[order].astype(bool)

@@ -1,6 +1,6 @@
 """Classification metrics from stored probabilities.
 
-The paper reports "F1" and does not say which average; macro, weighted and micro are all computed.
+The paper reports "F1" and does not say which average, so we compute macro, weighted and micro.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from sklearn.metrics import (
     f1_score,
     log_loss,
     precision_recall_fscore_support,
-    roc_auc_score,
 )
 
+from medpeft_utils import auroc
 from medpeft_utils.core.errors import BadInput
 
 AVERAGES = ('macro', 'weighted', 'micro')
@@ -24,19 +24,16 @@ AVERAGES = ('macro', 'weighted', 'micro')
 
 def _check(labels: np.ndarray, probabilities: np.ndarray) -> None:
     if len(labels) == 0 or len(labels) != len(probabilities):
-        raise BadInput(f'{len(labels)} labels for {len(probabilities)} rows of probabilities; need as many, and some')
+        raise BadInput(
+            f'{len(labels)} labels for {len(probabilities)} rows of probabilities; give one label for each row'
+        )
     if not np.isfinite(probabilities).all():
-        raise BadInput('probabilities hold NaN or infinity: the model diverged; lower the learning rate')
+        raise BadInput('probabilities hold NaN or infinity, so the model diverged; lower the learning rate')
 
 
 def auroc_by_class(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     """One-against-the-rest AUROC of every class [K]; NaN where a class has no positive or no negative row."""
-    areas = np.full(probabilities.shape[1], np.nan)
-    for k in range(probabilities.shape[1]):
-        positive = labels == k
-        if 0 < positive.sum() < len(labels):
-            areas[k] = roc_auc_score(positive, probabilities[:, k])
-    return areas
+    return auroc.by_finding(labels[:, None] == np.arange(probabilities.shape[1]), probabilities)
 
 
 def calibration_error(labels: np.ndarray, probabilities: np.ndarray, bins: int = 15) -> float:
@@ -51,14 +48,15 @@ def calibration_error(labels: np.ndarray, probabilities: np.ndarray, bins: int =
 
 
 def evaluate(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
-    """Every summary of one split.
+    """All scores of one split.
 
     Args:
         labels: [N] int, 0..K-1.
         probabilities: [N, K], rows that sum to 1.
     Returns:
         f1_macro, f1_weighted, f1_micro, accuracy, balanced_accuracy (mean recall over the classes that occur), auroc
-        (mean over the classes where it is defined; NaN if none), calibration_error, loss (nats). All but loss in 0..1.
+        (mean over the classes for which it is defined; NaN if there are none), calibration_error, all in 0..1; and loss
+        in nats.
     Raises:
         BadInput: no rows, unequal lengths, or NaN.
     """
@@ -86,15 +84,7 @@ def per_class(labels: np.ndarray, probabilities: np.ndarray, classes: list[str])
     """Precision, recall, F1, support and one-against-the-rest AUROC of every class, by its name."""
     _check(labels, probabilities)
     numbers = np.arange(len(classes))
-    columns = precision_recall_fscore_support(labels, probabilities.argmax(axis=1), labels=numbers, zero_division=0)
-    areas = auroc_by_class(labels, probabilities)
-    return {
-        name: {
-            'precision': float(columns[0][k]),
-            'recall': float(columns[1][k]),
-            'f1': float(columns[2][k]),
-            'support': int(columns[3][k]),
-            'auroc': float(areas[k]),
-        }
-        for k, name in enumerate(classes)
-    }
+    scores = precision_recall_fscore_support(labels, probabilities.argmax(axis=1), labels=numbers, zero_division=0)
+    columns = dict(zip(('precision', 'recall', 'f1', 'support'), scores, strict=True))
+    columns['auroc'] = auroc_by_class(labels, probabilities)
+    return {name: {score: column[k].item() for score, column in columns.items()} for k, name in enumerate(classes)}

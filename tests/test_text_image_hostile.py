@@ -107,7 +107,7 @@ def test_generate_says_what_is_wrong(tuned, tmp_path: Path):
         (('--seed', 2**70), '--seed'),
         (('--count', 10**9), '--count'),
         (('--image-size', -32), '--image-size -32'),
-        (('--image-size', 17), 'no multiple'),
+        (('--image-size', 17), 'multiple of'),
         (('--out', '{file}'), 'cannot'),
         (('--out', '{file}/below'), 'cannot'),
         (('--out', 'n' * 400), 'cannot'),
@@ -146,7 +146,7 @@ def test_what_is_no_number_is_not_drawn(tuned, tmp_path: Path):
     adapted = methods.apply(pipe.unet, 'bias_tuning', 'unet')
     for parameter in adapted.trainable().values():
         parameter.data.fill_(float('inf'))
-    with pytest.raises(BadInput, match='is no number; lower the guidance'):
+    with pytest.raises(BadInput, match='NaN or infinity; lower the guidance'):
         sampling.sample(pipe, adapted.model, ['x'], steps=2)
 
 
@@ -214,12 +214,12 @@ def test_every_value_of_every_json_may_be_anything(copied: Path, name: str, valu
 @pytest.mark.parametrize(
     ('what', 'said'),
     [
-        ('missing', 'has no tensor'),
-        ('unknown', 'that is none of a'),
+        ('missing', 'lacks the tensor'),
+        ('unknown', 'holds a tensor that no'),
         ('other shape', ''),
-        ('NaN', 'holds NaN or infinity'),
-        ('integers', 'not of real numbers'),
-        ('complex', 'not of real numbers'),
+        ('NaN', 'not finite'),
+        ('integers', 'real numbers'),
+        ('complex', 'real numbers'),
         ('empty', ''),
         ('garbage', ''),
         ('cut short', ''),
@@ -248,6 +248,15 @@ def test_weights_are_those_of_the_file_or_refused(copied: Path, part: str, what:
     elif what == 'cut short':
         path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(MedpeftError, match=said):
+        pipeline.load(str(copied))
+
+
+def test_a_network_far_larger_than_its_weights_is_not_built(copied: Path):
+    """Tensors that are missing are made before they are missed: these would take terabytes."""
+    path = copied / 'text_encoder' / 'config.json'
+    sizes = {'hidden_size': 16_384, 'intermediate_size': 65_536, 'num_hidden_layers': 128}
+    path.write_text(json.dumps(json.loads(path.read_text()) | sizes))
+    with pytest.raises(BadInput, match='describes a network of 412'):
         pipeline.load(str(copied))
 
 

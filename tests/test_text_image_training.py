@@ -336,7 +336,9 @@ def test_a_run_from_its_settings_to_images(folder, table, tmp_path):
     assert not np.array_equal(untuned, tuned)
     unmerged = run.generate(run.prompts('test'), unet=run.adapted.model)
     assert np.abs(tuned.astype(int) - unmerged).max() <= 1
-    assert run.losses()['validation_loss'] == pytest.approx(run.validation_loss(), rel=1e-6)
+    assert run.losses()['validation_loss'] == pytest.approx(
+        validation_loss(run.adapted, run.pairs('validation'), run.denoising), rel=1e-6
+    )
     from medpeft_utils.text_image import recording
 
     (saved,) = recording.write_files(run, tmp_path)
@@ -471,7 +473,7 @@ def test_every_method_fits_24_gb_at_the_settings_of_the_paper():
 
     rows = memory.table()
     assert [row['method'] for row in rows] == METHODS
-    assert max(row['total'] for row in rows) < memory.CARD_MEMORY
+    assert max(row['total'] for row in rows) < 24
 
 
 # ---- the notebook

@@ -1,7 +1,7 @@
-"""One run of the text-to-image study, step by step: what its experiment notebook calls.
+"""One run of the text-to-image study, step by step, as its experiment notebook calls it.
 
 `Settings` are the notebook's parameters. `TextToImage` holds the pairs, the pipeline and the method of one run; its
-methods are the notebook's sections, in their order.
+methods follow the notebook's sections.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from medpeft_utils.text_image import computing, names, pipeline
 from medpeft_utils.text_image.encoding import Encoded, encode
 from medpeft_utils.text_image.pipeline import Cut, Pipeline
 from medpeft_utils.text_image.sampling import latent_shape, sample
-from medpeft_utils.text_image.training import CLIP, Denoising, DenoisingTask, EncodedPairs, validation_loss
+from medpeft_utils.text_image.training import CLIP, Denoising, DenoisingTask, EncodedPairs
 from medpeft_utils.training.config import TrainingConfig
 from medpeft_utils.training.loop import Fit, fit
 from medpeft_utils.training.precision import Precision
@@ -32,7 +32,7 @@ from medpeft_utils.training.run import BODY, SEARCH_SEED, BaseSettings, Run
 
 @dataclass(frozen=True)
 class Settings(BaseSettings):
-    """The parameters of the experiment notebook; their help stands there, beside their defaults."""
+    """The parameters of the experiment notebook, which explains each beside its default."""
 
     training_pairs: int = 0
     validation_pairs: int = 128
@@ -62,7 +62,7 @@ class Settings(BaseSettings):
     def check(self) -> None:
         """Raise BadInput, UnknownName or DoesNotFit for the first setting that cannot be used; nothing is loaded."""
         if not 0 <= self.prompt_dropout < 1:
-            raise BadInput(f'prompt_dropout={self.prompt_dropout}: give a share from 0 to below 1')
+            raise BadInput(f'prompt_dropout={self.prompt_dropout}: give a fraction from 0 to below 1')
         if not math.isfinite(self.guidance_scale):
             raise BadInput(f'guidance_scale={self.guidance_scale}: give a number, such as 4; 1 is no guidance')
         if self.precision not in computing.WAYS:
@@ -71,7 +71,7 @@ class Settings(BaseSettings):
 
 
 class TextToImage(Run):
-    """One pipeline, one method, one set of pairs; `adapted` is the U-Net that is trained, all else is frozen.
+    """One pipeline, one method, one set of pairs. Training changes the U-Net (`adapted`) alone.
 
     Args:
         settings: the run's parameters.
@@ -108,7 +108,7 @@ class TextToImage(Run):
 
     @cached_property
     def base(self) -> nn.Module:
-        """The untuned U-Net, loaded anew; it computes as the tuned one does."""
+        """The untuned U-Net, from a second loading; it computes as the tuned one does."""
         return computing.prepare(self._load().unet, self.precision)
 
     @cached_property
@@ -123,7 +123,7 @@ class TextToImage(Run):
 
     @cached_property
     def precision(self) -> Precision:
-        """How the U-Net computes: what the settings say, and what they leave open as is fastest on this device."""
+        """How the U-Net computes: as the settings say; what they leave open, in the fastest way on this device."""
         s = self.settings
         how = self.image_size, s.micro_batch or s.batch_size, self.cache / 'precision'
         return computing.choose(s.precision, self.pipeline, lambda: self._load().unet, *how)
@@ -131,8 +131,8 @@ class TextToImage(Run):
     def rows(self, split: str) -> np.ndarray:
         """Rows of a split that this run uses.
 
-        Of training the run's nested subset; of validation `validation_pairs`, spread evenly and the same for every run;
-        of test all.
+        The nested subset of the training split; `validation_pairs` of the validation split, spread evenly and the same
+        for every run; the whole test split.
         """
         s = self.settings
         if split == 'train':
@@ -148,7 +148,7 @@ class TextToImage(Run):
 
     @cached_property
     def cut(self) -> Cut:
-        """What the tokenizer cuts of the texts of this run, with a warning where that is anything."""
+        """What the tokenizer cuts of the texts of this run, with a warning where it cuts any."""
         return self.pipeline.cut([text for split in ('train', 'validation', 'test') for text in self.prompts(split)])
 
     @cached_property
@@ -158,14 +158,14 @@ class TextToImage(Run):
         return encode(self.pipeline, self.data.images, self.data.texts, rows, self.cache / 'encoded')
 
     def pairs(self, split: str) -> EncodedPairs:
-        """The encoded pairs of `rows(split)`; of training or validation."""
+        """The encoded pairs of `rows(split)`, of training or validation."""
         return EncodedPairs(self.encoded, self.rows(split), self.device)
 
     @property
     def denoising(self) -> Denoising:
         s = self.settings
         how = {'micro_batch': s.micro_batch, 'gradient_checkpointing': s.gradient_checkpointing}
-        shift = names.timestep_shift(s.backbone)
+        shift = names.known(s.backbone).timestep_shift
         return Denoising(self.pipeline.noising, s.prompt_dropout, shift, precision=self.precision, **how)
 
     def training_config(self, rates: dict[str, float], seed: int | None = None) -> TrainingConfig:
@@ -183,20 +183,20 @@ class TextToImage(Run):
         )
 
     def centres(self) -> dict[str, float]:
-        """The method's documented rate, times what the pipeline asks for (the mini wants larger rates)."""
+        """The method's documented rate times the pipeline's factor (the mini needs larger rates)."""
         rate = methods.METHODS[self.settings.method].learning_rate['unet']
-        return {BODY: rate * names.learning_rate_factor(self.settings.backbone)}
+        return {BODY: rate * names.known(self.settings.backbone).rate_factor}
 
     def identity(self) -> dict[str, Any]:
-        """What a search depends on beside the parameters."""
+        """What a search depends on, besides the parameters."""
         return {'pipeline': self.pipeline.hash, 'data': self.data.split_hash}
 
     def score(self, row: dict) -> float:
-        """The validation loss, negative."""
+        """The negative validation loss."""
         return -row['validation_loss']
 
     def trial(self, rates: dict[str, float], report: Callable[[dict], None], checkpoint: Path | None = None) -> Fit:
-        """Train a fresh U-Net on pairs that no run of a study trains on in this order."""
+        """Train a new U-Net, on pairs in an order that no run of a study has."""
         adapted = self._apply(self._load().unet, SEARCH_SEED)
         rows = self.data.train_pairs(self.settings.training_pairs, seed=SEARCH_SEED)
         train = EncodedPairs(self.encoded, rows, self.device)
@@ -206,33 +206,27 @@ class TextToImage(Run):
     def train(
         self, report: Callable[[dict], None] | None = None, checkpoint: Path | None = None, quiet: bool = False
     ) -> Fit:
-        """Train at the chosen learning rate; the U-Net is left in the state that validation selected.
+        """Train at the chosen learning rate; afterwards the U-Net is in the state that validation selected.
 
         Args:
-            report: called with every new row of the curve; the first, at step 0, is the untuned U-Net's.
-            checkpoint: a file that a killed training goes on from (`loop.fit`).
+            report: called with every new row of the curve; the first, at step 0, describes the untuned U-Net.
+            checkpoint: a file from which a killed training continues (`loop.fit`).
             quiet: no progress bar.
         """
         config = self.training_config(self.rates)
         task = DenoisingTask(self.adapted, self.pairs('train'), self.pairs('validation'), self.denoising)
         for part in (self.pipeline.vae, self.pipeline.text_encoder):
-            part.to('cpu')  # their work is done; `generate` brings them back
+            part.to('cpu')  # they have done their work; `generate` moves them back
         self.result = fit(task, config, report, quiet, checkpoint)
         return self.result
 
     def losses(self) -> dict[str, float]:
-        """Validation loss of the tuned U-Net, and of the untuned one, at the same noise."""
-        curve = self.result.curve
-        return {'validation_loss': curve[self.result.best]['validation_loss']} | {
-            'base_validation_loss': curve[0]['validation_loss']
-        }
-
-    def validation_loss(self) -> float:
-        """The loss over the validation pairs as the U-Net is now."""
-        return validation_loss(self.adapted, self.pairs('validation'), self.denoising)
+        """Validation loss of the tuned U-Net and of the untuned one, at the same noise."""
+        tuned, untuned = (self.result.curve[row]['validation_loss'] for row in (self.result.best, 0))
+        return {'validation_loss': tuned, 'base_validation_loss': untuned}
 
     def sampler(self) -> nn.Module:
-        """The tuned U-Net for sampling: merged where the method adds to it and can be merged, which is faster."""
+        """The tuned U-Net for sampling, merged where an additive method can be, which is faster."""
         method = self.adapted.method
         merged = self.adapted.merge() if method.mergeable and method.kind == 'additive' else self.adapted.model
         return merged.eval()
@@ -246,13 +240,13 @@ class TextToImage(Run):
         unet: nn.Module | None = None,
         **more,
     ) -> np.ndarray:
-        """Images [N, S, S, 3] uint8 of prompts, by the settings' guidance and steps where none are given.
+        """Images [N, S, S, 3] uint8 of prompts, with the settings' guidance and steps where none are given.
 
         Args:
             prompts: '' for none.
             seed: of the starting noise, which is the same for every method.
             unet: `sampler()` where None; `base` for the untuned one.
-            more: as for `sampling.sample`.
+            more: arguments of `sampling.sample`.
         """
         s, pipe = self.settings, self.pipeline.to(self.device)
         guidance = s.guidance_scale if guidance_scale is None else guidance_scale

@@ -1,7 +1,7 @@
-"""How a U-Net computes on the device at hand, in training and sampling: number format and attention kernel.
+"""How a U-Net computes on this device, in training and sampling: number format and attention kernel.
 
-On a GPU bfloat16 with the fused kernel, which is faster wherever there is one, and takes the least memory. On a CPU the
-two are timed: without the matrix units of newer ones bfloat16 gains only where attention is not fused.
+A GPU computes in bfloat16 with the fused kernel, which is the fastest way there and takes the least memory. On a CPU we
+time the ways: without the matrix units of newer CPUs, bfloat16 is faster only where attention is not fused.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def step_seconds(unet: nn.Module, precision: Precision, batch: tuple[torch.Tenso
 
 
 def measure(unet: nn.Module, ways: tuple[Precision, ...], batch: tuple[torch.Tensor, ...]) -> dict[Precision, float]:
-    """Seconds of a step for every way: the fastest of some rounds, in which they take turns, after one to warm up."""
+    """Seconds of a step for every way: the fastest of some rounds in turns, after a first round to warm up."""
     unet.train().requires_grad_(True)
     turns = [[step_seconds(unet, way, batch) for way in ways] for _ in range(ROUNDS + 1)]
     return dict(zip(ways, map(min, zip(*turns[1:], strict=True)), strict=True))
@@ -62,21 +62,19 @@ def measure(unet: nn.Module, ways: tuple[Precision, ...], batch: tuple[torch.Ten
 def choose(
     choice: str, pipe: Pipeline, fresh: Callable[[], nn.Module], image_size: int, batch_size: int, folder: Path
 ) -> Precision:
-    """How the U-Net of a pipeline is to compute; on a CPU it is measured once and kept, so that runs compute alike.
+    """How the U-Net of a pipeline computes; on a CPU measured once and kept, since all runs must compute alike.
 
     Args:
         choice: of `WAYS`.
         pipe: the pipeline, on its device.
-        fresh: gives its U-Net as it was loaded, to be timed.
+        fresh: loads its U-Net again, for the timing.
         image_size: pixels.
         batch_size: pairs that go through the network at a time.
-        folder: of what was measured.
+        folder: where the timings are kept.
     """
     ways = WAYS[choice]
-    if pipe.device.type != 'cpu':
+    if pipe.device.type != 'cpu' or len(ways) == 1:
         return FUSED if FUSED in ways else ways[0]
-    if len(ways) == 1:
-        return ways[0]
 
     def compute() -> dict:
         unet, count, draw = fresh(), min(batch_size, MOST), torch.Generator().manual_seed(0)

@@ -1,4 +1,4 @@
-"""Latents of images and embeddings of texts, computed once by the frozen parts of a pipeline and shared by all runs."""
+"""Latents of images and embeddings of texts: the frozen parts of a pipeline compute them once for all runs."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ BATCH = 64
 class Encoded:
     """Pairs as the U-Net sees them; position i of `rows`, `latents` and `text_of` is one pair.
 
-    Half precision: 512-px latents take 32 KB, a text of Stable Diffusion v1.5 takes 118 KB.
+    In half precision the latents of 512 px take 32 KB, and a text of Stable Diffusion v1.5 takes 118 KB.
 
     Args:
         rows: [N] ascending row numbers in the set.
         latents: [N, C, h, w] float16, scaled.
-        texts: [U, T, D] float16, every different text once; that at 0 is the empty prompt.
+        texts: [U, T, D] float16, every different text once, the empty prompt first.
         text_of: [N] which of `texts`.
     """
 
@@ -46,13 +46,13 @@ class Encoded:
 
 
 def images_key(images: np.ndarray) -> str:
-    """Names the images: the packed file with the hash of its source, else a hash of the pixels."""
+    """A name for the images: their packed file, which has a hash of its source, or a hash of the pixels."""
     file = getattr(images, 'filename', None)
     return '/'.join(Path(file).parts[-2:]) if file else digest(np.ascontiguousarray(images).tobytes(), length=64)
 
 
 def _written(folder: Path, name: str, shape: tuple[int, ...], parts) -> dict:
-    """Write an array part by part; what `once` keeps of it is the marker that it is whole."""
+    """Write an array part by part; `once` keeps the result as a sign that the array is whole."""
     folder.mkdir(parents=True, exist_ok=True)
     array, start = open_memmap(folder / f'{name}.npy', mode='w+', dtype=np.float16, shape=shape), 0
     for part in parts:
@@ -65,16 +65,16 @@ def _written(folder: Path, name: str, shape: tuple[int, ...], parts) -> dict:
 def _shared(folder: Path, name: str, shape: tuple[int, ...], parts) -> np.ndarray:
     marker = folder / f'{name}.json'
     if marker.exists() and not (folder / f'{name}.npy').exists():
-        marker.unlink()  # someone freed the space
+        marker.unlink()  # somebody freed the space
     once(marker, lambda: _written(folder, name, shape, parts()))
     return np.load(folder / f'{name}.npy', mmap_mode='r')
 
 
 def encode(pipe: Pipeline, images: np.ndarray, texts: Sequence[str], rows: np.ndarray, folder: Path) -> Encoded:
-    """Encode some rows of a set, or read what this or another process has encoded before.
+    """Encode some rows of a set, or read what an earlier call has encoded.
 
     Args:
-        pipe: on the device to compute on; only its frozen parts are used, and only they are a part of the key.
+        pipe: on the device to compute on; only its frozen parts are used, and only they enter the key.
         images: [M, S, S, 3] uint8.
         texts: M of them.
         rows: [N] ascending row numbers.

@@ -1,6 +1,6 @@
-"""What is measured on the images of a finished training: several sampling seeds, the untuned pipeline, and controls.
+"""The images of a finished training and what is measured on them: sampling seeds, the untuned pipeline, and controls.
 
-The numbers themselves come from `text_image.evaluation`; here is what is sampled and compared.
+`text_image.evaluation` computes the numbers; this module decides what is sampled and compared.
 """
 
 from __future__ import annotations
@@ -21,17 +21,18 @@ from medpeft_utils.methods.adapted import seeded
 from medpeft_utils.text_image.adaptation import TextToImage
 
 CHECK_SEED = 1_000_003
+SHOWN = ['kid', 'kid_low', 'kid_high', 'fid', 'similarity', 'nearest', 'copies']
 
 
 def samples(run: TextToImage, evaluator, rows: np.ndarray, unet: nn.Module, seeds: int) -> list[dict]:
-    """What the evaluator says of the images of a U-Net, a dict for each sampling seed.
+    """The evaluator's measures of the images of a U-Net, a dict for each sampling seed.
 
     Args:
         run: trained.
         evaluator: of `evaluation.evaluator`.
         rows: test rows; image i is made from the text of row i.
         unet: tuned and merged (`run.sampler()`), or `run.base`.
-        seeds: how many sampling seeds, from 0 on.
+        seeds: how many sampling seeds; the first is 0.
     """
     prompts, train = [run.data.texts[row] for row in rows], run.rows('train')
     by_seed = []
@@ -45,13 +46,13 @@ def _key(run: TextToImage, rows: np.ndarray, seeds: int) -> str:
     s = run.settings
     how = [run.pipeline.hash, run.data.split_hash, run.image_size, s.guidance_scale, s.sampling_steps, seeds]
     how += [str(run.precision)]
-    untuned = asdict(s) | {'method': None}  # no method's code has a part in it
+    untuned = asdict(s) | {'method': None}  # it runs no method's code
     code = Code.now().version(untuned, [__name__, 'medpeft_utils.text_image.evaluation'])
     return digest(repr([*how, code]), rows.tobytes(), run.rows('train').tobytes())
 
 
 def base_samples(run: TextToImage, evaluator, rows: np.ndarray, seeds: int, folder: Path) -> list[dict]:
-    """`samples` of the untuned pipeline: the same for every method, so done once for a study and kept in `folder`."""
+    """`samples` of the untuned pipeline, which are the same for every method: computed once and kept in `folder`."""
     path = Path(folder) / f'untuned-{_key(run, rows, seeds)}.json'
     return once(path, lambda: {'samples': samples(run, evaluator, rows, run.base, seeds)})['samples']
 
@@ -60,10 +61,10 @@ def checks(run: TextToImage) -> dict[str, float]:
     """Whether adapters are trained and applied, on one batch of validation pairs.
 
     Returns:
-        gradient_norm: of what is trained, of the loss; 0 where nothing can learn.
-        output_change: largest difference of the tuned U-Net's prediction from the untuned one's; 0 where what was
-            trained is not applied.
-        merged_difference: largest difference of the merged U-Net's prediction from the tuned one's.
+        gradient_norm: of the loss, over the trained parameters; 0 if nothing can learn.
+        output_change: largest difference between the predictions of the tuned and the untuned U-Net; 0 if the trained
+            adapters are not applied.
+        merged_difference: largest difference between the predictions of the merged and the tuned U-Net.
     """
     pairs, adapted, denoising = run.pairs('validation'), run.adapted, run.denoising
     latents, texts = pairs.fetch(np.arange(min(8, len(pairs))))
@@ -83,10 +84,10 @@ def checks(run: TextToImage) -> dict[str, float]:
 
 
 def untrained(run: TextToImage) -> nn.Module:
-    """A U-Net with LoRA of which both factors are random: what comes of adapters that were never trained.
+    """A U-Net with LoRA whose factors are both random: what adapters draw that were never trained.
 
-    As with peft's `init_lora_weights=False`: the second factor is drawn like the first, where a proper one is zero and
-    changes nothing.
+    As with peft's `init_lora_weights=False`, the second factor is random like the first. A proper start has zeros there
+    and changes nothing.
     """
     adapted = run._apply(run._load().unet, run.settings.seed)
     with seeded(run.settings.seed), torch.no_grad():
@@ -97,34 +98,31 @@ def untrained(run: TextToImage) -> nn.Module:
 
 
 def controls(run: TextToImage, evaluator, rows: np.ndarray, seeds: int, base: Sequence[dict]) -> dict[str, list[dict]]:
-    """LoRA's two ways to fail, sampled: adapters never trained, and trained ones not applied (the untuned pipeline).
+    """Samples of LoRA's two ways to fail: adapters never trained, and trained ones not applied (the untuned pipeline).
 
-    Without the values in resamples, since nothing is compared with them.
+    They have no resamples, since nothing is compared with them.
     """
+
+    def without_resamples(sample: dict) -> dict:
+        kept = {name: value for name, value in sample.items() if not name.endswith('resamples')}
+        return {name: without_resamples(value) if name == 'adherence' else value for name, value in kept.items()}
+
     by_kind = {'untrained': samples(run, evaluator, rows, untrained(run), seeds), 'not_applied': base}
-    return {name: [_without_resamples(sample) for sample in each] for name, each in by_kind.items()}
-
-
-def _without_resamples(sample: dict) -> dict:
-    adherence = {name: value for name, value in sample['adherence'].items() if name != 'resamples'}
-    return {name: value for name, value in sample.items() if name != 'kid_resamples'} | {'adherence': adherence}
+    return {name: [*map(without_resamples, each)] for name, each in by_kind.items()}
 
 
 def summary(metrics: dict) -> pd.DataFrame:
-    """The main numbers of tuned, untuned and real images side by side, means over the sampling seeds; for showing.
+    """A table of the main numbers of tuned, untuned and real images, means over the sampling seeds.
 
-    KID comes first, with its interval; of real images KID and FID are the floor, at as many images.
+    KID comes first, with its interval. KID and FID of real images are the floor, at as many images.
     """
     given = {'tuned': metrics['samples'], 'untuned': metrics['base']}
     if 'controls' in metrics:
         given['untrained LoRA'] = metrics['controls']['untrained']
     given['real'] = [metrics['real'] | {name: metrics['real']['floor'][name] for name in ('kid', 'fid')}]
-    columns = {name: pd.DataFrame(map(_main, by_seed)).mean() for name, by_seed in given.items()}
+    columns = {}
+    for column, by_seed in given.items():
+        table = pd.DataFrame(by_seed).reindex(columns=SHOWN)
+        areas = [sample['adherence']['auroc'] for sample in by_seed]
+        columns[column] = table.assign(**{'prompt adherence, AUROC': areas}).astype(float).mean()
     return pd.DataFrame(columns).round(3)
-
-
-def _main(measured: dict) -> dict[str, float]:
-    names = ('kid', 'kid_low', 'kid_high', 'fid', 'similarity', 'nearest', 'copies')
-    area = (measured.get('adherence') or {}).get('auroc')
-    shown = {name: measured.get(name) for name in names} | {'prompt adherence, AUROC': area}
-    return {name: np.nan if value is None else value for name, value in shown.items()}

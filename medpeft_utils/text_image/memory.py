@@ -1,20 +1,20 @@
-"""How much memory a training of Stable Diffusion v1.5 takes on a GPU, computed without one.
+"""How much GPU memory a training of Stable Diffusion v1.5 needs, computed without a GPU.
 
     weights      4 bytes a parameter of the U-Net and of what the method adds, its frozen factors too (SV-Diff)
     gradients    4 bytes a trained parameter
     optimizer    8 bytes a trained parameter (AdamW's two moments)
     activations  what autograd keeps for the backward pass, counted tensor by tensor on the meta device, which has
-                 shapes and no memory. Part of it is the same for any batch, the rest grows with it
+                 shapes and no memory. Part of it is the same for any batch; the rest grows with the batch
     copies       2 bytes a parameter: autocast's copies of the weights in bfloat16
     context      1 GiB for CUDA itself, libraries, and working space
 
-It is an upper bound: activations are counted in float32 and attention with all of its scores, of which bfloat16 and the
-fused kernels keep half and less. VAE and text encoder wait in the computer's own memory, their work being done.
+The sum is an upper bound: it counts activations in float32 and all attention scores, while bfloat16 and the fused
+kernels keep half of that or less. VAE and text encoder have finished their work and lie in the computer's own memory.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 
 import torch
@@ -24,18 +24,12 @@ from medpeft_utils import methods
 from medpeft_utils.methods.unet import STABLE_DIFFUSION_V1_5, build
 
 GIB = 2**30
-CONTEXT = GIB
-IMAGE_SIZE, SHRINKING, TOKENS = (
-    224,
-    8,
-    77,
-)  # pixels of Dutt et al. 2024; pixels to a place of the latents; CLIP's tokens
-CARD_MEMORY = 24  # GiB
+IMAGE_SIZE, SHRINKING, TOKENS = 224, 8, 77  # px of Dutt et al. 2024; px to a place of the latents; CLIP's tokens
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes by what they are for, and the pairs that go through the network at a time."""
+    """Bytes by their use, and the pairs that pass through the network at a time."""
 
     method: str
     trained: int
@@ -45,17 +39,14 @@ class Memory:
     optimizer: int
     activations: int
     copies: int
-    context: int = CONTEXT
-
-    @property
-    def total(self) -> int:
-        return self.weights + self.gradients + self.optimizer + self.activations + self.copies + self.context
+    context: int = GIB
 
     def row(self) -> dict[str, float | int | str]:
-        """Gibibytes, rounded to a tenth; for a table."""
-        parts = ('weights', 'gradients', 'optimizer', 'activations', 'copies', 'context', 'total')
+        """A row of a table, in gibibytes rounded to a tenth."""
         about = {'method': self.method, 'trained_parameters': self.trained, 'micro_batch': self.micro_batch}
-        return about | {part: round(getattr(self, part) / GIB, 1) for part in parts}
+        parts = {name: size for name, size in asdict(self).items() if name not in ('method', 'trained', 'micro_batch')}
+        parts['total'] = sum(parts.values())
+        return about | {name: round(size / GIB, 1) for name, size in parts.items()}
 
 
 def kept_bytes(model: nn.Module, batch: int, side: int, width: int) -> int:
@@ -72,7 +63,7 @@ def kept_bytes(model: nn.Module, batch: int, side: int, width: int) -> int:
     def note(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         if storage._cdata not in weights:
-            kept[storage._cdata] = storage  # held, so that no other storage gets its number
+            kept[storage._cdata] = storage  # while we hold it, no other storage gets its number
         return tensor
 
     with torch.device('meta'), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
@@ -83,7 +74,7 @@ def kept_bytes(model: nn.Module, batch: int, side: int, width: int) -> int:
 
 @cache
 def _measured(method: str, image_size: int) -> tuple[int, int, int, int]:
-    """Parameters and buffers, trained parameters, kept bytes of no pair, and of every pair."""
+    """Parameters and buffers, trained parameters, bytes that are kept for any batch, and bytes for each pair."""
     with torch.device('meta'):
         adapted = methods.apply(build(STABLE_DIFFUSION_V1_5), method, 'unet')
     adapted.train()
@@ -94,11 +85,11 @@ def _measured(method: str, image_size: int) -> tuple[int, int, int, int]:
 
 
 def estimate(method: str, micro_batch: int = 8, image_size: int = IMAGE_SIZE) -> Memory:
-    """The memory of a training step of Stable Diffusion v1.5 by a method.
+    """The memory of a training step of Stable Diffusion v1.5 with a method.
 
     Args:
         method: a key of the registry.
-        micro_batch: pairs that go through the network at a time; the batch of 512 is made of such parts.
+        micro_batch: pairs that pass through the network at a time; a batch of 512 has many such parts.
         image_size: pixels.
     """
     numbers, trained, fixed, each = _measured(method, image_size)
@@ -107,5 +98,5 @@ def estimate(method: str, micro_batch: int = 8, image_size: int = IMAGE_SIZE) ->
 
 
 def table(micro_batch: int = 8, image_size: int = IMAGE_SIZE) -> list[dict]:
-    """A row a method of the U-Net, in gibibytes."""
+    """A row for each method of the U-Net, in gibibytes."""
     return [estimate(method, micro_batch, image_size).row() for method in methods.names('unet')]

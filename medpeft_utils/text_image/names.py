@@ -1,7 +1,7 @@
-"""Names of text-to-image pipelines: what a name stands for, where it lies, and how it comes into the local hub cache.
+"""Names of text-to-image pipelines: what each name means, where its files lie, and how to fetch them.
 
-`stable_diffusion_mini` is shipped; `stable_diffusion_v1_5` lies in the hub cache, where `medpeft pipelines fetch` puts
-it; any other is a folder in the layout of diffusers. Nothing is loaded here.
+The package ships `stable_diffusion_mini`; `medpeft pipelines fetch` puts `stable_diffusion_v1_5` into the hub cache;
+any other name is a folder in the layout of diffusers. This module loads nothing.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from medpeft_utils.core.errors import BadInput, UnknownName
 from medpeft_utils.text_image.pipeline_files import INDEX, config_of
 
 WEIGHTS_FOLDER = Path(__file__).parent / 'weights'
-# The checksums in it make the shipped weights a part of a run's identity.
+# Its checksums make the shipped weights part of a run's identity.
 CARD = Path(__file__).with_name('stable_diffusion_mini.json')
 MINI = 'stable_diffusion_mini'
-# What is read of a published pipeline; its safety checker and weights of other formats stay where they are.
+# The files of a published pipeline that we read; we leave out its safety checker and weights in other formats.
 FILES = (
     'model_index.json',
     'tokenizer/*',
@@ -33,20 +33,20 @@ FILES = (
 
 @dataclass(frozen=True)
 class Known:
-    """A pipeline that has a name.
+    """What is known of a pipeline by its name.
 
     Args:
         label: its name in tables and figures.
-        role: what of the paper it stands for.
-        image_size: side in pixels that it was trained at.
+        role: the pipeline of the paper that it replaces.
+        image_size: side in pixels that it was trained at; 0 where its folder says it.
         repository: on the hub; '' for the shipped one.
         rate_factor: by how much a method's default learning rate is multiplied on it.
-        timestep_shift: of the timesteps that it was trained at, and is tuned at.
+        timestep_shift: by how much the timesteps of its training are shifted towards much noise; 1 draws them evenly.
     """
 
     label: str
     role: str
-    image_size: int
+    image_size: int = 0
     repository: str = ''
     rate_factor: float = 1.0
     timestep_shift: float = 1.0
@@ -66,6 +66,11 @@ PIPELINES = {
 }
 
 
+def known(name: str) -> Known:
+    """What is known of a pipeline; of a folder its own name."""
+    return PIPELINES.get(name) or Known(Path(name).name, Path(name).name)
+
+
 def is_pipeline(name: str) -> bool:
     """Whether a backbone's name is that of a pipeline, or a folder that holds one."""
     return name in PIPELINES or os.path.isfile(os.path.join(os.path.expanduser(name), INDEX))
@@ -81,66 +86,49 @@ def family_of(name: str) -> str:
 def image_size_of(name: str) -> int:
     """Side of the images that a pipeline was trained with, in pixels."""
     family_of(name)
-    if name in PIPELINES:
-        return PIPELINES[name].image_size
-    folder = Path(os.path.expanduser(name))
-    unet, vae = (config_of(folder, part) for part in ('unet', 'vae'))
+    if size := known(name).image_size:
+        return size
+    unet, vae = (config_of(Path(name).expanduser(), part) for part in ('unet', 'vae'))
     return (unet.get('sample_size') or 64) * 2 ** (len(vae['block_out_channels']) - 1)
-
-
-def timestep_shift(name: str) -> float:
-    """By how much the timesteps of training are shifted towards much noise; 1 (drawn evenly) for published ones."""
-    return PIPELINES[name].timestep_shift if name in PIPELINES else 1.0
-
-
-def learning_rate_factor(name: str) -> float:
-    """By how much a method's default learning rate is multiplied; 1 for published pipelines."""
-    return PIPELINES[name].rate_factor if name in PIPELINES else 1.0
 
 
 def folder_of(name: str, weights: str) -> tuple[Path, str]:
     """Where a pipeline lies, and in words where it comes from."""
-    if weights != 'pretrained':
-        return Path(os.path.expanduser(weights)), f'folder {Path(weights).name}'
-    if name not in PIPELINES:
-        return Path(os.path.expanduser(name)), f'folder {Path(name).name}'
-    if PIPELINES[name].repository:
-        return cached(name, PIPELINES[name].repository), f'hub cache, {PIPELINES[name].repository}'
+    if weights != 'pretrained' or name not in PIPELINES:
+        folder = Path(name if weights == 'pretrained' else weights)
+        return folder.expanduser(), f'folder {folder.name}'
+    if repository := known(name).repository:
+        return _snapshot(name, local=True), f'hub cache, {repository}'
     folder = WEIGHTS_FOLDER / name
     if not folder.is_dir():
         raise BadInput(f'{folder}: the shipped weights of {name!r} are missing; install the package again')
     return folder, 'shipped weights'
 
 
-def cached(name: str, repository: str) -> Path:
-    """The folder of a published pipeline in the local cache. Raises BadInput where it is not, naming the way out."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(repository, allow_patterns=list(FILES), local_files_only=True))
-    except (LocalEntryNotFoundError, OSError) as error:
-        raise BadInput(
-            f'pipeline {name!r} ({repository}) is not in the local cache; run `medpeft pipelines fetch {name}` or give '
-            'weights=FOLDER'
-        ) from error
-
-
 def fetch(name: str) -> Path:
-    """Download a published pipeline into the hub cache, going on where an earlier download stopped.
+    """Download a published pipeline into the hub cache; an interrupted download continues.
 
     Raises:
         UnknownName: no such pipeline.
-        BadInput: it is shipped already, or it could not be fetched.
+        BadInput: it needs no download, or could not be fetched.
     """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
     family_of(name)
-    repository = PIPELINES[name].repository if name in PIPELINES else ''
-    if not repository:
+    if not known(name).repository:
         raise BadInput(f'pipeline {name!r} is on this machine already; there is nothing to fetch')
+    return _snapshot(name, local=False)
+
+
+def _snapshot(name: str, local: bool) -> Path:
+    """The folder of a published pipeline in the hub cache. Raises BadInput where it cannot be had."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    repository = known(name).repository
     try:
-        return Path(snapshot_download(repository, allow_patterns=list(FILES)))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise BadInput(f'pipeline {name!r} ({repository}) could not be fetched: {error}') from error
+        return Path(snapshot_download(repository, allow_patterns=list(FILES), local_files_only=local))
+    except (HfHubHTTPError, OSError) as error:  # the hub's own "not in the cache" is an OSError
+        if local:
+            reason = f'is not in the local cache; run `medpeft pipelines fetch {name}` or give weights=FOLDER'
+        else:
+            reason = f'could not be fetched: {error}'
+        raise BadInput(f'pipeline {name!r} ({repository}) {reason}') from error

@@ -3,7 +3,7 @@
     pipe = pipeline.load('stable_diffusion_mini')
     images = sampling.sample(pipe, pipe.unet, ['a photo of a goldfish'])
 
-Names and folders are those of `names.py`. Weights are read from safetensors only. No download here.
+`names.py` knows the names and folders. This module reads weights from safetensors only and downloads nothing.
 """
 
 from __future__ import annotations
@@ -13,13 +13,12 @@ import json
 import logging
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from medpeft_utils.core.errors import BadInput
-from medpeft_utils.text_image.names import MINI, PIPELINES, WEIGHTS_FOLDER, family_of, folder_of, image_size_of
+from medpeft_utils.text_image.names import MINI, PIPELINES, WEIGHTS_FOLDER, family_of, folder_of, image_size_of, known
 from medpeft_utils.text_image.pipeline_files import check, config_of, read_parts
 
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Cut:
-    """What a tokenizer cuts off: prompts cut, tokens lost of all of them, and the longest prompt in tokens."""
+    """How many prompts a tokenizer cuts, how many tokens they lose together, and the longest prompt in tokens."""
 
     prompts: int
     tokens: int
@@ -39,17 +38,17 @@ class Cut:
 
 @dataclass(eq=False)
 class Pipeline:
-    """The parts of a text-to-image pipeline, in evaluation mode and frozen but for the U-Net.
+    """The parts of a text-to-image pipeline, in evaluation mode and frozen.
 
     Args:
-        name: as it was asked for.
+        name: a known name, or a folder.
         image_size: side in pixels that it was trained at.
         tokenizer: texts to tokens.
         text_encoder: [B, T] tokens to [B, T, D].
         vae: [B, 3, S, S] in -1..1 to latents and back.
         unet: [B, C, h, w] noisy latents, [B] timesteps, [B, T, D] texts to the predicted noise.
-        scheduler: the noise schedule, and how it is sampled.
-        source: where the weights come from, in words.
+        scheduler: the noise schedule and the sampler.
+        source: in words, where the weights come from.
     """
 
     name: str
@@ -68,7 +67,7 @@ class Pipeline:
         self.hash, self.encoder_hash = self._hashes()
 
     def _hashes(self) -> tuple[str, str]:
-        """16 hex digits over everything, and over all but the U-Net, which makes latents and text embeddings."""
+        """16 hex digits over everything, and over all but the U-Net: what makes latents and text embeddings."""
         digest = hashlib.sha256(json.dumps(self.tokenizer.get_vocab(), sort_keys=True).encode())
         digest.update(json.dumps([self.length, self.scaling, self.scheduler.config.prediction_type]).encode())
         betas = getattr(self.scheduler, 'betas', None)
@@ -83,26 +82,27 @@ class Pipeline:
 
     @property
     def label(self) -> str:
-        return PIPELINES[self.name].label if self.name in PIPELINES else Path(self.name).name
+        """Its name in tables and figures."""
+        return known(self.name).label
 
     @property
     def role(self) -> str:
-        """The pipeline of the paper that this one stands for, or its own name."""
-        return PIPELINES[self.name].role if self.name in PIPELINES else Path(self.name).name
+        """The pipeline of the paper that this one replaces, or its own name."""
+        return known(self.name).role
 
     @property
     def length(self) -> int:
-        """Tokens of a text, beginning, end and padding among them."""
+        """Tokens of a text, including its beginning, end and padding."""
         return min(self.tokenizer.model_max_length, self.text_encoder.config.max_position_embeddings)
 
     @property
     def scaling(self) -> float:
-        """What the VAE's latents are multiplied by, so that their standard deviation is about 1."""
+        """The factor that gives the VAE's latents a standard deviation of about 1."""
         return self.vae.config.scaling_factor
 
     @property
     def shrinking(self) -> int:
-        """Pixels of an image to a place of its latents, along a side."""
+        """How many pixels of an image, along a side, become one place of its latents."""
         return 2 ** (len(self.vae.config.block_out_channels) - 1)
 
     @property
@@ -128,7 +128,7 @@ class Pipeline:
         return self.tokenizer(list(texts), **settings).input_ids
 
     def cut(self, texts: list[str]) -> Cut:
-        """What the tokenizer cuts of these texts, with a warning where that is anything."""
+        """What the tokenizer cuts of these texts, with a warning where it cuts any."""
         counts = [len(ids) for ids in self.tokenizer(list(texts), truncation=False, verbose=False)['input_ids']]
         lost = [count - self.length for count in counts if count > self.length]
         cut = Cut(len(lost), sum(lost), max(counts, default=0))
@@ -173,7 +173,7 @@ def load(name: str, weights: str = 'pretrained', seed: int = 0) -> Pipeline:
         seed: of random weights.
     Raises:
         UnknownName: no such pipeline.
-        BadInput: it is not at hand, a component or its weights are missing, or they are no safetensors.
+        BadInput: it is not on this machine, lacks a component or its weights, or they are not safetensors.
         DoesNotFit: a pipeline of another kind, without a U-Net for instance.
     """
     family_of(name)
@@ -193,15 +193,14 @@ def _random(name: str, seed: int) -> Pipeline:
     from medpeft_utils.methods.adapted import seeded
 
     if name != MINI:
-        raise BadInput(f'weights=random of {name!r}: only {MINI!r} is built so; random weights generate nothing')
+        raise BadInput(f'weights=random: only {MINI!r} can have random weights, not {name!r}; give weights=pretrained')
     folder = WEIGHTS_FOLDER / name
-    configs = {part: config_of(folder, part) for part in ('text_encoder', 'vae', 'unet', 'scheduler')}
-    tokenizer = CLIPTokenizer.from_pretrained(folder / 'tokenizer', local_files_only=True)
     with seeded(seed):
         parts = {
-            'text_encoder': CLIPTextModel(CLIPTextConfig(**configs['text_encoder'])).float(),
-            'vae': AutoencoderKL.from_config(configs['vae']),
-            'unet': UNet2DConditionModel.from_config(configs['unet']),
+            'text_encoder': CLIPTextModel(CLIPTextConfig(**config_of(folder, 'text_encoder'))).float(),
+            'vae': AutoencoderKL.from_config(config_of(folder, 'vae')),
+            'unet': UNet2DConditionModel.from_config(config_of(folder, 'unet')),
         }
-    scheduler, source = DDIMScheduler.from_config(configs['scheduler']), f'random weights (seed {seed})'
-    return Pipeline(name, PIPELINES[name].image_size, tokenizer, scheduler=scheduler, source=source, **parts)
+    parts['tokenizer'] = CLIPTokenizer.from_pretrained(folder / 'tokenizer', local_files_only=True)
+    parts['scheduler'] = DDIMScheduler.from_config(config_of(folder, 'scheduler'))
+    return Pipeline(name, known(name).image_size, source=f'random weights (seed {seed})', **parts)

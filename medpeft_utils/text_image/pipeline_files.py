@@ -1,8 +1,8 @@
-"""A pipeline's folder in the layout of diffusers, of which nothing is taken at its word.
+"""A pipeline's folder in the layout of diffusers, checked before any library reads it.
 
-Every JSON is checked against a schema before a library sees it, code that a file names is never run, and weights are
-those of the file: a tensor that is missing, of another shape, of whole numbers or not finite is a fault. (By themselves
-the libraries ask on standard input whether to run such code, and fill what is missing at random.)
+Every JSON file must follow a schema, and code that a file names is never run. All weights come from the file: a tensor
+that is missing, has another shape, holds whole numbers or is not finite is an error. (Left alone, the libraries ask on
+standard input whether to run such code, and fill in missing tensors at random.)
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from medpeft_utils.core.errors import BadInput, DoesNotFit, short
-from medpeft_utils.core.files import parse_json
+from medpeft_utils.core.files import parse_json, require_numbers
 from medpeft_utils.core.schema import checked
 
 if TYPE_CHECKING:
     import torch
 
 INDEX = 'model_index.json'
-# component: the class that reads it (None: any scheduler of diffusers), and its weights file
+# component: the class that reads it (None: any scheduler of diffusers), its configuration, and its weights file
 COMPONENTS = {
-    'tokenizer': ('CLIPTokenizer', None),
-    'text_encoder': ('CLIPTextModel', 'model.safetensors'),
-    'vae': ('AutoencoderKL', 'diffusion_pytorch_model.safetensors'),
-    'unet': ('UNet2DConditionModel', 'diffusion_pytorch_model.safetensors'),
-    'scheduler': (None, None),
+    'tokenizer': ('CLIPTokenizer', 'tokenizer_config.json', None),
+    'text_encoder': ('CLIPTextModel', 'config.json', 'model.safetensors'),
+    'vae': ('AutoencoderKL', 'config.json', 'diffusion_pytorch_model.safetensors'),
+    'unet': ('UNet2DConditionModel', 'config.json', 'diffusion_pytorch_model.safetensors'),
+    'scheduler': (None, 'scheduler_config.json', None),
 }
 LIBRARIES = 'diffusers', 'transformers'
 CODE = 'auto_map', 'custom_pipeline', 'custom_pipelines', 'trust_remote_code'  # keys that name code of others
 PICKLES = '.bin', '.pt', '.pth', '.ckpt'
 PREDICTIONS = 'epsilon', 'v_prediction'
-FLOATS = 'F16', 'BF16', 'F32', 'F64'
+UNUSED = 'position_ids'  # a buffer of whole numbers in older text encoders
 MOST_BYTES = 64 * 2**20  # of a JSON file; vocabularies take a few MB
-LARGEST = 10**7  # of a number in a configuration; vocabularies have 49,408 entries, schedules 1,000 steps
-ONCE_MORE = 'fetch the pipeline again'
+LARGEST = 10**7  # of a number in a configuration, and of what one may describe beyond its weights file
+AGAIN = 'fetch the pipeline again'
 
 
 # ---- what the files must be
@@ -46,72 +46,68 @@ ONCE_MORE = 'fetch the pipeline again'
 
 @cache
 def _schemas() -> dict[str, type]:
-    """The schema of each kind of file; what it does not name passes as it is, if it is plain and finite."""
+    """The schema of each component's configuration. It limits the fields that it names and ignores all others."""
     from pydantic import BaseModel, ConfigDict, Field, create_model
 
     class Open(BaseModel):
         model_config = ConfigDict(extra='allow', strict=True, allow_inf_nan=False)
 
-    width = Annotated[int, Field(ge=1, le=16_384)]
-    widths = Annotated[list[width], Field(min_length=1, max_length=8)]
-    few = Annotated[int, Field(ge=1, le=64)]
-    side = Annotated[int, Field(ge=1, le=4096)]
-    blocks = Annotated[list[str], Field(min_length=1, max_length=8)]
-    share = Annotated[float, Field(gt=0, lt=1)]
-    unet = create_model(
-        *('UNet',),
-        __base__=Open,
-        block_out_channels=(widths, ...),
-        cross_attention_dim=(width, ...),
-        down_block_types=(blocks | None, None),
-        up_block_types=(blocks | None, None),
-        in_channels=(few, 4),
-        out_channels=(few, 4),
-        layers_per_block=(few | Annotated[list[few], Field(max_length=8)], 2),
-        sample_size=(side | None, 64),
-    )
-    vae = create_model(
-        *('VAE',),
-        __base__=Open,
-        block_out_channels=(widths, ...),
-        latent_channels=(few, 4),
-        layers_per_block=(few, 1),
-        scaling_factor=(Annotated[float, Field(gt=0, le=1000)], 0.18215),
-    )
-    text = create_model(
-        *('TextEncoder',),
-        __base__=Open,
-        hidden_size=(width, 512),
-        intermediate_size=(Annotated[int, Field(ge=1, le=65_536)], 2048),
-        num_hidden_layers=(Annotated[int, Field(ge=1, le=128)], 12),
-        num_attention_heads=(Annotated[int, Field(ge=1, le=256)], 8),
-        max_position_embeddings=(Annotated[int, Field(ge=3, le=4096)], 77),
-        vocab_size=(Annotated[int, Field(ge=3, le=1_000_000)], 49_408),
-    )
-    scheduler = create_model(
-        *('Scheduler',),
-        __base__=Open,
-        class_name=(str, Field(alias='_class_name')),
-        num_train_timesteps=(Annotated[int, Field(ge=1, le=100_000)], 1000),
-        prediction_type=(str, 'epsilon'),
-        beta_start=(share, 0.0001),
-        beta_end=(share, 0.02),
-    )
-    return {'unet': unet, 'vae': vae, 'text_encoder': text, 'scheduler': scheduler, 'tokenizer': Open}
+    def whole(most: int, least: int = 1) -> Any:
+        return Annotated[int, Field(ge=least, le=most)]
+
+    def several(kind: Any) -> Any:
+        return Annotated[list[kind], Field(min_length=1, max_length=8)]
+
+    width, few, share = whole(16_384), whole(64), Annotated[float, Field(gt=0, lt=1)]
+    fields = {
+        'tokenizer': {},
+        'text_encoder': {
+            'hidden_size': (width, 512),
+            'intermediate_size': (whole(65_536), 2048),
+            'num_hidden_layers': (whole(128), 12),
+            'num_attention_heads': (whole(256), 8),
+            'max_position_embeddings': (whole(4096, least=3), 77),
+            'vocab_size': (whole(1_000_000, least=3), 49_408),
+        },
+        'vae': {
+            'block_out_channels': (several(width), ...),
+            'latent_channels': (few, 4),
+            'layers_per_block': (few, 1),
+            'scaling_factor': (Annotated[float, Field(gt=0, le=1000)], 0.18215),
+        },
+        'unet': {
+            'block_out_channels': (several(width), ...),
+            'cross_attention_dim': (width, ...),
+            'down_block_types': (several(str) | None, None),
+            'up_block_types': (several(str) | None, None),
+            'in_channels': (few, 4),
+            'out_channels': (few, 4),
+            'layers_per_block': (few | several(few), 2),
+            'sample_size': (whole(4096) | None, 64),
+        },
+        'scheduler': {
+            'class_name': (str, Field(alias='_class_name')),
+            'num_train_timesteps': (whole(100_000), 1000),
+            'prediction_type': (str, 'epsilon'),
+            'beta_start': (share, 0.0001),
+            'beta_end': (share, 0.02),
+        },
+    }
+    return {part: create_model(part, __base__=Open, **named) for part, named in fields.items()}
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a pipeline's JSON file, plain and finite. Raises BadInput."""
+    """The object in a pipeline's JSON file, with finite numbers and no code of others. Raises BadInput."""
     if not os.path.isfile(path):
-        raise BadInput(f'{path} is missing; {ONCE_MORE}')
+        raise BadInput(f'{path} is missing; {AGAIN}')
     if os.path.getsize(path) > MOST_BYTES:
-        raise BadInput(f'{path}: {os.path.getsize(path):,} bytes are too many for a configuration; {ONCE_MORE}')
+        raise BadInput(f'{path}: {os.path.getsize(path):,} bytes are too many for a configuration; {AGAIN}')
     try:
         content = parse_json(path.read_bytes())
     except (ValueError, OSError) as error:
-        raise BadInput(f'{path}: not JSON ({short(str(error), 100)}); {ONCE_MORE}') from None
+        raise BadInput(f'{path}: not JSON ({short(str(error), 100)}); {AGAIN}') from None
     if not isinstance(content, dict):
-        raise BadInput(f'{path}: holds {short(content)}, not an object; {ONCE_MORE}')
+        raise BadInput(f'{path}: holds {short(content)}, not an object; {AGAIN}')
     for key, value in _leaves(content):
         if key in CODE and value:
             raise BadInput(
@@ -123,58 +119,51 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _leaves(content: Any, key: str = '') -> Iterator[tuple[str, Any]]:
-    """(key, value) of everything in JSON, at any depth."""
-    waiting = [(key, content)]
+def _leaves(content: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """(key, value) of everything in JSON, at any depth; recursion would end at 1,000 levels."""
+    waiting = [('', content)]
     while waiting:
         key, value = waiting.pop()
         yield key, value
         if isinstance(value, dict):
-            waiting += [(str(name), item) for name, item in value.items()]
+            waiting += value.items()
         elif isinstance(value, list):
             waiting += [(key, item) for item in value]
 
 
 def config_of(folder: Path, part: str) -> dict[str, Any]:
     """The configuration of a component. Raises BadInput for what its schema does not allow."""
-    path = (
-        folder
-        / part
-        / {'tokenizer': 'tokenizer_config.json', 'scheduler': 'scheduler_config.json'}.get(part, 'config.json')
-    )
+    path = folder / part / COMPONENTS[part][1]
     content = read_json(path)
-    large = {key: value for key, value in _leaves(content) if isinstance(value, int) and abs(value) > LARGEST}
-    if large and part != 'tokenizer':  # which may say 10^30 for "any length"
-        key, value = next(iter(large.items()))
-        raise BadInput(f'{path}: {key} is {short(value)}; a network of such a size cannot be built')
+    for key, value in _leaves(content):
+        if isinstance(value, int) and abs(value) > LARGEST and part != 'tokenizer':  # which writes 10^30 for "any"
+            raise BadInput(f'{path}: {key} is {short(value)}; a network of such a size cannot be built')
     checked(_schemas()[part], content, str(path))
     return content
 
 
 def check(folder: Path) -> None:
-    """Raise BadInput or DoesNotFit for the first thing that keeps a folder from being a usable pipeline."""
+    """Raise BadInput or DoesNotFit for the first fault in a folder's JSON files, or for a part that it lacks."""
     if not os.path.isfile(folder / INDEX):
         raise BadInput(f'{folder}: no pipeline, since it has no {INDEX}; give a folder in the layout of diffusers')
-    index = read_json(folder / INDEX)
-    parts = {name: value for name, value in index.items() if isinstance(value, list) and any(value)}
+    parts = {name: value for name, value in read_json(folder / INDEX).items() if isinstance(value, list) and any(value)}
     if 'unet' not in parts:
         raise DoesNotFit(
             f'{folder}: a pipeline without a U-Net (its parts: {short(", ".join(parts) or "none")}); the methods train '
             'a U-Net, so give one of the kind of Stable Diffusion v1.5'
         )
-    for name, (kind, file) in COMPONENTS.items():
+    for name, (kind, _, file) in COMPONENTS.items():
         if name not in parts or not (folder / name).is_dir():
-            raise BadInput(f'{folder}: its {name} is missing; {ONCE_MORE}')
+            raise BadInput(f'{folder}: its {name} is missing; {AGAIN}')
         _check_class(folder, name, kind, parts[name])
         if file and not os.path.isfile(folder / name / file):
             raise BadInput(f'{folder / name}: {_no_weights(folder / name, file)}')
     kind = config_of(folder, 'unet').get('_class_name')
     if kind != 'UNet2DConditionModel':
         raise DoesNotFit(f'{folder / "unet"}: is a {short(kind)}; the methods train a UNet2DConditionModel')
-    for path in sorted(folder.glob('*/*.json')):
-        if path.parent.name in COMPONENTS:
-            read_json(path)
     for name in COMPONENTS:
+        for path in sorted((folder / name).glob('*.json')):
+            read_json(path)
         config_of(folder, name)
 
 
@@ -188,24 +177,22 @@ def _check_class(folder: Path, name: str, kind: str | None, named: list) -> None
         )
     if kind and class_name.removesuffix('Fast') != kind:
         raise DoesNotFit(
-            f'{folder / INDEX}: its {name} is a {short(class_name)}; {kind} is read, as of Stable Diffusion v1.5'
+            f'{folder / INDEX}: its {name} is a {short(class_name)}; give a pipeline with a {kind}, such as Stable '
+            'Diffusion v1.5'
         )
 
 
 def _no_weights(folder: Path, wanted: str) -> str:
-    pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
-    if pickles:
-        return (
-            f'{pickles[0]} is a pickle, which can run code and is not opened; convert it to {wanted} where you trust it'
-        )
-    return f'no {wanted}; {ONCE_MORE}'
+    if pickles := sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES):
+        return f'{pickles[0]} is a pickle, which can run code and is not opened; convert it to {wanted} if you trust it'
+    return f'no {wanted}; {AGAIN}'
 
 
 # ---- reading them
 
 
 def read_parts(folder: Path) -> dict[str, Any]:
-    """The components of a pipeline by name, in float32 on the CPU, of a folder in which `check` found nothing wrong.
+    """The components of a pipeline by name, in float32 on the CPU; call `check` on the folder first.
 
     Raises:
         BadInput: weights or configurations that cannot be used.
@@ -218,17 +205,17 @@ def read_parts(folder: Path) -> dict[str, Any]:
     kind = getattr(diffusers, config['_class_name'], None)
     if not (isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin)):
         raise BadInput(f'{folder / "scheduler"}: {short(config["_class_name"])} is no scheduler of diffusers')
-    if config.get('prediction_type', 'epsilon') not in PREDICTIONS:
+    if (predicted := config.get('prediction_type', 'epsilon')) not in PREDICTIONS:
         raise DoesNotFit(
-            f'{folder}: its U-Net predicts {short(config["prediction_type"])}; the training serves '
+            f'{folder}: its U-Net predicts {short(predicted)}; training needs one that predicts one of '
             f'{", ".join(PREDICTIONS)}'
         )
     with _faults_of(folder / 'tokenizer'), _without_bars():
         tokenizer = transformers.CLIPTokenizer.from_pretrained(folder / 'tokenizer', local_files_only=True)
     parts: dict[str, Any] = {'tokenizer': tokenizer}
     for name, library in (('text_encoder', transformers), ('vae', diffusers), ('unet', diffusers)):
-        kind_of_part, file = COMPONENTS[name]
-        parts[name] = _network(getattr(library, kind_of_part), folder / name, file)
+        class_name, _, file = COMPONENTS[name]
+        parts[name] = _network(getattr(library, class_name), folder / name, file)
     with _faults_of(folder / 'scheduler'):
         parts['scheduler'] = kind.from_config(config)
     _fit_each_other(parts, folder)
@@ -237,51 +224,60 @@ def read_parts(folder: Path) -> dict[str, Any]:
 
 @contextmanager
 def _faults_of(place: Path) -> Iterator[None]:
-    """Turn whatever a library raises over a file into one message: it is the file's fault, of any kind."""
+    """Turn any exception that a library raises over a file into one message that names the file."""
     try:
         yield
     except (BadInput, DoesNotFit):
         raise
     except Exception as error:
-        message = ' '.join(str(error).split())
-        raise BadInput(
-            f'{place}: cannot be read ({type(error).__name__}: {short(message, 200)}); {ONCE_MORE}'
-        ) from error
+        message = short(' '.join(str(error).split()), 200)
+        raise BadInput(f'{place}: cannot be read ({type(error).__name__}: {message}); {AGAIN}') from error
 
 
 def _network(kind: type, folder: Path, file: str) -> torch.nn.Module:
-    """A network with the weights of its file, all of them and no others. Raises BadInput."""
+    """A network with exactly the weights of its file. Raises BadInput."""
     import torch
-    from safetensors import safe_open
 
-    with _faults_of(folder / file), safe_open(folder / file, framework='pt') as opened:
-        for name in opened.keys():  # noqa: SIM118 (not a dict)
-            dtype = opened.get_slice(name).get_dtype()
-            if dtype not in FLOATS and not name.endswith('position_ids'):
-                raise BadInput(f'{folder / file}: tensor {name!r} is of {dtype}, not of real numbers; {ONCE_MORE}')
-    with _faults_of(folder / file), _without_bars():
+    path = folder / file
+    held = _check_tensors(path)
+    with _faults_of(path), torch.device('meta'):  # a size that the file does not have would fill the memory
+        config = config_of(folder.parent, folder.name)
+        described = kind.from_config(config) if hasattr(kind, 'from_config') else kind(kind.config_class(**config))
+        count = sum(parameter.numel() for parameter in described.parameters())
+    if count > 2 * held + LARGEST:
+        raise BadInput(f'{path}: holds {held:,} numbers, config.json describes a network of {count:,}; {AGAIN}')
+    with _faults_of(path), _without_bars():
         how = {'use_safetensors': True, 'local_files_only': True, 'torch_dtype': torch.float32}
         network, loading = kind.from_pretrained(folder, output_loading_info=True, **how)
-    if missing := sorted(loading['missing_keys']):
-        raise BadInput(f'{folder / file}: has no tensor {missing[0]!r}{_more(missing)}; {ONCE_MORE}')
-    if unknown := sorted(name for name in loading['unexpected_keys'] if not name.endswith('position_ids')):
-        raise BadInput(
-            f'{folder / file}: has a tensor {unknown[0]!r}{_more(unknown)} that is none of a {kind.__name__}'
-        )
-    if loading.get('mismatched_keys'):
-        raise BadInput(f'{folder / file}: tensors of another shape ({short(next(iter(loading["mismatched_keys"])))})')
-    for name, tensor in network.state_dict().items():
-        if not torch.isfinite(tensor).all():
-            raise BadInput(f'{folder / file}: tensor {name!r} holds NaN or infinity; {ONCE_MORE}')
+    for what, names in (
+        ('lacks the tensor', loading['missing_keys']),
+        ('holds another shape than config.json describes in', loading['mismatched_keys']),
+        (f'holds a tensor that no {kind.__name__} has:', loading['unexpected_keys']),
+    ):
+        names = sorted(str(name) for name in names if not str(name).endswith(UNUSED))
+        if names:
+            more = f' and {len(names) - 1} more' if len(names) > 1 else ''
+            raise BadInput(f'{path}: {what} {short(names[0])}{more}; {AGAIN}')
     return network
 
 
-def _more(names: list[str]) -> str:
-    return f' and {len(names) - 1} more' if len(names) > 1 else ''
+def _check_tensors(path: Path) -> int:
+    """How many numbers a weights file holds. Raises BadInput where one of its tensors is no weight."""
+    from safetensors import safe_open
+
+    held = 0
+    with _faults_of(path), safe_open(path, framework='pt') as opened:
+        for name in opened.keys():  # noqa: SIM118 (not a dict)
+            tensor = opened.get_tensor(name)
+            require_numbers(tensor, name, path)
+            if not (tensor.is_floating_point() or name.endswith(UNUSED)):
+                raise BadInput(f'{path}: tensor {short(name)} holds {tensor.dtype}, not real numbers; {AGAIN}')
+            held += tensor.numel()
+    return held
 
 
 def _fit_each_other(parts: dict[str, Any], folder: Path) -> None:
-    """Raise DoesNotFit where widths differ, BadInput where the smallest picture cannot be drawn."""
+    """Raise DoesNotFit where widths differ, BadInput where the parts cannot draw the smallest picture."""
     import torch
 
     text, vae, unet = (parts[name].config for name in ('text_encoder', 'vae', 'unet'))
@@ -294,7 +290,7 @@ def _fit_each_other(parts: dict[str, Any], folder: Path) -> None:
             raise DoesNotFit(f'{folder}: {what} do not fit: {one} and {other} wide')
     if len(parts['tokenizer']) > text.vocab_size:
         raise DoesNotFit(
-            f'{folder}: a tokenizer of {len(parts["tokenizer"]):,} tokens for {text.vocab_size:,} of the text'
+            f'{folder}: its tokenizer has {len(parts["tokenizer"]):,} tokens, its text encoder only {text.vocab_size:,}'
         )
     with _faults_of(folder), torch.no_grad():
         length = min(int(parts['tokenizer'].model_max_length), text.max_position_embeddings)
@@ -307,12 +303,12 @@ def _fit_each_other(parts: dict[str, Any], folder: Path) -> None:
         parts['vae'].encode(picture)
         parts['scheduler'].set_timesteps(2)
         if predicted.shape != latents.shape or not torch.isfinite(picture).all():
-            raise BadInput(f'{folder}: what it draws is no picture; {ONCE_MORE}')
+            raise BadInput(f'{folder}: it draws pictures of the wrong shape, or of NaN; {AGAIN}')
 
 
 @contextmanager
 def _without_bars() -> Iterator[None]:
-    """Silence the progress bar that transformers shows for reading a file of megabytes."""
+    """Hide the progress bar that transformers shows even for a file of a few megabytes."""
     from transformers.utils import logging as theirs
 
     shown = theirs.is_progress_bar_enabled()

@@ -23,7 +23,7 @@ GUIDANCE, STEPS = 4.0, 75  # the cards of the checkpoints of Dutt et al. 2024
 
 
 def starting_noise(count: int, shape: tuple[int, ...], seed: int, first: int = 0) -> torch.Tensor:
-    """[count, *shape] unit normal; that of image i depends on the seed and on first + i alone."""
+    """[count, *shape] unit normal noise; that of image i depends only on the seed and on first + i."""
     noise = torch.empty(count, *shape)
     for i in range(count):
         number = int(np.random.SeedSequence([seed, first + i]).generate_state(1)[0])
@@ -37,7 +37,7 @@ def latent_shape(pipe: Pipeline, image_size: int | None = None) -> tuple[int, in
     if size % pipe.shrinking:
         nearest = max(1, round(size / pipe.shrinking)) * pipe.shrinking
         raise DoesNotFit(
-            f'{pipe.label} shrinks images {pipe.shrinking} times; {size} px is no multiple, {nearest} px is'
+            f'image size {size} px: {pipe.label} needs a multiple of {pipe.shrinking} px, such as {nearest} px'
         )
     return pipe.unet.config.in_channels, size // pipe.shrinking, size // pipe.shrinking
 
@@ -62,20 +62,22 @@ def sample(
         pipe: a pipeline; its U-Net is not used.
         unet: on the pipeline's device: `pipe.unet`, `adapted.model`, or `adapted.merge()`.
         prompts: '' for none.
-        seed: of the starting noise; image i also depends on `first` + i, and on nothing else.
+        seed: of the starting noise; image i depends only on it and on `first` + i.
         guidance_scale: weight of the prompt against the empty one (classifier-free guidance, Ho and Salimans 2022,
             arXiv:2207.12598); 1 is no guidance and takes half the time.
         steps: denoising steps.
-        batch_size: images at a time; without effect but for rounding.
-        first: number of the first image, where a set is made in parts.
+        batch_size: images at a time; it changes only rounding.
+        first: number of the first image, for a set that is made in parts.
         image_size: side in pixels; the pipeline's own where None.
         precision: number format of the U-Net; text encoder, VAE and scheduler stay in theirs.
         quiet: no progress bar.
         negative: what guidance leads away from, in place of the empty prompt.
-    Raises BadInput where there is no prompt or no step, DoesNotFit where the VAE's shrinking does not divide the size.
+    Raises:
+        BadInput: there is no prompt or no step.
+        DoesNotFit: the VAE cannot make images of this size.
     """
     if not prompts or steps < 1 or batch_size < 1:
-        raise BadInput(f'{len(prompts)} prompts, steps={steps}, batch_size={batch_size}: give 1 or more of each')
+        raise BadInput(f'{len(prompts)} prompts, steps={steps}, batch_size={batch_size}: each must be 1 or more')
     shape, was_training = latent_shape(pipe, image_size), unet.training
     unet.eval()
     images, starts = [], range(0, len(prompts), batch_size)
@@ -103,13 +105,13 @@ def denoise(
 ) -> torch.Tensor:
     """Unit normal noise [B, C, h, w] to scaled latents of the same shape.
 
-    As diffusers' StableDiffusionPipeline does it, to the bit (a test compares them). It is not called itself: it takes
-    no U-Net that peft has wrapped, would put guidance and scheduler under autocast too, and guides by no less than 1.
+    Equal to diffusers' StableDiffusionPipeline to the bit (a test compares them). That pipeline accepts no U-Net that
+    peft has wrapped, runs guidance and scheduler under autocast too, and has no guidance below 1.
 
     Args:
         texts: [B, T, D] of the prompts.
         empty: [1, T, D] of the empty prompt.
-    Raises BadInput where the latents become NaN or infinite, which would be decoded to black pictures.
+    Raises BadInput where the latents become NaN or infinite; the VAE would decode them to black pictures.
     """
     scheduler = copy.deepcopy(pipe.scheduler)  # it counts its steps
     scheduler.set_timesteps(steps, device=noise.device)
@@ -127,7 +129,7 @@ def denoise(
         latents = scheduler.step(predicted, time, latents, **deterministic).prev_sample
     if not torch.isfinite(latents).all():
         raise BadInput(
-            f'what is drawn with guidance {guidance_scale:g} and {steps} steps is no number; lower the guidance, or '
-            'look at what was trained'
+            f'guidance {guidance_scale:g} and {steps} steps give latents of NaN or infinity; lower the guidance, or '
+            'train again at a lower learning rate'
         )
     return latents

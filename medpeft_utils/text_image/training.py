@@ -1,7 +1,7 @@
-"""Training of a diffusion U-Net by a method of the registry, on latents and text embeddings computed before.
+"""Training of a diffusion U-Net by a method of the registry, on latents and text embeddings that are computed already.
 
-It goes through the loop of all tasks (`training/loop.py`): here a batch is two inputs and noise without labels, the
-score is a loss at fixed noise, and a step may go through the network in parts.
+It uses the loop of all tasks (`training/loop.py`). A batch has two inputs and noise in place of labels, the score is a
+loss at fixed noise, and a step may pass through the network in parts.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ def timesteps(count: int, of: int, shift: float, generator: torch.Generator) -> 
 
 @dataclass(frozen=True)
 class Denoising:
-    """How the noise is learned.
+    """How a U-Net learns the noise.
 
     Args:
         noising: diffusers' scheduler that adds it (`Pipeline.noising`).
-        prompt_dropout: share of the pairs whose text is left empty, so that sampling can be guided.
+        prompt_dropout: fraction of the pairs that lose their text, which guidance needs.
         timestep_shift: of `timesteps`, in training; what the pipeline was trained with.
         micro_batch: pairs that go through the network at a time; the gradient is that of the whole batch. 0: all.
-        gradient_checkpointing: activations are computed again in the backward pass instead of being kept.
+        gradient_checkpointing: the backward pass computes activations again; none are kept.
         precision: number format.
     """
 
@@ -99,7 +99,7 @@ class EncodedPairs:
 def validation_loss(adapted: Adapted, pairs: EncodedPairs, denoising: Denoising, batch_size: int = 64) -> float:
     """Mean loss over a split, each pair with its text at one timestep; noise and timesteps are always the same.
 
-    The timesteps are spread evenly over the pairs, which takes most of the chance out of a small split.
+    The timesteps are spread evenly over the pairs, which removes most of the chance from a small split.
     """
     adapted.eval()
     generator = torch.Generator().manual_seed(VALIDATION_SEED)
@@ -116,7 +116,7 @@ def validation_loss(adapted: Adapted, pairs: EncodedPairs, denoising: Denoising,
 
 
 class DenoisingTask(Task):
-    """To tell what was added to the latents of `train`; the lowest loss over `validation` selects.
+    """Predict what was added to the latents of `train`; the lowest loss over `validation` selects.
 
     Args:
         adapted: a U-Net with a method applied, on its device.
@@ -154,17 +154,17 @@ class DenoisingTask(Task):
         return total
 
     def evaluate(self) -> Evaluation:
-        """The loss over the validation pairs. Raises Diverged where it is no number."""
+        """The loss over the validation pairs. Raises Diverged where it is not finite."""
         loss = validation_loss(self.adapted, self.validation, self.denoising)
         if not math.isfinite(loss):
             raise Diverged(f'validation loss is {loss}; lower learning_rate')
         return Evaluation((-loss,), {'validation_loss': loss})
 
     def moving(self) -> dict[str, torch.Tensor]:
-        """What is trained; a U-Net has no other state that training moves."""
+        """The trained parameters; training changes no other state of a U-Net."""
         return dict(self.adapted.trainable())
 
     def described(self) -> dict[str, Any]:
-        """What a checkpoint must agree in with this training."""
+        """What a checkpoint must have in common with this training."""
         denoising = {'dropout': self.denoising.prompt_dropout, 'shift': self.denoising.timestep_shift}
         return denoising | {'method': self.adapted.method.key, 'config': asdict(self.adapted.config)}

@@ -1,6 +1,6 @@
-"""Prompt adherence: how well what a classifier sees in generated images agrees with what their prompts ask for.
+"""Prompt adherence: whether a classifier sees in generated images what their prompts ask for.
 
-What a text asks for are labels: the findings of the set, or the words of the texts where it has none.
+Prompts ask for labels: the findings of the set, or words of its texts if it has no findings.
 """
 
 from __future__ import annotations
@@ -13,12 +13,11 @@ import numpy as np
 from medpeft_utils import auroc
 from medpeft_utils.core.errors import BadInput
 from medpeft_utils.data import Dataset
-from medpeft_utils.text_image.evaluation.distances import drawn
 
 WORD = re.compile(r'[a-z]{3,}')
 MOST_WORDS = 32
 DIGITS = 4  # that are kept of the area in a resample
-SHARE = 0.05  # a word is a label where at least so many texts have it, and as many have not
+SHARE = 0.05  # a word is a label if at least this fraction of the texts has it, and as many lack it
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class Labels:
 
     Args:
         names: of the labels, L of them.
-        values: [M, L] int8: 1 there, 0 not there, -1 unknown.
+        values: [M, L] int8: 1 present, 0 absent, -1 unknown.
         kind: 'findings' or 'words'.
     """
 
@@ -37,9 +36,9 @@ class Labels:
 
 
 def labels_of(pairs: Dataset, rows: np.ndarray) -> Labels:
-    """Labels of all pairs: findings that some of `rows` have and some have not, else the commonest words of `rows`.
+    """Labels of all pairs: findings that some of `rows` have and others lack, else the commonest words of `rows`.
 
-    Raises BadInput where there is neither: a set without findings whose texts share no word or all say the same.
+    Raises BadInput for a set without findings whose texts share no word, or are all the same.
     """
     known = pairs.findings[rows]
     useful = np.flatnonzero((known == 1).any(axis=0) & (known == 0).any(axis=0))
@@ -56,28 +55,28 @@ def labels_of(pairs: Dataset, rows: np.ndarray) -> Labels:
     names = tuple(sorted(usable, key=lambda word: (-counts[word], word))[:MOST_WORDS])
     if not names:
         raise BadInput(
-            f'{pairs.label}: no finding is known of its training pairs, and their texts share no word that some have '
-            'and some have not; an encoder cannot be trained on it. Add columns finding:NAME (1, 0 or empty)'
+            f'{pairs.label}: its training pairs have no findings, and no word that some texts have and others lack, so '
+            'no encoder can be trained on it; add columns finding:NAME (1, 0 or empty)'
         )
     return Labels(names, np.array([[name in words for name in names] for words in sets], dtype=np.int8), 'words')
 
 
 def adherence(values: np.ndarray, scores: np.ndarray, names: tuple[str, ...], groups: np.ndarray) -> dict:
-    """How well what a classifier sees in images agrees with what their texts say.
+    """How well a classifier's labels of images agree with those of their texts.
 
-    The area under the ROC curve is pooled over the labels: the share of pairs of images, one whose text has a label and
-    one whose text has it not, that the classifier puts in the right order. So a label counts by its pairs, and one that
-    two texts have does not count as much as one that thirty have.
+    The area under the ROC curve is pooled over the labels. It is the fraction of pairs of images, one whose text has a
+    label and one whose text lacks it, that the classifier puts in the right order. A label of two texts therefore
+    weighs less than a label of thirty.
 
     Args:
-        values: [N, L] of the texts: 1, 0, or -1 for unknown, which is left out.
+        values: [N, L] of the texts: 1, 0, or -1 for unknown ones, which do not count.
         scores: [N, L] probabilities that the classifier gives the images.
         names: of the labels.
-        groups: [N] patients whose texts these are; they are resampled, with all of their texts.
+        groups: [N] patients of the texts; the bootstrap resamples patients, each with all texts.
     Returns:
-        auroc, and accuracy (threshold 0.5, mean over labels), of the labels that some text has and some has not (None
-        where there is none); auroc_low and auroc_high, 95 % of the bootstrap resamples; resamples, the auroc in each of
-        them, by which two sets of images from the same texts are compared; and by_label: name to auroc, accuracy,
+        auroc, and accuracy (threshold 0.5, mean over labels), over the labels that some texts have and others lack
+        (None if there are none); auroc_low and auroc_high, 95 % of the bootstrap resamples; resamples, the auroc in
+        each of them, which compare two sets of images from the same texts; and by_label: name to auroc, accuracy,
         positives, images.
     """
     useful = [k for k in range(values.shape[1]) if len(set(values[:, k]) - {-1}) == 2]
@@ -95,7 +94,7 @@ def adherence(values: np.ndarray, scores: np.ndarray, names: tuple[str, ...], gr
             'images': int(known.sum()),
         }
     values, scores = values[:, useful], scores[:, useful]
-    areas = pooled(values, scores, drawn(groups))
+    areas = pooled(values, scores, auroc.resamples(groups))
     low, high = auroc.quantiles(areas)
     return {
         'auroc': float(pooled(values, scores, np.ones((1, len(values))))[0]),

@@ -1,7 +1,8 @@
 """Distances between sets of images, from their features: KID with its interval, FID, nearest neighbours; and diversity.
 
-Features are [N, D] arrays of one network; which network decides what a distance means. KID comes first: it is unbiased,
-so that a distance at 80 images and one at 1,000 compare, and resampling patients gives its interval. FID does neither.
+Features are [N, D] arrays of one network, and the choice of that network decides what a distance means. KID comes
+first: it is unbiased, so 80 images and 1,000 images give comparable values, and resampling patients gives its interval.
+FID has neither property.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from torchmetrics.functional.image import (
 )
 from torchmetrics.image.fid import FrechetInceptionDistance
 
+from medpeft_utils.auroc import resamples
 from medpeft_utils.core.errors import BadInput
 
 FEWEST = 20  # images on each side for KID
-DRAWS = 400  # bootstrap resamples
 FLOOR_DRAWS = 5
 COPY_QUANTILE = 0.01
 BLOCK = 1024
@@ -27,21 +28,10 @@ SMALLEST = 176  # px that five scales with a kernel of 11 px need: (11 - 1) * 2^
 COMPARED = 20  # pairs at a time
 
 
-class _Given(nn.Module):
-    """Stands where torchmetrics wants a network: the features are there already."""
-
-    def __init__(self, features: int):
-        super().__init__()
-        self.num_features = features
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x
-
-
 def fid(real: np.ndarray, generated: np.ndarray) -> float:
     """Fréchet distance of two Gaussians, |m1 - m2|² + Tr(C1 + C2 - 2 (C1 C2)^½) (Heusel et al. 2017, arXiv:1706.08500).
 
-    By torchmetrics, in float64. Biased upwards by about 1 / N of each side: compare only what has as many images.
+    By torchmetrics, in float64. Its bias grows as each side gets fewer images: compare only equal numbers of images.
 
     Args:
         real, generated: [N, D] and [M, D] features.
@@ -50,36 +40,21 @@ def fid(real: np.ndarray, generated: np.ndarray) -> float:
     """
     if min(len(real), len(generated)) < 2:
         raise BadInput(f'FID of {len(real)} real and {len(generated)} generated images: each side needs two or more')
-    metric = FrechetInceptionDistance(feature=_Given(real.shape[1]))
+    network = nn.Identity()  # the features are computed already
+    network.num_features = real.shape[1]
+    metric = FrechetInceptionDistance(feature=network)
     metric.update(torch.from_numpy(np.array(real, dtype=np.float64)), real=True)
     metric.update(torch.from_numpy(np.array(generated, dtype=np.float64)), real=False)
-    return max(float(metric.compute()), 0.0)  # rounding takes that of equal sets a hair below zero
+    return max(float(metric.compute()), 0.0)  # rounding can make that of equal sets slightly negative
 
 
 def require_images(count: int, what: str = 'generated') -> None:
-    """Raise BadInput where there are too few images for KID; to be called before hours are spent on training."""
+    """Raise BadInput where there are too few images for KID; call it before hours of training."""
     if count < FEWEST:
         raise BadInput(
-            f'{count} {what} images are too few for KID: {FEWEST} or more are needed; raise test_images, or take a '
-            'set with more test pairs'
+            f'{count} {what} images are too few for KID, which needs {FEWEST}; raise test_images, or take a set with '
+            'more test pairs'
         )
-
-
-def drawn(groups: np.ndarray, draws: int = DRAWS, seed: int = 0, among: np.ndarray | None = None) -> np.ndarray:
-    """[R, N] how often each image is in each of R bootstrap resamples of patients, who bring all of their images.
-
-    The same for any two sets of images of the same patients, so that what is computed on them is paired.
-
-    Args:
-        groups: [N] the patient of each image.
-        draws: R.
-        seed: of the resamples.
-        among: names of the patients who are drawn; those of `groups` where None.
-    """
-    names = np.unique(groups if among is None else among)
-    number = len(names)
-    times = np.random.default_rng(seed).multinomial(number, np.full(number, 1 / number), size=draws)
-    return times[:, np.searchsorted(names, groups)]
 
 
 def _kernel(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -87,14 +62,14 @@ def _kernel(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 
 def _inside(kernel: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
-    """[R] mean of the kernel over pairs of different images of one side, each counted as often as it was drawn."""
+    """[R] mean of the kernel over pairs of different images of one side, weighted by how often each was drawn."""
     kernel = kernel - torch.diag(kernel.diagonal())
     pairs = times.sum(dim=1) ** 2 - (times**2).sum(dim=1)
     return ((times @ kernel) * times).sum(dim=1) / pairs
 
 
 def mmd(real: np.ndarray, generated: np.ndarray, times: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-    """[R] unbiased squared maximum mean discrepancy with the kernel (x·y / D + 1)³, one for each resample.
+    """[R] unbiased squared maximum mean discrepancies with the kernel (x·y / D + 1)³, one for each resample.
 
     Args:
         real, generated: [N, D] and [M, D] features.
@@ -111,16 +86,17 @@ def kid(
 ) -> dict:
     """Kernel inception distance, the squared MMD of all images (Bińkowski et al. 2018, arXiv:1801.01401, Eq. 4).
 
-    Its interval comes from resamples of patients, the same for both sides: a real image and the one made from its text
-    are drawn together. It is centred on the estimate, since pairs of one patient count more in a resample.
+    Its interval comes from resamples of patients that are the same for both sides: a real image and the image made from
+    its text are drawn together. We centre it on the estimate, since resamples repeat patients, which shifts their
+    values.
 
     Args:
         real, generated: [N, D] and [M, D] features.
-        real_groups: [N] patients of the real images; each image one of its own where None.
+        real_groups: [N] patients of the real images; where None each image has its own.
         groups: [M] patients whose texts were the prompts.
     Returns:
-        kid (may be below zero), kid_low and kid_high (95 %), kid_resamples: by them two sets of images from the same
-        prompts are compared.
+        kid (may be negative), kid_low and kid_high (95 %), and kid_resamples, which compare two sets of images from the
+        same prompts.
     Raises:
         BadInput: fewer than 20 images on a side.
     """
@@ -130,7 +106,7 @@ def kid(
     groups = np.array([f'generated {i}' for i in range(len(generated))]) if groups is None else groups
     among = np.unique(np.concatenate([real_groups, groups]))
     value = mmd(real, generated, (np.ones((1, len(real))), np.ones((1, len(generated)))))[0]
-    values = mmd(real, generated, (drawn(real_groups, among=among), drawn(groups, among=among)))
+    values = mmd(real, generated, tuple(resamples(each, among=among) for each in (real_groups, groups)))
     values += value - np.nanmean(values)
     low, high = np.nanquantile(values, [0.025, 0.975])
     numbers = {'kid': float(value), 'kid_low': float(low), 'kid_high': float(high)}
@@ -138,16 +114,16 @@ def kid(
 
 
 def floor(real: np.ndarray, others: np.ndarray, images: int, seed: int = 0) -> dict[str, float]:
-    """The distance of real test images to other real ones: what a generator that is perfect reaches at such numbers.
+    """The distance between real test images and other real ones: what a perfect generator reaches with as many images.
 
     Args:
         real: [N, D] features of the real test images.
-        others: [M, D] of real images of other patients, none of which the network behind the features learned from.
-        images: how many generated images there are; as many of the others are drawn, five times.
+        others: [M, D] of real images of other patients, from none of which the network of the features learned.
+        images: how many generated images there are; we draw as many of the others, five times.
         seed: of the draws.
     Returns:
-        kid and fid (means over the draws) with kid_sd and fid_sd (None of a single draw, where all are needed), images
-        (fewer than asked for where there are no more), real_images, draws. None for kid below 20 images.
+        kid and fid (means over the draws) with kid_sd and fid_sd (None if one draw takes all others), images (fewer
+        than asked for if there are not enough), real_images, draws. kid is None below 20 images.
     """
     count, draw = min(images, len(others)), np.random.default_rng(seed)
     draws = FLOOR_DRAWS if count < len(others) else 1
@@ -163,31 +139,31 @@ def floor(real: np.ndarray, others: np.ndarray, images: int, seed: int = 0) -> d
     return values | {'images': count, 'real_images': len(real), 'draws': draws}
 
 
-def nearest(features: np.ndarray, train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Euclidean distance [N] of each image to its nearest training image, and that one's place [N] in `train`."""
+def nearest(features: np.ndarray, train: np.ndarray) -> np.ndarray:
+    """Euclidean distance [N] of each image to its nearest training image."""
     train = torch.from_numpy(np.array(train, dtype=np.float32))
-    nearest_parts = []
+    parts = []
     for start in range(0, len(features), BLOCK):
         part = torch.from_numpy(np.array(features[start : start + BLOCK], dtype=np.float32))
-        # Exact: by products of matrices a copy would come out some thousandths away from itself.
+        # Matrix products would put a copy some thousandths away from its original.
         distances = torch.cdist(part, train, compute_mode='donot_use_mm_for_euclid_dist')
-        nearest_parts.append(distances.min(dim=1))
-    return tuple(torch.cat([getattr(part, name) for part in nearest_parts]).numpy() for name in ('values', 'indices'))
+        parts.append(distances.min(dim=1).values)
+    return torch.cat(parts).numpy()
 
 
 def memorising(generated: np.ndarray, real: np.ndarray, train: np.ndarray) -> dict[str, float]:
-    """How near generated images come to the training images, beside how near real test images do.
+    """How near generated images lie to the training images, and how near real test images lie to them.
 
-    A generator that copies comes nearer than any other image does: `copies` is the share of generated images that are
-    nearer to a training image than all but 1 % of the real test images are; 0.01 is what chance gives.
+    `copies` is the fraction of generated images that lie nearer to a training image than 99 % of the real test images
+    do; chance gives 0.01, and a generator that copies gives more.
 
     Args:
         generated, real, train: [N, D], [M, D], [T, D] features of generated, real test and training images.
     Returns:
         nearest (median distance), nearest_5 (its 5 % quantile), nearest_real, nearest_real_5, nearest_ratio (of the
-        medians; below 1: nearer than real images), copies.
+        medians; below 1 generated images lie nearer than real ones), copies.
     """
-    of_generated, of_real = nearest(generated, train)[0], nearest(real, train)[0]
+    of_generated, of_real = nearest(generated, train), nearest(real, train)
     numbers = {
         'nearest': np.median(of_generated),
         'nearest_5': np.quantile(of_generated, 0.05),
@@ -200,23 +176,22 @@ def memorising(generated: np.ndarray, real: np.ndarray, train: np.ndarray) -> di
 
 
 def measure_for(size: int) -> str:
-    """'ms-ssim' for images of so many pixels a side, 'ssim' where they are too small for its five scales."""
+    """'ms-ssim' for images of this side in pixels, 'ssim' where they are too small for five scales."""
     return 'ms-ssim' if size >= SMALLEST else 'ssim'
 
 
 def similarity(images: np.ndarray, pairs: int = PAIRS, seed: int = 0) -> float:
-    """How alike images are: a generator that gives one image again and again scores 1.
+    """How similar images are to each other: a generator that always draws the same image scores 1.
 
-    Mean over random pairs of images: MS-SSIM (Odena et al. 2017, arXiv:1610.09585, Sec. 4.2), or SSIM.
-
-    Below 176 px MS-SSIM has no five scales, and the single-scale SSIM stands in its place (`measure_for`).
+    Mean MS-SSIM over random pairs of images (Odena et al. 2017, arXiv:1610.09585, Sec. 4.2). Images below 176 px are
+    too small for its five scales; they get the single-scale SSIM (`measure_for`).
 
     Args:
         images: [N, S, S, 3] uint8, two or more; compared in grey.
         pairs: how many pairs are drawn.
         seed: which.
     Returns:
-        0 (nothing alike) to 1 (all the same).
+        0 (all different) to 1 (all the same).
     """
     draw = np.random.default_rng(seed)
     one = draw.integers(len(images), size=pairs)

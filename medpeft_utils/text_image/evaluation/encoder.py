@@ -1,14 +1,14 @@
-"""The encoder of the domain: a small network that learns the findings of the training split, and whose features KID and
-FID are taken on. No weights need to be fetched for it, and it knows what differs between radiographs, which a network
-of photographs need not (Inception's features were learned on ImageNet).
+"""The encoder of the domain: a small network that learns the findings of a set; KID and FID are taken on its features.
 
-It is trained once for a set, from a seed, on training pairs only, and kept by a hash of what it learned from. A fifth
-of the training patients is held out: the state of the lowest loss on them is kept, and their images, which it has not
-learned by heart, are what real test images are compared with. Distances on its features compare runs that share it.
+It needs no download, and it knows what differs between radiographs; a network of photographs need not (Inception
+learned its features on ImageNet). One encoder for each set is trained from a seed, on training pairs only, and kept
+under a hash of what it learned from. A fifth of the training patients is held out: their loss selects the state, and
+real test images are compared with theirs, which the encoder cannot know by heart. Distances compare between runs that
+share an encoder.
 
-Inception v3, on which papers report, is used where its weights are at hand; they are never fetched. What papers report
-is taken on the network that was ported from TensorFlow (pt_inception-2015-12-05), which torch-fidelity builds;
-torchvision's Inception v3 has other weights and would give other numbers.
+Papers report distances on Inception v3. We use it where its weights are on this machine and never fetch them. The
+network must be the port from TensorFlow (pt_inception-2015-12-05) that torch-fidelity builds; torchvision's Inception
+v3 has other weights and gives other numbers.
 """
 
 from __future__ import annotations
@@ -43,34 +43,23 @@ KINDS = 3  # bumped where the architecture or its training changes
 
 
 @dataclass(frozen=True)
-class Schedule:
-    """How the encoder is trained: AdamW on turned, scaled, moved and brightened images, the best of some evaluations.
+class Schedule(TrainingConfig):
+    """How the encoder is trained: AdamW on augmented images, and the best of some evaluations is kept.
 
-    Fewer steps for a small set: 400 steps are 80 passes over 320 images, which a network of this size learns by heart.
+    A small set gets fewer steps: 400 steps are 80 passes over 320 images, which a network of this size learns by heart.
+
+    Args:
+        dropout: of the features that the head sees.
     """
 
-    steps: int = 400
-    passes: int = 40
-    batch_size: int = 64
     learning_rate: float = 3e-3
+    epochs: int = 40
+    min_steps: int = 1
+    max_steps: int = 400
     weight_decay: float = 0.3
-    dropout: float = 0.3
+    warmup_fraction: float = 0.3
     evaluations: int = 16
-    seed: int = 0
-
-    def config(self, images: int) -> TrainingConfig:
-        """The training of an encoder on so many images."""
-        steps = max(1, min(self.steps, self.passes * max(1, images // self.batch_size)))
-        return TrainingConfig(
-            learning_rate=self.learning_rate,
-            min_steps=steps,
-            max_steps=steps,
-            batch_size=self.batch_size,
-            weight_decay=self.weight_decay,
-            warmup_fraction=0.3,
-            evaluations=self.evaluations,
-            seed=self.seed,
-        )
+    dropout: float = 0.3
 
 
 def resized(x: torch.Tensor) -> torch.Tensor:
@@ -83,12 +72,12 @@ def resized(x: torch.Tensor) -> torch.Tensor:
 class Encoder(nn.Module):
     """Four strided convolutions, an embedding and a linear head on it.
 
-    Its features are the embedding (64), which sees places, since a finding is on a side and in a zone, and the mean
-    activations of the first two stages (16 and 32), which see texture: by the embedding alone white noise would be
-    hardly further from radiographs than radiographs without findings are.
+    Its features are the embedding (64), which knows places, since a finding has a side and a zone, and the mean
+    activations of the first two stages (16 and 32), which know texture. On the embedding alone, white noise would lie
+    hardly further from radiographs than radiographs without findings do.
 
     Args:
-        labels: how many labels the head tells apart.
+        labels: how many labels the head predicts.
         dropout: of the features that the head sees, in training.
     """
 
@@ -126,9 +115,9 @@ class Encoder(nn.Module):
 
 
 def encoder_rows(pairs: Dataset, most: int = MOST_PAIRS) -> tuple[np.ndarray, np.ndarray]:
-    """Training rows that the encoder learns from, and those of patients that it is chosen by.
+    """Training rows that the encoder learns from, and rows of other patients that select its state.
 
-    Whole patients, the same in any larger part of the set. Both are all rows where there are fewer than five patients.
+    The rows stay the same when the set grows. With fewer than five patients both are all rows.
     """
     rows = pairs.train_pairs(min(most, len(pairs.rows('train'))), seed=0)
     patients = np.unique(pairs.groups[rows])
@@ -140,16 +129,16 @@ def encoder_rows(pairs: Dataset, most: int = MOST_PAIRS) -> tuple[np.ndarray, np
 
 
 def key_of(pairs: Dataset, rows: np.ndarray, labels: Labels, schedule: Schedule) -> str:
-    """Hash, 16 hex, of what an encoder is trained on and how: splits, labels, 200 of the images, schedule."""
+    """16 hex digits over what an encoder learns from, and how: split, labels, 200 of the images, schedule."""
     described = f'{KINDS} {pairs.split_hash} {pairs.images.shape[1:]} {asdict(schedule)} {(labels.kind, labels.names)}'
     some = np.ascontiguousarray(pairs.images[rows[:: max(1, len(rows) // 200)]])
     return digest(described, labels.values[rows].tobytes(), rows.tobytes(), some.tobytes())
 
 
 def augmented(images: np.ndarray, generator: torch.Generator) -> torch.Tensor:
-    """[B, S, S, 3] uint8 to [B, 3, 64, 64] in 0..255: turned, scaled, moved, with another contrast and brightness.
+    """[B, S, S, 3] uint8 to [B, 3, 64, 64] in 0..255: rotated, scaled, moved, in other contrast and brightness.
 
-    Never mirrored: a finding is on a side.
+    Never mirrored, since a finding has a side.
     """
     x = resized(torch.from_numpy(images).permute(0, 3, 1, 2).float())  # [B, 3, 64, 64]
     angle, scale, right, down, contrast, bright = 2 * torch.rand(6, len(x), generator=generator) - 1  # [B] each, -1..1
@@ -163,7 +152,7 @@ def augmented(images: np.ndarray, generator: torch.Generator) -> torch.Tensor:
 
 
 class Recognition(Task):
-    """To tell the labels of radiographs; unknown ones count nothing. The lowest loss on `held_out` selects."""
+    """Learn the labels of radiographs, without the unknown ones; the lowest loss on `held_out` selects."""
 
     def __init__(self, model: Encoder, pairs: Dataset, rows: np.ndarray, held_out: np.ndarray, labels: Labels):
         super().__init__(WholeNetwork(model), len(rows), model.mean.device)
@@ -199,15 +188,15 @@ def _known_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 def train(
     pairs: Dataset, rows: tuple[np.ndarray, np.ndarray], labels: Labels, schedule: Schedule, device: torch.device
 ) -> tuple[Encoder, dict]:
-    """An encoder trained on the first rows and chosen by the second, and what is known of it. One seed gives one.
+    """Train an encoder on the first rows and select its state on the second. The same seed gives the same encoder.
 
     Returns:
-        The encoder; and training_images, held_out_images, training_auroc, held_out_auroc (pooled over the labels; the
-        first far above the second: it knows its images by heart), steps, best_step, curve.
+        The encoder; and training_images, held_out_images, training_auroc, held_out_auroc (pooled over the labels; if
+        the first is far above the second, it knows its images by heart), steps, best_step, curve.
     """
     with seeded(schedule.seed):
         model = Encoder(len(labels.names), schedule.dropout).to(device)
-    result = fit(Recognition(model, pairs, *rows, labels), schedule.config(len(rows[0])), quiet=True)
+    result = fit(Recognition(model, pairs, *rows, labels), schedule, quiet=True)
     model.eval()
     features = torch.from_numpy(encode(model, pairs.images, rows[0])).to(device)
     about = {'training_images': len(rows[0]), 'held_out_images': len(rows[1])}
@@ -240,18 +229,17 @@ def probabilities(model: Encoder, features: np.ndarray) -> np.ndarray:
 def trained_once(
     pairs: Dataset, folder: Path, schedule: Schedule | None = None, device: torch.device | str = 'cpu'
 ) -> tuple[Encoder, Labels, dict]:
-    """The set's encoder, trained by whichever process comes first and read by the others, with its labels.
+    """The set's encoder with its labels: the first process trains it and all others read it.
 
     Args:
-        pairs: the whole set: runs that load different parts of it would be scored by different encoders where these
-            hold fewer than 10,000 training pairs.
+        pairs: the whole set; an encoder of a part of it may be another one.
         folder: where it is kept, as <key>.safetensors.
         schedule: how it is trained.
         device: where it is trained and used.
     Returns:
         The encoder, the labels, and what `train` says of it.
     Raises:
-        BadInput: the set has neither findings nor words that tell its texts apart.
+        BadInput: the set has no findings, and no words that some texts have and others lack.
     """
     schedule, folder, device = schedule or Schedule(), Path(folder), torch.device(device)
     rows = encoder_rows(pairs)
@@ -270,7 +258,7 @@ def trained_once(
 
 
 def features_once(model: Encoder, pairs: Dataset, split: str, folder: Path) -> np.ndarray:
-    """Features [n, 112] of all images of a split in the order of `pairs.rows(split)`, computed once and kept."""
+    """Features [n, 112] of a split's images in the order of `pairs.rows(split)`, computed once and kept."""
     rows = pairs.rows(split)
     some = np.ascontiguousarray(pairs.images[rows[:: max(1, len(rows) // 200)]])
     named = f'{tensors_digest(model.state_dict())} {pairs.split_hash} {pairs.image_size}'
@@ -312,21 +300,19 @@ def load_inception(path: str | os.PathLike) -> Inception:
     """Inception v3 from a weights file on this machine.
 
     Raises:
-        BadInput: no such file, a file of something else, or torch-fidelity is not installed.
+        BadInput: there is no such file, it holds something else, or torch-fidelity is not installed.
     """
     path = Path(path).expanduser()
     if not path.is_file():
-        raise BadInput(f'{path}: no such file; Inception’s weights are not fetched here, get them once from {SOURCE}')
+        raise BadInput(f"{path}: no such file; download Inception's weights once from {SOURCE}")
     from torchmetrics.image.fid import NoTrainInceptionV3
 
     try:
-        # torch-fidelity unpickles without restraint: a file that holds anything but tensors is refused before it may.
+        # torch-fidelity unpickles anything, so refuse a file that holds more than tensors first.
         torch.load(path, map_location='meta', weights_only=True)
         network = NoTrainInceptionV3('inception-v3-compat', ['2048'], str(path))
     except ModuleNotFoundError as error:
-        raise BadInput(
-            'FID on Inception needs the package torch-fidelity, which builds its network: pip install torch-fidelity'
-        ) from error
-    except Exception as error:  # torch raises many kinds for a file that is something else
+        raise BadInput('FID on Inception needs the package torch-fidelity: pip install torch-fidelity') from error
+    except Exception as error:  # torch raises many kinds
         raise BadInput(f'{path}: not the weights of Inception v3 ({error}); take {SOURCE}') from error
     return Inception(network).eval()

@@ -1,4 +1,4 @@
-"""The evaluator of generated images: every number, against the test split of one set."""
+"""The evaluator of generated images: compares them with the test split of one set."""
 
 from __future__ import annotations
 
@@ -29,23 +29,19 @@ from medpeft_utils.text_image.evaluation.encoder import (
 MOST_REAL = 1000  # test images, as in Dutt et al. 2024
 
 
-def spread(rows: np.ndarray, most: int = MOST_REAL) -> np.ndarray:
-    """At most so many of the rows, spread evenly over them."""
-    return rows if len(rows) <= most else rows[np.linspace(0, len(rows) - 1, most).round().astype(int)]
-
-
 def test_rows(pairs: Dataset, most: int = MOST_REAL) -> np.ndarray:
-    """Rows of the test split whose texts are the prompts: at most so many, spread evenly over it."""
-    return spread(pairs.rows('test'), most)
+    """At most so many rows of the test split, spread evenly over it; their texts are the prompts."""
+    rows = pairs.rows('test')
+    return rows if len(rows) <= most else rows[np.linspace(0, len(rows) - 1, most).round().astype(int)]
 
 
 @dataclass(eq=False)
 class Evaluator:
-    """What images are compared with. One encoder for all runs on a set, so that their numbers compare.
+    """Compares generated images with real ones. All runs on a set share one encoder, so their numbers compare.
 
     Args:
         pairs: the whole set.
-        encoder, labels, about: as `encoder.trained_once` gives them.
+        encoder, labels, about: results of `encoder.trained_once`.
         folder: where features are kept.
         inception: for KID and FID on Inception's features too.
     """
@@ -67,22 +63,22 @@ class Evaluator:
         return (
             f'encoder of {len(self.labels.names)} {self.labels.kind}: AUROC {about["training_auroc"]:.3f} on its '
             f'{about["training_images"]:,} training images, {about["held_out_auroc"]:.3f} on the '
-            f'{about["held_out_images"]:,} of patients held out'
+            f'{about["held_out_images"]:,} images of held-out patients'
         )
 
     @cached_property
     def hash(self) -> str:
-        """16 hex over all weights: distances on features compare where it is the same."""
+        """16 hex digits over all weights; distances compare between runs with the same hash."""
         return tensors_digest(self.encoder.state_dict())
 
     @cached_property
     def other_rows(self) -> np.ndarray:
-        """Rows of real images that are neither test images nor what the encoder learned from."""
+        """Rows of real images outside of the test split from which the encoder did not learn."""
         learned, held_out = encoder_rows(self.pairs)
         return np.union1d(np.setdiff1d(held_out, learned), self.pairs.rows('validation'))
 
     def features(self, rows: np.ndarray, split: str) -> np.ndarray:
-        """[n, 112] of real images; `rows` are of one split."""
+        """[n, 112] of real images, whose rows belong to one split."""
         return features_once(self.encoder, self.pairs, split, self.folder)[
             np.searchsorted(self.pairs.rows(split), rows)
         ]
@@ -98,19 +94,19 @@ class Evaluator:
         return encode(self.inception, self.pairs.images, self.rows)
 
     def evaluate(self, images: np.ndarray, rows: np.ndarray, train_rows: np.ndarray, seed: int = 0) -> dict:
-        """Every number of generated images. Nothing is averaged over sampling seeds here.
+        """All measures of the images from one sampling seed.
 
         Args:
-            images: [N, S, S, 3] uint8 of the set's size; image i was made from the text of row `rows[i]`.
+            images: [N, S, S, 3] uint8 of the set's size; the text of row `rows[i]` is the prompt of image i.
             rows: [N] rows of the test split.
             train_rows: rows that the generator was trained on.
-            seed: of the pairs whose similarity is taken.
+            seed: of the pairs that `distances.similarity` draws.
         Returns:
             images, real_images, kid with its interval and resamples (`distances.kid`), fid, similarity, nearest
-            distances (`distances.memorising`), adherence (`adherence`), and kid_inception, fid_inception where there is
-            Inception.
+            distances (`distances.memorising`), adherence (`adherence`), and with Inception kid_inception,
+            fid_inception.
         Raises:
-            BadInput: images of another shape or type, rows that are no test rows, fewer than 20 images.
+            BadInput: images of another shape or type, rows outside of the test split, fewer than 20 images.
         """
         self._check(images, rows)
         features, groups = encode(self.encoder, images), (self.pairs.groups[self.rows], self.pairs.groups[rows])
@@ -128,22 +124,22 @@ class Evaluator:
         return numbers
 
     def real(self, train_rows: np.ndarray, images: int) -> dict:
-        """What real test images score, to hold the generated ones against.
+        """The same measures of the real test images, for comparison.
 
         Args:
             train_rows: rows that the generator was trained on.
-            images: how many generated images there are, so that the floor is taken on as many.
+            images: how many generated images there are; the floor is taken on as many.
         Returns:
             images, floor (distance to other real images), nearest (median distance to the nearest training image),
             similarity and its measure, adherence (the classifier's own quality), encoder (hash, features, labels and
-            their kind, and `encoder.train`'s scores).
+            their kind, and the scores of `encoder.train`).
         """
-        near = distances.nearest(self.real_features, self.features(train_rows, 'train'))[0]
+        near = distances.nearest(self.real_features, self.features(train_rows, 'train'))
         numbers = {'images': len(self.rows), 'floor': self._floor(images), 'nearest': float(np.median(near))}
         numbers |= {'similarity': distances.similarity(self.pairs.images[self.rows])}
         numbers |= {'similarity_measure': distances.measure_for(self.pairs.image_size)}
         numbers |= {'adherence': self._adherence(self.real_features, self.rows)}
-        del numbers['adherence']['resamples']  # of other images than the generated ones: nothing pairs with them
+        del numbers['adherence']['resamples']  # nothing is paired with these images
         about = {'hash': self.hash, 'features': self.encoder.num_features, 'labels': list(self.labels.names)}
         return numbers | {'encoder': about | {'kind': self.labels.kind} | self.about}
 
@@ -163,9 +159,9 @@ class Evaluator:
     def _check(self, images: np.ndarray, rows: np.ndarray) -> None:
         wanted = (len(rows), *self.pairs.images.shape[1:])
         if images.shape != wanted or images.dtype != np.uint8:
-            raise BadInput(f'generated images are {images.dtype} {images.shape}; {wanted} uint8 is needed')
+            raise BadInput(f'generated images are {images.dtype} {images.shape}; give uint8 {wanted}')
         if not np.isin(rows, self.pairs.rows('test')).all():
-            raise BadInput('prompts must be those of the test split: some of the rows are of training or validation')
+            raise BadInput('some prompts are rows of training or validation; give rows of the test split alone')
         distances.require_images(len(images))
 
 
@@ -176,10 +172,10 @@ def evaluator(
     schedule: Schedule | None = None,
     device: torch.device | str = 'cpu',
 ) -> Evaluator:
-    """The evaluator for a set, its encoder trained where that was not done before.
+    """The evaluator for a set; trains its encoder unless an earlier call has.
 
     Args:
-        pairs: the whole set, at the size of the images to be evaluated.
+        pairs: the whole set, at the size of the generated images.
         folder: where the encoder and features are kept, for all runs.
         inception: file of Inception's weights; '' for none.
         schedule: how the encoder is trained.
