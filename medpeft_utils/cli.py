@@ -34,7 +34,7 @@ COMMANDS = {
     'bench': ('benchmarks.commands:bench', 'Measure how fast this machine trains, starts and loads.'),
     'book': ('medpeft_utils.learn.commands:book', 'Run the learning notebooks and build their pages.'),
     'data': ('medpeft_utils.data.commands:data', 'List, prepare and check datasets.'),
-    'generate': ('medpeft_utils.text_image.commands:generate', 'Draw images from prompts with a saved adapter.'),
+    'generate': ('medpeft_utils.adapters.commands:generate', 'Draw images from prompts with a saved adapter.'),
     'backbones': ('medpeft_utils.backbones.commands:backbones', 'List backbones and fetch published weights.'),
     'pipelines': (
         'medpeft_utils.text_image.commands:pipelines',

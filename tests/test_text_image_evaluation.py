@@ -115,7 +115,7 @@ def test_the_interval_of_kid_holds_the_truth_as_often_as_it_says():
 
 
 def test_too_few_images_for_kid_is_said_with_the_number():
-    with pytest.raises(BadInput, match='19 generated images are too few for KID: 20'):
+    with pytest.raises(BadInput, match='19 generated images are too few for KID, which needs 20'):
         distances.kid(features(50), features(19))
     with pytest.raises(BadInput, match='12 real images'):
         distances.kid(features(12), features(50))

@@ -86,7 +86,7 @@ def test_generate_takes_a_negative_prompt(tuned, tmp_path: Path):
 
 def test_generate_says_what_is_wrong(tuned, tmp_path: Path):
     folder, adapter = tuned
-    assert 'no file' in str(call('--adapter', tmp_path / 'none', '--prompt', 'x')[1])
+    assert 'no run begins with' in str(call('--adapter', tmp_path / 'none', '--prompt', 'x')[1])
     assert 'empty prompt' in str(call('--adapter', adapter, '--prompt', ' ')[1])
     assert '--count 0' in str(call('--adapter', adapter, '--prompt', 'x', '--count', 0)[1])
     other = tmp_path / 'other.safetensors'
@@ -112,7 +112,7 @@ def test_generate_says_what_is_wrong(tuned, tmp_path: Path):
         (('--out', '{file}/below'), 'cannot'),
         (('--out', 'n' * 400), 'cannot'),
         (('--backbone', 'n' * 400), 'unknown pipeline'),
-        (('--adapter', 'n' * 400), 'no file'),
+        (('--adapter', 'n' * 400), 'no run begins with'),
         (('--adapter', '{file}'), '--backbone'),
         (('--prompt', 'half \udc80'), 'UTF-8'),
     ],
@@ -131,13 +131,24 @@ def test_every_argument_that_cannot_be_used_is_one_message(tuned, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    'content', ['', 'no JSON', '[]', '{"backbone": 3}', '{"backbone": {"image_size": -5}}', '{"data": []}', '[' * 10**5]
+    'content',
+    [
+        *('', 'no JSON', '[]', '7', '{"backbone": 3}', '{"data": []}', '[' * 10**5, '{"folder": 3}', '{"rows": []}'),
+        '{"backbone": {"name": "x", "label": "x", "family": "unet", "hash": "x", "image_size": -5}}',
+        '{"backbone": {"name": "x", "label": "x", "family": "rnn", "hash": "x", "image_size": 5}}',
+        '{"parameters": "seed"}',
+    ],
 )
 def test_a_record_that_is_none_is_said(tuned, tmp_path: Path, content):
     adapter = shutil.copy(tuned[1], tmp_path)
     (tmp_path / 'record.json').write_text(content)
-    error = call('--adapter', adapter, '--prompt', 'x', '--out', tmp_path / 'out')[1]
-    assert isinstance(error, BadInput) and 'record.json' in str(error)
+    for words in (
+        ('generate', '--adapter', adapter, '--prompt', 'x', '--out', tmp_path / 'out'),
+        ('predict', adapter, adapter),
+        ('adapter', 'export', tmp_path, tmp_path / 'out'),
+    ):
+        error = CliRunner().invoke(medpeft, [*map(str, words)]).exception
+        assert isinstance(error, BadInput) and 'record.json' in str(error)
 
 
 def test_what_is_no_number_is_not_drawn(tuned, tmp_path: Path):

@@ -307,7 +307,7 @@ def test_an_image_depends_on_seed_and_number_alone(pipe):
     for wrong in ({'prompts': []}, {'steps': 0}):
         with pytest.raises(BadInput):
             sample(pipe, pipe.unet, **{'prompts': prompts, 'steps': 1} | wrong)
-    with pytest.raises(DoesNotFit, match='16 px is'):
+    with pytest.raises(DoesNotFit, match='such as 16 px'):
         sample(pipe, pipe.unet, prompts, steps=1, image_size=17)
 
 
@@ -484,7 +484,7 @@ def test_the_notebook_refuses_a_test_split_that_is_too_small_before_it_trains(fo
 
     root = Path(__file__).resolve().parents[1]
     given = {'dataset': str(table), 'backbone': str(folder), 'record_folder': str(tmp_path / 'run')}
-    with pytest.raises(papermill.PapermillExecutionError, match='4 test images are too few for KID: 20') as caught:
+    with pytest.raises(papermill.PapermillExecutionError, match='4 test images are too few for KID') as caught:
         papermill.execute_notebook(
             root / 'notebooks' / 'experiments' / 'text_to_image.ipynb',
             tmp_path / 'out.ipynb',

@@ -1,13 +1,17 @@
-"""The commands `medpeft adapter` and `medpeft predict`."""
+"""The commands `medpeft adapter`, `medpeft predict` and `medpeft generate`."""
 
 from __future__ import annotations
 
+import io
+import logging
 import re
 from pathlib import Path
 
 import click
 
-from medpeft_utils.core.errors import BadInput, DoesNotFit
+from medpeft_utils.core.errors import BadInput, DoesNotFit, short
+from medpeft_utils.core.files import check_writable, write_bytes
+from medpeft_utils.core.values import LARGEST_SEED
 
 RESULTS = click.option(
     '--results', type=click.Path(path_type=Path), default='results', show_default=True, help='Where studies lie.'
@@ -118,9 +122,105 @@ def predict(saved: str, images: tuple[Path, ...], out: Path | None, weights: str
     """
     from medpeft_utils.adapters import store
     from medpeft_utils.adapters.predict import predict as predicted
-    from medpeft_utils.core.files import write_bytes
 
     table = predicted(store.find(saved, results), images, weights)
     if out:
         write_bytes(out, table.to_csv(index=False).encode())
     click.echo(table.to_string(index=False, float_format='{:.4f}'.format))
+
+
+# option of `generate`: the least and the most that it may be
+MOST_IMAGES = 10_000
+RANGES = {
+    'guidance': (0, 100),
+    'steps': (1, 1000),
+    'seed': (0, LARGEST_SEED),
+    'count': (1, MOST_IMAGES),
+    'image_size': (0, 4096),
+}
+
+
+@click.command()
+@click.option('--adapter', required=True, metavar='RUN|ADAPTER', help='A run, a file that it saved, or a folder.')
+@click.option('--prompt', 'prompts', required=True, multiple=True, help='What to draw; may be repeated.')
+@click.option('--negative', default='', help='What to keep away from; nothing by default.')
+@click.option('--backbone', default='', help="Pipeline of the adapter; by default the one that its run's record names.")
+@click.option('--guidance', default=4.0, show_default=True, help='Weight of the prompt; 1 is no guidance.')
+@click.option('--steps', default=75, show_default=True, help='Denoising steps.')
+@click.option('--seed', default=0, show_default=True, help='Of the starting noise.')
+@click.option('--count', default=1, show_default=True, help='Images of each prompt.')
+@click.option('--image-size', default=0, help="Side in pixels; by default that of the run, or the pipeline's.")
+@click.option(
+    '--out', default='generated', show_default=True, type=click.Path(path_type=Path), help='Folder of the PNGs.'
+)
+@WEIGHTS
+@RESULTS
+def generate(
+    adapter: str,
+    prompts: tuple[str, ...],
+    negative: str,
+    backbone: str,
+    out: Path,
+    weights: str,
+    results: Path,
+    **numbers: float,
+) -> None:
+    """Draw images from prompts with a fine-tuned pipeline.
+
+    A pipeline that was trained on patients' images may reproduce them: protect its images as you protect the data.
+    """
+    from medpeft_utils.adapters import store
+    from medpeft_utils.adapters.predict import tuned_pipeline
+    from medpeft_utils.text_image.sampling import sample
+
+    check_values(prompts, negative, numbers)
+    prompts = [prompt for prompt in prompts for _ in range(numbers['count'])]
+    saved = store.find(adapter, results)
+    try:
+        check_writable(out)  # before anything is drawn
+    except OSError as error:
+        raise BadInput(f'--out {short(str(out))}: cannot be written ({error.strerror or error})') from None
+    pipe, unet = tuned_pipeline(saved, backbone, weights)
+    logging.basicConfig(format='%(levelname)s: %(message)s')
+    pipe.cut(list(dict.fromkeys([*prompts, negative])))  # warns where the tokenizer cuts a prompt
+    size = numbers['image_size'] or saved.about.get('backbone', {}).get('image_size')
+    how = {'image_size': size, 'quiet': False, 'negative': negative}
+    images = sample(pipe, unet, prompts, numbers['seed'], numbers['guidance'], numbers['steps'], **how)
+    for path in write_images(images, prompts, out):
+        click.echo(path)
+    if not saved.about.get('data', {'synthetic': True}).get('synthetic'):
+        click.echo('trained on images of patients: protect these pictures as you protect that data', err=True)
+
+
+def check_values(prompts: tuple[str, ...], negative: str, numbers: dict[str, float]) -> None:
+    """Raise BadInput for the first value that cannot be used; nothing is loaded."""
+    for text in (*prompts, negative):
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise BadInput(f'prompt {short(text)}: is not text in UTF-8') from None
+    if any(not prompt.strip() for prompt in prompts):
+        raise BadInput("an empty prompt; say what to draw, such as --prompt 'No acute cardiopulmonary process.'")
+    for name, (least, most) in RANGES.items():
+        most = most // len(prompts) if name == 'count' else most
+        if not least <= numbers[name] <= most:  # NaN is in no range
+            option = name.replace('_', '-')
+            raise BadInput(f'--{option} {numbers[name]}: give a number from {least} to {most:,}')
+    if negative and numbers['guidance'] == 1:
+        raise BadInput(f'--negative {negative!r} does nothing with --guidance 1; raise the guidance, or leave it out')
+
+
+def write_images(images, prompts: list[str], out: Path) -> list[Path]:
+    """Write PNG files, named by number and prompt, each with its prompt inside."""
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
+    first, paths = len(list(out.glob('*.png'))), []
+    for number, (image, prompt) in enumerate(zip(images, prompts, strict=True)):
+        about, content = PngInfo(), io.BytesIO()
+        about.add_itxt('prompt', prompt)
+        Image.fromarray(image).save(content, format='PNG', pnginfo=about)
+        name = re.sub(r'[^a-z0-9]+', '_', prompt.lower()).strip('_')[:40] or 'prompt'
+        paths.append(out / f'{first + number:04d}_{name}.png')
+        write_bytes(paths[-1], content.getvalue(), durable=False)
+    return paths

@@ -1,4 +1,4 @@
-"""Probabilities for new images by a saved adapter, with the backbone and the preprocessing that it was made for."""
+"""What a saved adapter makes of new inputs: probabilities of images, or a pipeline that draws them."""
 
 from __future__ import annotations
 
@@ -14,17 +14,20 @@ from medpeft_utils.core.errors import BadInput, DoesNotFit
 
 if TYPE_CHECKING:
     import pandas as pd
+    from torch import nn
+
+    from medpeft_utils.text_image.pipeline import Pipeline
 
 
 def predict(saved: store.Saved, images: Sequence[Path], weights: str = '') -> pd.DataFrame:
-    """A row an image: `image`, the probability `p_<class>` of every class, and `predicted`.
+    """A row for each image: `image`, the probability `p_<class>` of every class, and `predicted`.
 
-    For findings, of which an image may show several, the probabilities are of each by itself, and `predicted` names all
-    of 0.5 or more. Images are decoded, resized and normalised as those of the test split were; computed in float32.
+    Findings, of which an image may show several, each have a probability of their own, and `predicted` names those of
+    0.5 or more. Images are decoded, resized and normalised like those of the test split, and computed in float32.
 
     Raises:
-        BadInput: an image cannot be read, or nothing says what the adapter's classes are.
-        DoesNotFit: the weights found are not those that the adapter was trained over, or it draws images.
+        BadInput: an image cannot be read, or the classes of the adapter are not known.
+        DoesNotFit: the adapter was trained over other weights, or it draws images.
     """
     import pandas as pd
 
@@ -59,3 +62,31 @@ def predict(saved: store.Saved, images: Sequence[Path], weights: str = '') -> pd
     names = np.array(classes)
     table['predicted'] = [' '.join(names[p >= 0.5]) if several else names[p.argmax()] for p in probabilities]
     return table
+
+
+def tuned_pipeline(saved: store.Saved, backbone: str = '', weights: str = '') -> tuple[Pipeline, nn.Module]:
+    """A pipeline, and its U-Net with the adapter in it, merged where the method can be.
+
+    Args:
+        saved: an adapter of a U-Net.
+        backbone, weights: in place of those that the record names; the shipped pipeline where nothing names one.
+    Raises:
+        UnknownName, BadInput: the pipeline is not known or not on this machine, or the file is no adapter.
+        DoesNotFit: the adapter belongs to another backbone, or classifies images.
+    """
+    from medpeft_utils.text_image.names import MINI, family_of
+    from medpeft_utils.training.run import default_device
+
+    known = saved.about.get('backbone', {})
+    if known.get('family', 'unet') != 'unet':
+        raise DoesNotFit(f'{saved.path} classifies images; `medpeft predict` does that')
+    backbone = backbone or known.get('name', MINI)
+    family_of(backbone)
+    try:
+        unet, digest, pipe = store.network(saved, backbone, weights)
+        loaded = store.load(saved, unet, digest, 'unet')
+    except DoesNotFit as error:
+        raise DoesNotFit(f'{error}; this is {backbone}: give the one it was trained on by --backbone') from error
+    pipe = pipe.to(default_device())
+    merges = loaded.method.mergeable and loaded.method.kind == 'additive'
+    return pipe, (loaded.merge() if merges else loaded.model).to(pipe.device)

@@ -1,14 +1,17 @@
-"""Where saved adapters lie and what is known of them: a run with its record, or a folder that was exported."""
+"""Saved adapters and what is known of them: a run with its record, a file, or an exported folder."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from medpeft_utils.adapters import exchange
-from medpeft_utils.core.errors import BadInput, DoesNotFit
-from medpeft_utils.core.files import read_json, read_tensors, write_json
+from medpeft_utils.core.errors import BadInput, DoesNotFit, short
+from medpeft_utils.core.files import parse_json, read_tensors, write_json
+from medpeft_utils.core.schema import checked
 from medpeft_utils.methods.adapted import Adapted, install, read
 
 if TYPE_CHECKING:
@@ -42,34 +45,64 @@ class Saved:
 
     def known(self, section: str) -> dict[str, Any]:
         """A section of the record. Raises BadInput where nothing is known of it."""
-        if not isinstance(self.about.get(section), dict):
+        if section not in self.about:
             raise BadInput(f'{self.path}: nothing beside it says its {section} ({RECORD} of its run, or {ABOUT})')
         return self.about[section]
+
+
+@cache
+def _schema() -> type:
+    """What this room reads of a record; a section may be missing, and other fields pass."""
+    from pydantic import BaseModel, ConfigDict, Field, create_model
+
+    class Open(BaseModel):
+        model_config = ConfigDict(extra='allow', strict=True)
+
+    whole, name = Annotated[int, Field(ge=0)], Annotated[str, Field(min_length=1, max_length=4096)]
+    data = {'name': (name, ...), 'label': (str, ...), 'counts': (dict[str, whole], ...), 'split_hash': (str, ...)}
+    data |= {'classes': (list[str], []), 'synthetic': (bool, False)}
+    backbone = {'name': (name, ...), 'label': (str, ...), 'hash': (str, ...)}
+    backbone |= {
+        'family': (Literal['vit', 'cnn', 'unet'], ...),
+        'image_size': (Annotated[int, Field(ge=1, le=4096)], ...),
+    }
+    method = {'key': (str, ...), 'label': (str, ...), 'config': (dict, ...), 'trainable_parameters': (whole, ...)}
+    sections = {'data': data, 'backbone': backbone, 'method': method}
+    fields = {key: (create_model(key, __base__=Open, **parts) | None, None) for key, parts in sections.items()}
+    return create_model('Record', __base__=Open, **fields, parameters=(dict, {}), folder=(str, ''), rows=(dict, {}))
+
+
+def _read_about(path: Path) -> dict[str, Any]:
+    """The record at `path`; {} where there is none. Raises BadInput for a file that is no record."""
+    if not os.path.isfile(path):
+        return {}
+    try:
+        content = parse_json(path.read_bytes())
+    except (ValueError, OSError) as error:
+        raise BadInput(f'{path}: no record ({short(str(error))}); move it away, and name the --backbone') from None
+    checked(_schema(), content, str(path))
+    return {name: value for name, value in content.items() if value is not None}
 
 
 def find(what: str | Path, results: Path = Path('results')) -> Saved:
     """The adapter of a run (its hash or the beginning of it, or its folder), in a file, or in an exported folder.
 
-    Raises BadInput where there is none.
+    Raises BadInput where there is none, or where the record beside it is none.
     """
     from medpeft_utils.study.status import find_run
 
     path = Path(what)
-    if path.is_file():
-        near = (folder / RECORD for folder in (path.parent, path.parent.parent))
-        record = next((read_json(file) for file in near if file.is_file()), None)
-        return Saved(path, 'medpeft', record or {})
-    folder = path if path.is_dir() else find_run(str(what), results)
+    if os.path.isfile(path):  # a study keeps each attempt in a folder below the run's, and the record in the run's
+        return Saved(path, 'medpeft', _read_about(path.parent / RECORD) or _read_about(path.parent.parent / RECORD))
+    folder = path if os.path.isdir(path) else find_run(str(what), results)
     for layout, name in (('peft', exchange.PEFT_CONFIG), ('diffusers', exchange.DIFFUSERS_WEIGHTS)):
         if (folder / name).is_file():
-            about = read_json(folder / ABOUT)
-            return Saved(folder, layout, about if isinstance(about, dict) else {})
-    record = read_json(folder / RECORD) or {}
-    files = [folder / record.get('folder', '') / ADAPTER, folder / ADAPTER]
-    file = next((file for file in files if file.is_file()), None)
-    if file is None:
-        raise BadInput(f'{folder} holds no adapter; run it with save_adapter=true (medpeft run ... --set)')
-    return Saved(file, 'medpeft', record)
+            return Saved(folder, layout, _read_about(folder / ABOUT))
+    record = _read_about(folder / RECORD)
+    for file in (folder / record.get('folder', '') / ADAPTER, folder / ADAPTER):
+        if file.is_file():
+            return Saved(file, 'medpeft', record)
+    raise BadInput(f'{folder} holds no adapter; run it with save_adapter=true (medpeft run ... --set)')
 
 
 def network(saved: Saved, backbone: str = '', weights: str = '') -> tuple[nn.Module, str, Any]:
@@ -81,13 +114,14 @@ def network(saved: Saved, backbone: str = '', weights: str = '') -> tuple[nn.Mod
         BadInput: it is not available, or neither the record nor `backbone` names one.
         DoesNotFit: its weights are not those that the adapter was trained over.
     """
-    parameters = saved.about.get('parameters', {})
-    if not backbone and 'backbone' not in saved.about:
+    from medpeft_utils.text_image import names
+
+    parameters, known = saved.about.get('parameters', {}), saved.about.get('backbone', {})
+    name, weights = backbone or known.get('name'), weights or parameters.get('weights') or 'pretrained'
+    if not name:
         raise BadInput(f'{saved.path} does not say its backbone; name it by --backbone')
-    known = saved.about.get('backbone', {})
-    name, weights = backbone or known['name'], weights or parameters.get('weights') or 'pretrained'
     seed = parameters.get('seed', 0)
-    if saved.layout == 'diffusers' or known.get('family') == 'unet':
+    if saved.layout == 'diffusers' or known.get('family') == 'unet' or names.is_pipeline(name):
         from medpeft_utils.text_image import pipeline
 
         loaded = pipeline.load(name, weights, seed)
