@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import re
 from decimal import ROUND_DOWN, ROUND_HALF_UP, Decimal
@@ -104,31 +105,26 @@ def params_table(out: TextIO) -> None:
 
 
 def _counted(names: tuple[str, ...]) -> list[dict[str, Any]]:
-    from medpeft_utils import backbones, methods
-
-    rows = []
-    for backbone in names:
-        family = 'unet' if backbone == UNET else backbones.family_of(backbone)
-        for key in methods.names(family):
-            if key == 'linear_probing':
-                continue
-            label = methods.label(key, family)
-            for variant, config in (methods.METHODS[key].count_variants or {label: {}}).items():
-                count, features = _count(backbone, family, key, config)
-                about = {'family': family, 'backbone': backbone, 'method': variant, 'trainable_parameters': count}
-                rows.append(about | {'label': label, 'features': features})
-    return rows
-
-
-def _count(backbone: str, family: str, key: str, config: dict[str, Any]) -> tuple[int, int]:
     import torch
 
     from medpeft_utils import backbones, methods
     from medpeft_utils.methods import unet
 
-    with torch.device('meta'):
-        model = unet.build(unet.STABLE_DIFFUSION_V1_5) if family == 'unet' else backbones.build(backbone)
-    return methods.apply(model, key, family, config).count(), getattr(model, 'num_features', 0)
+    rows = []
+    for backbone in names:
+        family = 'unet' if backbone == UNET else backbones.family_of(backbone)
+        with torch.device('meta'):
+            model = unet.build(unet.STABLE_DIFFUSION_V1_5) if family == 'unet' else backbones.build(backbone)
+        features = getattr(model, 'num_features', 0)
+        for key in methods.names(family):
+            if key == 'linear_probing':
+                continue
+            label = methods.label(key, family)
+            for variant, config in (methods.METHODS[key].count_variants or {label: {}}).items():
+                count = methods.apply(copy.deepcopy(model), key, family, config).count()
+                about = {'family': family, 'backbone': backbone, 'method': variant, 'trainable_parameters': count}
+                rows.append(about | {'label': label, 'features': features})
+    return rows
 
 
 def _parse(printed: str) -> tuple[Decimal, Decimal]:
