@@ -2,7 +2,7 @@
 #
 #   PYTHON=python3.12   the Python that makes .venv (3.11 or newer)
 #   JOBS=4              runs at a time (default: the number of cores)
-#   WORKERS=4           tests at a time (default: the number of cores, at most eight)
+#   WORKERS=4           tests at a time (default: one more than cores, since some only wait; at most eight)
 #   PROFILE=real        the study to run and report: the name of a grid in notebooks/grids (default: demo)
 #   TORCH_INDEX=URL     the index from which torch and torchvision are installed. Without it they come from PyPI: on Linux
 #                       the CUDA 13.0 build, which also runs on a CPU. It makes .venv 6.6 GB large, of which the CUDA

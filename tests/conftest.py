@@ -1,7 +1,7 @@
 """What every test shares: one thread, no display, no network, and a cache of its own.
 
-Tests may run side by side (`make test`, pytest-xdist): each worker has folders of its own, and one thread, so that as
-many workers as cores do not get into each other's way. No test may depend on how fast the machine is.
+Tests may run side by side (`make test`, pytest-xdist): each worker has its own folders and one thread. Some
+tests mostly wait, hence one worker more than cores. No test may depend on how fast the machine is.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from medpeft_utils.study.machine import cores
 
@@ -28,8 +29,8 @@ os.environ.pop('MEDPEFT_HOME', None)
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """How many workers `--numprocesses auto` starts: the cores that this process may use, not those of the machine."""
-    return min(cores(), MOST_WORKERS)
+    """How many workers `--numprocesses auto` starts: one more than the cores that this process may use."""
+    return min(cores() + 1, MOST_WORKERS)
 
 
 @pytest.fixture(scope='session', autouse=True)
@@ -51,3 +52,17 @@ def ports_of_the_session() -> None:
         mine = int(os.environ['PYTEST_XDIST_WORKER'].removeprefix('gw')) % workers
         taken = {port for port in range(1 << 16) if port // 2 % workers != mine}  # Linux gives ports of one parity
         LocalPortCache.instance().currently_used_ports |= taken
+
+
+@pytest.fixture(scope='session')
+def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which the smoke grid was run and reported: once, also for several workers of pytest-xdist."""
+    folder = tmp_path_factory.getbasetemp()
+    folder = (folder.parent if 'PYTEST_XDIST_WORKER' in os.environ else folder) / 'smoke'
+    with FileLock(f'{folder}.lock'):
+        if not (folder / 'figures').is_dir():
+            from study_project import medpeft
+
+            medpeft('run', 'smoke', '--results', folder / 'results', cache=folder / 'cache')
+            medpeft('report', 'smoke', '--results', folder / 'results', '--figures', folder / 'figures')
+    return folder

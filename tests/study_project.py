@@ -90,6 +90,18 @@ value = fit(task, config, quiet=True, checkpoint=checkpoint).curve[-1]['weight']
 """
 
 
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def medpeft(*arguments: object, cache: Path | None = None, code: int = 0) -> str:
+    """Standard output of a command run in the checkout, which must end with `code`; `cache` replaces the session's."""
+    command = [sys.executable, '-m', 'medpeft_utils.cli', *map(str, arguments)]
+    environment = os.environ | ({'MEDPEFT_CACHE': str(cache)} if cache else {})
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500, env=environment)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout
+
+
 def write_notebook(path: Path, *cells: str, parameters: str = PARAMETERS) -> None:
     """A notebook of a parameters cell and code cells."""
     notebook = nbformat.v4.new_notebook()

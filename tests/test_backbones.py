@@ -193,7 +193,7 @@ def test_what_does_not_fit_is_said(arguments, error, words):
         backbones.load(num_classes=3, **arguments)
 
 
-# ---- published networks at hand
+# ---- published networks, if installed
 
 
 PUBLISHED = {

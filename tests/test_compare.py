@@ -104,7 +104,7 @@ def test_methods_are_named_once_and_wrong_names_refused():
 
 
 def choose(side: int, budget: float, listed: str = 'usual', **seconds: float) -> plan.Network:
-    """The choice where these networks are at hand and answer an image in so many seconds; a step takes thrice that."""
+    """The choice if these networks are installed and need so many seconds an image; a step takes three times that."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plan, '_is_available', lambda name: name in seconds)
         patch.setattr(plan, 'speed', lambda network, *_: Speed(3 * seconds[network.name], seconds[network.name]))

@@ -34,7 +34,7 @@ COUNTS = Path(backbones.__file__).parents[1] / 'report' / 'paper' / 'parameter_c
 def mae_file(path: Path, width: int = 768, blocks: int = 12, patch: int = 16, pixels: int = 224) -> Path:
     """A checkpoint as MRM's training writes it: encoder, `norm`, image decoder, report decoder, options, epoch.
 
-    Every row of a tensor is the same random one, which is stored once, so that a file of full width is small.
+    All rows of a tensor are one random row, which is stored once; a file of full width stays small.
     """
     generator = torch.Generator().manual_seed(0)
 
@@ -62,7 +62,7 @@ def mae_file(path: Path, width: int = 768, blocks: int = 12, patch: int = 16, pi
 
 @pytest.fixture
 def narrow(monkeypatch):
-    """MRM's entry with a network of width 192, so that a test takes no seconds."""
+    """MRM's entry with a network of width 192, for speed."""
     small = replace(radiograph.RADIOGRAPH_BACKBONES[MRM], architecture='vit_tiny_patch16_224')
     monkeypatch.setitem(radiograph.RADIOGRAPH_BACKBONES, MRM, small)
 
@@ -277,7 +277,7 @@ def test_a_pretraining_begins_from_what_the_recipe_says(name):
     recipe, on_patients = recipe_of(name, 2), recipe_of(name, 2, real=True)
     assert Path(recipe.grown_from).stem == RECIPES[name]['begin'] and Path(on_patients.grown_from).stem == name
     state = _encoder_of(Path(on_patients.grown_from))
-    assert 'norm.weight' in state and 'fc_norm.weight' not in state  # calibrated anew at the end
+    assert 'norm.weight' in state and 'fc_norm.weight' not in state  # recalibrated at the end
 
 
 def test_weights_of_patients_are_not_shipped_and_reports_are_needed():

@@ -1,4 +1,4 @@
-"""Reading and splitting: on tiny images in the published layouts, and on the real sets where they are at hand."""
+"""Reading and splitting: on tiny images in the published layouts, and on the real sets if they are installed."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_folder_per_class(tmp_path):
     loaded = data.load(make_own(tmp_path / 'My scans'), image_size=16)
     assert loaded.name == loaded.label == 'My scans' and not loaded.synthetic
     assert loaded.classes == ['class 0', 'class 1', 'class 2']
-    # 21 x 0.75, 0.10, 0.15 is 16, 2, 3; every class has an image in every split, so that validation has 3
+    # 21 x 0.75, 0.10, 0.15 is 16, 2, 3; every class has an image in every split, and so validation has 3
     assert loaded.counts().sum().to_dict() == {'train': 15, 'validation': 3, 'test': 3}
 
 

@@ -3,44 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-from filelock import FileLock
 from PIL import Image
+from study_project import medpeft
 
 from medpeft_utils.study import records
-
-ROOT = Path(__file__).resolve().parents[1]
-
-
-def medpeft(*arguments: object, cache: Path | None = None, code: int = 0) -> str:
-    """Standard output of a command that must end with `code`; `cache` in place of the session's."""
-    command = [sys.executable, '-m', 'medpeft_utils.cli', *map(str, arguments)]
-    environment = os.environ | ({'MEDPEFT_CACHE': str(cache)} if cache else {})
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500, env=environment)
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout
-
-
-@pytest.fixture(scope='module')
-def smoke(tmp_path_factory) -> Path:
-    """The folder in which the smoke grid was run and reported: once, also for several workers of pytest-xdist."""
-    if 'PYTEST_XDIST_WORKER' not in os.environ:
-        return run_and_report(tmp_path_factory.mktemp('smoke'))
-    folder = tmp_path_factory.getbasetemp().parent / 'smoke'  # of this session, and of all its workers
-    with FileLock(f'{folder}.lock'):
-        return folder if (folder / 'figures').is_dir() else run_and_report(folder)
-
-
-def run_and_report(folder: Path) -> Path:
-    medpeft('run', 'smoke', '--results', folder / 'results', cache=folder / 'cache')
-    medpeft('report', 'smoke', '--results', folder / 'results', '--figures', folder / 'figures')
-    return folder
 
 
 def test_every_run_of_the_grid_has_a_record_with_metrics(smoke):
@@ -69,7 +38,7 @@ def test_a_repeated_run_has_the_same_metrics_to_the_last_bit(smoke, tmp_path):
 
 
 def without_times(part: object) -> object:
-    """What a record says, less how long it took."""
+    """What a record says, without how long it took."""
     if isinstance(part, dict):
         return {name: without_times(value) for name, value in part.items() if 'seconds' not in name}
     return [without_times(entry) for entry in part] if isinstance(part, list) else part

@@ -1,4 +1,4 @@
-"""Every method on every family of networks: what it trains moves, what it adds is used, what it passes by is said."""
+"""Every method on every family of networks: trained parts move, added parts are used, left-out parts are reported."""
 
 from __future__ import annotations
 

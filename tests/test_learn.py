@@ -41,7 +41,7 @@ def by_name(page: Page) -> str:
 
 
 def text(page: Page) -> str:
-    """All that is told in a notebook."""
+    """The whole text of a notebook."""
     return '\n\n'.join(cell.source for cell in page.notebook.cells if cell.cell_type == 'markdown')
 
 
@@ -283,7 +283,7 @@ class Found(HTMLParser):
 
 @pytest.fixture(scope='module')
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The pages of the notebooks, in a folder of the repository's depth so that links back into it can be followed."""
+    """The pages of the notebooks, in a folder as deep as in the repository: links back into it must work."""
     return pages.build(tmp_path_factory.mktemp('book') / 'pages', FOLDER).parent
 
 

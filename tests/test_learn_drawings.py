@@ -91,7 +91,7 @@ def test_an_addition_without_a_letter_is_refused(monkeypatch: pytest.MonkeyPatch
 
 
 def words(svg: str) -> Counter:
-    """How often each text stands in a drawing."""
+    """How often each text appears in a drawing."""
     return Counter(element.text for element in ElementTree.fromstring(svg).iter('{http://www.w3.org/2000/svg}text'))
 
 

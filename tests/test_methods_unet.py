@@ -104,7 +104,7 @@ def test_lora_is_w0_plus_ba_in_every_attention(parts: str):
 
 @over(ADDITIVE)
 def test_gradients_are_the_same_with_checkpointing(case: Case):
-    """diffusers computes the blocks' activations anew in the backward, which hooks and adapters must survive."""
+    """diffusers recomputes the blocks' activations in the backward pass, which hooks and adapters must survive."""
     gradients = []
     for checkpointing in (False, True):
         adapted = perturb(case.apply()).train()

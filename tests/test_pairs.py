@@ -1,4 +1,4 @@
-"""Image-text pairs: reading the published layouts, splits by patient, faults; on the real set where it is at hand."""
+"""Image-text pairs: reading the published layouts, splits by patient, faults; on the real set if it is installed."""
 
 from __future__ import annotations
 
@@ -274,7 +274,7 @@ def test_smaller_parts_lie_in_larger_ones_by_patient(tmp_path):
         assert set(small) < set(large)
     for part in parts:
         patients, taken = np.unique(loaded.groups[part], return_counts=True)
-        assert (taken < 3).sum() <= 1, 'whole patients, but for the last one'
+        assert (taken < 3).sum() <= 1, 'whole patients, except the last one'
         assert len(patients) == -(-len(part) // 3)
     assert set(loaded.train_pairs(11, seed=2)) != set(loaded.train_pairs(11, seed=3))
     with pytest.raises(BadInput, match=f'there are {len(train)}'):

@@ -98,8 +98,8 @@ def test_counts_are_those_of_the_exact_table(counted: Rows):
 @pytest.mark.parametrize(
     ('backbone', 'method', 'count'),
     [
-        ('resnet50', 'Full FT', 23_508_032),  # torchvision and timm: 25,557,032 less the head of 2,049,000
-        ('vit_base_patch16_224', 'Full FT', 85_798_656),  # timm: 86,567,656 less the head of 769,000
+        ('resnet50', 'Full FT', 23_508_032),  # torchvision and timm: 25,557,032 minus the head of 2,049,000
+        ('vit_base_patch16_224', 'Full FT', 85_798_656),  # timm: 86,567,656 minus the head of 769,000
         ('vit_large_patch16_224', 'Full FT', 303_301_632),
         ('vit_huge_patch14_224', 'Full FT', 630_764_800),
         ('resnet50', TSA_EVERY, 10_616_832),

@@ -259,7 +259,7 @@ def test_a_cell_run_with_several_heads_keeps_its_own_and_the_longest():
     assert scores.seed_scores(pd.DataFrame(variants))['run'].to_list() == ['own300']
 
 
-# ---- what is said beside
+# ---- the notes beside the numbers
 
 
 def test_where_the_learning_rates_come_from_is_said_by_backbone():

@@ -301,7 +301,7 @@ def test_ipython_syntax_is_read_as_what_it_stands_for(project):
     for cell in ('files = !ls', 'files = !ls -a'):
         write_notebook(project.notebook, START, cell, FINISH)
         versions.add(code_version(project.notebook))
-    assert len(versions) == 2, 'another command is other code'
+    assert len(versions) == 2, 'another command is different code'
     write_notebook(project.notebook, START, 'def f(:\n    pass', FINISH)
     with pytest.raises(BadInput, match=r'toy\.ipynb, cell 2: invalid syntax in line 1'):
         load_grid(project.grid())

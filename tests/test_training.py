@@ -231,7 +231,7 @@ def test_an_ended_training_goes_on_to_the_same_bits(tmp_path, backbone, method, 
     assert all(torch.equal(state[name], tensor) for name, tensor in wanted[1].items())
 
 
-def test_a_checkpoint_of_another_training_is_refused_and_a_broken_one_begins_anew(tmp_path):
+def test_a_checkpoint_of_another_training_is_refused_and_a_broken_one_starts_over(tmp_path):
     path = tmp_path / 'checkpoint.safetensors'
     config = TrainingConfig(1e-2, min_steps=3, max_steps=3, batch_size=8, evaluations=1)
     wanted = outcome(small_task(), config, checkpoint=path, checkpoint_seconds=0)
@@ -430,7 +430,7 @@ def test_a_tied_head_has_the_rate_of_the_body(folder, tmp_path):
 
 
 def peak(at: dict[str, float], diverges_above: float = math.inf):
-    """A score that is best at these rates, a tenth less for every decade beside; four evaluations."""
+    """A score that is best at these rates and a tenth lower for every decade away; four evaluations."""
 
     def score(rates, tell) -> float:
         if rates['learning_rate'] > diverges_above:

@@ -121,7 +121,7 @@ def perturb(adapted: methods.Adapted, seed: int = 2) -> methods.Adapted:
 
 
 def train(adapted: methods.Adapted, steps: int = 3) -> methods.Adapted:
-    """A few steps with an optimizer that is offered every parameter, so that only freezing protects the rest."""
+    """A few steps with an optimizer that gets every parameter: only freezing protects the rest."""
     optimizer = torch.optim.AdamW(adapted.model.parameters(), lr=1e-2)
     adapted.train()
     for step in range(steps):

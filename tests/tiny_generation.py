@@ -127,7 +127,7 @@ def paper_like(synthetic: bool = True, seeds: int = 4, lora: float | None = None
 def study(folder: Path, rows: list[dict], pictures: bool = True) -> pd.DataFrame:
     """The records as the report reads them, from results in a folder, with strips of grey pictures beside them."""
     results, notebook = folder / 'results', experiments_folder() / f'{ti.EXPERIMENT}.ipynb'
-    version = code_version(notebook, rows[0]['parameters'])  # of today, so that no record is left out as stale
+    version = code_version(notebook, rows[0]['parameters'])  # today's: no record is left out as stale
     for number, row in enumerate(rows):
         place = records.write(row | {'code_version': version}, results / 'runs' / row['run']).parent
         if pictures:

@@ -68,7 +68,7 @@ class Backbone:
         source: where the weights come from, in words.
         hash: 16 hex digits over the weights without the head; a saved adapter names it.
         left_over: names in the weights file that the network has no place for, parts for pre-training among them.
-        fresh: parameters of the network, the head's apart, that the weights file does not hold and that start anew.
+        fresh: parameters, apart from the head's, that are missing from the weights file and newly initialised.
     """
 
     model: nn.Module
@@ -85,7 +85,7 @@ class Backbone:
 
     @property
     def report(self) -> str:
-        """What of the weights file was used, what was left, and what starts anew, in a line."""
+        """One line: which tensors of the weights file were used or left over, and what was newly initialised."""
         from medpeft_utils.backbones.checkpoints import grouped
 
         started = {*head_names(self.model), *self.fresh} if not self.source.startswith('random') else set()
@@ -141,7 +141,7 @@ def build(
 
 
 def _build_with_timm(name: str, image_size: int | None, **arguments) -> nn.Module:
-    """timm's network; a transformer is told its image size, where it has a use for it."""
+    """timm's network; a transformer gets its image size if it takes one."""
     import timm
 
     base, _ = split_name(name)
@@ -185,7 +185,7 @@ def load(
         name: a shipped name, one of the radiograph networks (`medpeft backbones list`), a timm name, with or without a
             tag, `hf-hub:owner/name` or `local-dir:FOLDER` (`foreign.py`); `NAME:K` for its first K transformer blocks
             alone (the final norm is kept).
-        num_classes: outputs of the head, which is always initialised anew from `seed`.
+        num_classes: outputs of the head, which is always initialised from `seed`.
         image_size: side of the input; the network's own where None. Position embeddings are resized to it.
         weights: 'pretrained' (shipped, in the folder `MEDPEFT_WEIGHTS`, or the local hub cache), 'random', or a
             .safetensors/.pth/.pt/.bin file in the format of timm, transformers, MAE (with or without decoder and

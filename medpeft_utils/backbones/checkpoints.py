@@ -161,7 +161,7 @@ def _misfits(own: dict[str, torch.Tensor], given: dict[str, torch.Tensor], wante
 
 
 def fill(model: nn.Module, state: dict[str, torch.Tensor], name: str, path: Path) -> Filling:
-    """Load `state` into `model`, all but the head; what was left over and what starts anew.
+    """Load `state` into `model` except for the head; return what was left over and what is newly initialised.
 
     The `norm` of a masked autoencoder's file has no place in a network with `fc_norm`, which starts anew, as in the
     fine-tuning code of He et al. 2022.

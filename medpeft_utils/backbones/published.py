@@ -1,6 +1,6 @@
 """Cards of published networks: origin, licence, training data, and the datasets whose images they have seen.
 
-The weights are not the project's to ship; a card says how to get them. What is not known is said to be unknown.
+The project may not ship the weights; a card says how to get them, and names what is unknown.
 """
 
 from __future__ import annotations

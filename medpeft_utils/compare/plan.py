@@ -247,7 +247,7 @@ class Work:
 
     @property
     def batch(self) -> int:
-        """Images of a step: 64, or less where there are so few that an epoch would be a step or two."""
+        """Images per step: 64, or fewer if an epoch would be only a step or two."""
         return next((size for size in (64, 32, 16) if self.train >= 4 * size), 8)
 
     def settings(self, steps: int, trials: int) -> dict[str, int]:

@@ -111,7 +111,7 @@ def write_json(path: Path | str, value: Any, durable: bool = True) -> None:
 
 
 def parse_json(text: bytes | str) -> Any:
-    """The content of JSON. Raises ValueError for text that is none, is nested too deeply, or holds half characters."""
+    """The content of JSON. Raises ValueError if it is not JSON, is nested too deeply, or holds lone surrogates."""
     try:
         content = json.loads(text)
         raw = text if isinstance(text, bytes) else text.encode()

@@ -113,7 +113,7 @@ def settings_of(cls: type[Settings], parameters: dict[str, Any]) -> Settings:
 
 
 def parse_config(text: str) -> dict[str, Any]:
-    """A method's own settings, from JSON. Raises BadInput where it is none, or no object."""
+    """A method's own settings, from JSON. Raises BadInput if it is not a JSON object."""
     try:
         config = parse_json(text)
     except ValueError as error:

@@ -117,7 +117,7 @@ def _shapes(archive: Path, state: tuple[int, int]) -> dict[str, tuple[tuple[int,
 
 
 def shapes(archive: Path) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-    """Shape and type of every array of an archive. Raises BadInput where it is none, cut off, or holds objects."""
+    """Shape and type of every array of an archive. Raises BadInput if it is none, is cut off, or holds objects."""
     try:
         return _shapes(archive, _state(archive))
     except DAMAGED as error:

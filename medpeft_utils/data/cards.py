@@ -1,7 +1,7 @@
 """Data cards: what a dataset is, where it comes from, and what a study of it must take care of. The card is the code.
 
 A set is of images with classes or findings, or, where its card says what its `texts` are, of images with a text each.
-Each card stands in its dataset's file below `sources/`; `CARDS` holds them all, with the stand-ins.
+Each card is in its dataset's file below `sources/`; `CARDS` holds them all, including the synthetic ones.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class DataCard:
     Args:
         name: the key under which it is asked for.
         label: its name in tables and figures, the paper's where the paper has it.
-        task: what is told apart, or 'text to image'.
+        task: what the classes are, or 'text to image'.
         modality: how the images were taken.
         classes: names of the classes in label order; of the findings where an image can have several.
         counts: images of each class as published; empty where the images themselves decide (own data).
@@ -32,7 +32,7 @@ class DataCard:
         known_faults: what is known to be wrong with it, each with who found it.
         paper_train_images: training images in Dutt et al. 2024 (Tables 2 and 3); None outside the paper.
         synthetic: whether the images are drawn, not taken.
-        stands_for: the dataset that a synthetic one stands in for.
+        stands_for: the dataset that a synthetic one imitates.
         multi_label: whether an image can have several of the classes, or none; `counts` are then positives, and labels
             are [M, L] of 0 and 1 (`multi_label.py`).
         published_images: number of images as published, where `counts` do not sum to it.
@@ -79,7 +79,7 @@ class DataCard:
 
     @property
     def own(self) -> bool:
-        """Whether it is somebody's own data, which nobody has published or looked at."""
+        """Whether it is a user's own data, unpublished and unchecked."""
         return self.source.startswith('own data')
 
     @property

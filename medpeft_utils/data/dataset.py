@@ -102,7 +102,7 @@ class Dataset:
         Where the publication gives lists (a column `share` with the percentages of all lists that an image is in, such
         as '1', '10' or '1 10': published lists need not be nested), these are what their fractions mean, whatever the
         seed. Else images are put into one order, every class spread evenly over it, and the first round(fraction * n)
-        are taken; the first of each class come before all others, so that no class is ever missing. Images with several
+        are taken; the first of each class come before all others, and no class is ever missing. Images with several
         labels are drawn by whole groups.
 
         Args:

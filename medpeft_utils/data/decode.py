@@ -170,7 +170,7 @@ def _upright(image: Image.Image, picture: Image.Image) -> Image.Image:
     """The picture as EXIF's orientation says, read alone: other entries may be damaged."""
     try:
         turn = TURNS.get(image.getexif().get(ORIENTATION))
-    except Exception:  # an EXIF block that nobody can read tells nothing
+    except Exception:  # an unreadable EXIF block says nothing
         turn = None
     return picture if turn is None else picture.transpose(turn)
 
@@ -224,7 +224,7 @@ def read_image(path: Path, size: int, reduced_to: int = 0) -> np.ndarray:
         path: an image file of any format and mode that Pillow knows, a DICOM file (`dicom.py`), or a row of a NumPy
             archive (`arrays.py`).
         size: side of the square in pixels.
-        reduced_to: a side to reduce a larger image to before that, so that those of several resolutions look alike.
+        reduced_to: a side to which larger images are reduced first; images of several resolutions then look alike.
     Returns:
         [size, size, 3] uint8.
     Raises:

@@ -38,7 +38,7 @@ SYNONYMS = {  # what others call a column
     'label': ('labels', 'class', 'class name', 'diagnosis', 'dx', 'target', 'category', 'y'),
     'text': ('caption', 'report', 'prompt', 'description', 'impression', 'findings'),
 }
-UNKNOWN = ('unknown', 'none', 'missing', 'not available', 'n.a.')  # nobody's name, in any case of letters
+UNKNOWN = ('unknown', 'none', 'missing', 'not available', 'n.a.')  # not a name, whatever the case of its letters
 
 
 def clean(value: str) -> str:

@@ -368,7 +368,7 @@ def prepare(
     cache: str | os.PathLike | None = None,
     train_pairs: int | None = None,
 ) -> Dataset:
-    """Check a download, pack it at every size asked for, and note where it lies, so that its name is enough later.
+    """Check a download, pack it at every size asked for, and note its folder; later its name is enough.
 
     Returns the dataset at the last size. Raises as `load` does.
     """

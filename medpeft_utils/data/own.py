@@ -49,7 +49,7 @@ MADE = re.compile(
 
 
 def card_of(name: str, path: Path, frame: pd.DataFrame, with_texts: bool = False) -> DataCard:
-    """The card of a dataset that nobody has published.
+    """The card of an unpublished dataset.
 
     Its classes are the labels there are, in alphabetical order, unless it is of images with texts; further columns are
     its subgroups.

@@ -18,7 +18,7 @@ from medpeft_utils.data.loading import generator_hash, load
 from medpeft_utils.data.splits import SPLITS
 
 SHOWN_CLASSES = 14  # of a dataset with more, those with the most images
-SHADES = ('#3b6fb6', '#e0a13c', '#8a8a8a')  # train, validation, test: told apart without colour by their lightness
+SHADES = ('#3b6fb6', '#e0a13c', '#8a8a8a')  # train, validation, test: lightness distinguishes them without colour
 
 
 def indicators(dataset) -> np.ndarray:

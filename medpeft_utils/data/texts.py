@@ -25,7 +25,7 @@ def finding_columns(frame: pd.DataFrame) -> dict[str, str]:
 def normalised(frame: pd.DataFrame) -> pd.DataFrame:
     """The manifest with blanks in texts folded, and findings as -1, 0 and 1.
 
-    Raises BadInput where a finding is none of 1, 0, -1 and ''.
+    Raises BadInput for a finding other than 1, 0, -1 and ''.
     """
     frame = frame.assign(text=[' '.join(text.split()) for text in frame['text'].tolist()])
     for column in finding_columns(frame):
@@ -43,8 +43,8 @@ def normalised(frame: pd.DataFrame) -> pd.DataFrame:
 def nested_rows(rows: np.ndarray, groups: np.ndarray, pairs: int, seed: int) -> np.ndarray:
     """The first `pairs` of `rows`, whole patients one after the other in an order that the seed decides.
 
-    A patient's place depends on the seed and its name alone, so that the order is the same in every part of a set. Of
-    the last patient as many pairs are taken as make up the number.
+    A patient's place depends on the seed and its name alone; the order is the same in every part of a set. The last
+    patient gives only as many pairs as are still needed.
 
     Args:
         rows: [N] row numbers in ascending order.

@@ -60,7 +60,7 @@ class APLA(Method):
     """Train W_O and its bias in every attention, or some of their output features, chosen at random once.
 
     Sorkhei et al. 2025, arXiv:2503.11335. Differs: their random features are drawn for each layer from the global
-    generator; here from `subset_seed`, so that a saved file fits again.
+    generator; here from `subset_seed`, which makes a saved file fit when it is loaded.
     """
 
     key = 'apla'

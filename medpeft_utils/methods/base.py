@@ -18,7 +18,7 @@ from medpeft_utils.core.registry import Registry
 
 BATCH_NORM = nn.modules.batchnorm._BatchNorm  # 1d, 2d and 3d, and timm's BatchNormAct2d
 
-LARGEST, LARGEST_COUNT = 2**32, 2**16  # of options; a rank of 10^9 would fill the memory before anything is said
+LARGEST, LARGEST_COUNT = 2**32, 2**16  # of options; a rank of 10^9 would fill the memory before any error
 PEFT_RATE = (
     'Dutt et al. 2024, Appendix B: PEFT prefers rates about a magnitude above those of full fine-tuning (here 1e-4, on '
     'a U-Net 1e-5)'
@@ -279,7 +279,7 @@ def prepare_for_additions(model: nn.Module) -> None:
     """Let every attention call its `qkv` layer, and mark Linear layers whose output is changed in place.
 
     BEiT, EVA-02 and Swin V2 keep biases of q and v beside `qkv` and multiply by its weight themselves, so that what is
-    put in its place would go unused, unless told to add them afterwards: the same outputs but for rounding. They add in
+    put in its place would go unused, unless told to add them afterwards: the same outputs up to rounding. They add in
     place, as some activations work: such an output cannot be kept for the gradient (`changed_in_place`).
     """
     for module in model.modules():
@@ -303,5 +303,5 @@ def replace_module(model: nn.Module, name: str, module: nn.Module) -> None:
 
 
 def modules_of_type(model: nn.Module, kind: type | tuple[type, ...]) -> list[tuple[str, nn.Module]]:
-    """Name and module, as a list, so that the model may be changed while going through it."""
+    """Name and module, as a list: the caller may change the model while it iterates."""
     return [(name, module) for name, module in model.named_modules() if isinstance(module, kind)]

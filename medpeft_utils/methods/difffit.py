@@ -77,5 +77,5 @@ def _output_layer(module: nn.Module) -> nn.Linear:
 
 
 def _scale(module: nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
-    """A hook and not a wrapper, so that the U-Net keeps its modules and names: [B, N, D] to [B, N, D]."""
+    """A hook rather than a wrapper: the U-Net keeps its modules and names. [B, N, D] to [B, N, D]."""
     return output * module.gamma.to(output.dtype)  # under autocast the parameter is in float32, the features are not

@@ -13,7 +13,7 @@ from medpeft_utils.methods.base import SelectiveMethod, head_names, register
 class LinearProbing(SelectiveMethod):
     """Train the head alone.
 
-    BatchNorm stays in evaluation mode, so that the features of an image are always the same and need computing once.
+    BatchNorm stays in evaluation mode: the features of an image never change and are computed only once.
     """
 
     key = 'linear_probing'

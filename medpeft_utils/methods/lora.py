@@ -75,7 +75,7 @@ class LoRAConfig:
 
 
 class SplitQKV(nn.Module):
-    """The fused qkv layer as three, so that q and v can be adapted and k left alone.
+    """Split the fused qkv layer into three, which allows q and v to be adapted without k.
 
     Args:
         qkv: the Linear of [B, N, D] to [B, N, 3 D']; its weights are shared, not copied.
@@ -146,7 +146,7 @@ class FoldedUpdate(torch.autograd.Function):
 def folded_linear() -> type[nn.Module]:
     """peft's layer with the update folded into the weights at every call (`FoldedUpdate`), where that is sooner.
 
-    A function, so that peft is imported by who uses LoRA only.
+    A function: importing this file must not import peft.
     """
     from peft.tuners.lora import Linear
 
@@ -185,7 +185,7 @@ class LoRA(Method):
 
     A starts at Kaiming uniform, B at zero (peft's defaults and those of Hu et al.'s code). `inference_mode` stays off:
     with it peft freezes the adapters. On a CPU in float32 the forward of peft is replaced by one with the update folded
-    into the weights (`FoldedUpdate`): the same but for rounding, without the passes over [B, N, 3 D] of the other.
+    into the weights (`FoldedUpdate`): the same up to rounding, without the passes over [B, N, 3 D] of the other.
     """
 
     key = 'lora'

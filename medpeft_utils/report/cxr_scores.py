@@ -32,7 +32,7 @@ def runs(records: pd.DataFrame) -> pd.DataFrame:
         records: as `source.load` gives them, with the column 'record'; empty where there is none.
     Returns:
         The columns of `scores.seed_scores` that `scores.sample` and `provenance.source` take (encoder and data as the
-        paper names them, score the AUROC), and rank (NaN but for LoRA), validation, test_images, undefined (findings
+        paper names them, score the AUROC), and rank (NaN except for LoRA), validation, test_images, undefined (findings
         left out on test).
     Raises:
         BadInput: two records for one cell and seed.

@@ -282,7 +282,7 @@ def _drawn(
     if count == 1:
         return mean + wider * (over_groups - mean), float(of_groups), 0.0
     # Seeds differ on these very rows already, by what each of them gets wrong: that is part of the spread over seeds,
-    # so that it is taken out of the groups' part, or it would count twice.
+    # and is taken out of the groups' part, or it would count twice.
     twice = (draws - over_groups).var(axis=1).sum() / (count - 1) / count
     left = max(of_groups - twice, 0.0)
     shrunk = math.sqrt(left / of_groups) if of_groups > 0 else 0.0

@@ -36,7 +36,7 @@ class Gallery(Figure):
     """A figure of pictures.
 
     Args:
-        strips: file name to pictures, of synthetic images only, kept beside the figure so that it can be drawn again.
+        strips: file name to pictures, of synthetic images only, kept beside the figure for redrawing.
     """
 
     strips: Mapping[str, np.ndarray] = field(default_factory=dict)

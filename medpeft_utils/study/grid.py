@@ -1,4 +1,4 @@
-"""Grids: a short YAML file that stands for all the runs of a study.
+"""Grids: a short YAML file that describes all runs of a study.
 
     profile: demo                       # results/<profile>; letters, digits, - and _
     title: The study on synthetic images
@@ -249,7 +249,7 @@ def _with_settings(content: dict[str, Any], settings: dict[str, Any], profile: s
 
 
 def _count(entry: dict[str, Any]) -> int:
-    """How many runs an experiment of a grid stands for, before any is made."""
+    """How many runs an experiment of a grid describes, before any is made."""
     return math.prod(len(axis) for axis in (entry.get('axes') or {}).values()) + len(entry.get('include') or [])
 
 

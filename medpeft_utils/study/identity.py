@@ -151,7 +151,7 @@ def code_version(notebook: Path | None, parameters: dict[str, Any] | None = None
     """'<package>.<notebook>' for a record's `code_version`.
 
     Args:
-        notebook: the experiment's; None stands for one that is not here, of which nothing is known: 'none.none'.
+        notebook: the experiment's; None if it is not here: 'none.none'.
         parameters: the run's.
         code: the package's files, for many calls; read again where None.
     """
@@ -173,7 +173,7 @@ def same_code(one: str, other: str) -> bool:
 
 
 def without_places(parameters: dict[str, Any]) -> dict[str, Any]:
-    """The parameters but for those that only say where files lie."""
+    """The parameters without those that only name places of files."""
     return {name: value for name, value in parameters.items() if name not in PLACES}
 
 

@@ -87,7 +87,7 @@ def serve(file: str, folder: str, threads: int) -> None:
 
     class Quiet(IPKernelApp):
         def log_connection_info(self) -> None:
-            """Nobody is to connect to it by hand."""
+            """No client may connect to it by hand."""
 
     os.chdir(folder)
     if 'torch' in sys.modules:

@@ -77,7 +77,7 @@ def end_descendants(spared: set[int] = frozenset(), seconds: float = 5.0) -> Non
 
 
 def kill(pid: int, group: bool = False) -> None:
-    """SIGKILL a process, or its group; nothing happens where there is none."""
+    """SIGKILL a process, or its group; do nothing if it is gone."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         (os.killpg if group else os.kill)(pid, signal.SIGKILL)
 

@@ -15,7 +15,7 @@ from medpeft_utils.study.machine import free_memory, graphics_cards
 from medpeft_utils.study.paths import StudyFolder
 from medpeft_utils.study.progress import alike
 
-MOST_MISSES = 20  # leases of others that a runner comes upon before it pauses
+MOST_MISSES = 20  # runs found taken by others before a runner pauses
 FIRST_PAUSE, LONGEST_PAUSE = 2.0, 20.0  # seconds, doubled from pause to pause
 AUTO = 0  # jobs: as many as fit
 BESIDE_MB = 700.0  # of a card, for every process: CUDA's context and the libraries' own memory
@@ -25,9 +25,9 @@ MARGIN = 1.1  # a peak may be higher with other images in a batch, and freed mem
 class Queue:
     """Runs that may be to do, and the leases by which runners share them out.
 
-    Every runner goes through the same order. One that comes upon a run of another skips ahead, each time up to twice as
-    far, hence the thousandth worker finds a free run after some ten looks instead of a thousand; what was skipped is
-    looked at in the end. Where nothing is free it pauses.
+    Every runner goes through the same order. One that finds a run taken skips ahead, each time up to twice as
+    far: the thousandth worker finds a free run after about ten looks instead of a thousand. It returns to the skipped
+    runs in the end, and pauses if nothing is free.
     """
 
     def __init__(self, runs: Iterable[Run], folder: StudyFolder):

@@ -159,7 +159,7 @@ def write(record: dict[str, Any], folder: Path | str) -> Path:
 
 
 def read(path: Path | str) -> dict[str, Any] | None:
-    """A run's record from its file or its folder; None where there is none, or none that is whole."""
+    """A run's record from its file or its folder; None if it is missing or incomplete."""
     path = Path(path)
     record = read_json(path if path.suffix == '.json' else path / 'record.json')
     return record if record is not None and not faults(record) else None

@@ -126,7 +126,7 @@ class Runner:
         self.times, self.counts = Times(earlier_times(self._earlier())), Counts()
         self.active: dict[str, Active] = {}
         self.stopping, self.started, self.fault = 0, 0, None
-        self.out_of_time = False  # this job's time suffices for no run that is left
+        self.out_of_time = False  # this job has too little time for any run that is left
         self.put_down_by: float | None = None
         self.said_of_others = False
         self.too_long: set[str] = set()  # for what is left of this job

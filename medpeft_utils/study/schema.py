@@ -1,4 +1,4 @@
-"""What a record must be: a whole one is a run that is settled, any other is none."""
+"""The schema of a record. A run is settled only if its record fits it."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def faults(record: Any) -> list[str]:
 
 
 def _number_faults(record: dict[str, Any]) -> list[str]:
-    """A number that is none or larger than any machine's, and nesting that no record has, wherever it is."""
+    """Refuse, at any depth, numbers that are NaN or infinite or too large, and nesting that no record has."""
     waiting: list[tuple[str, Any, int]] = [('', record, 0)]
     while waiting:
         place, value, depth = waiting.pop()

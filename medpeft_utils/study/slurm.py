@@ -22,7 +22,7 @@ from medpeft_utils.core.errors import BadInput, MedpeftError
 from medpeft_utils.core.files import read_json, write_bytes, write_json
 from medpeft_utils.study.paths import StudyFolder
 
-SIGNAL_SECONDS = 120  # how long before the end of its time a task is told
+SIGNAL_SECONDS = 120  # how long before its end a task is warned
 OURS = {'array', 'requeue', 'signal', 'open-mode', 'output', 'job-name', 'chdir', 'parsable', 'test-only', 'wrap'}
 PROFILE = Path('medpeft') / 'slurm.sh'  # below the user's configuration folder
 ASK_SECONDS = 60
@@ -86,7 +86,7 @@ class Array:
         )
 
     def notice(self) -> int:
-        """Seconds before its end at which a task is told: two minutes, but a quarter of a short time at most."""
+        """Seconds before its end at which a task is warned: two minutes, or a quarter of its time if shorter."""
         seconds = parse_time(self.settings.get('time', ''), minutes_alone=True)
         return SIGNAL_SECONDS if seconds is None else max(5, min(SIGNAL_SECONDS, int(seconds / 4)))
 
@@ -222,7 +222,7 @@ class Job:
         self.began, self.seconds = time.monotonic(), seconds
 
     def left(self) -> float | None:
-        """Seconds until this task is told to end; None without a limit."""
+        """Seconds until this task is warned; None without a limit."""
         if self.seconds is None:
             return None
         return self.seconds - self.notice - (time.monotonic() - self.began)

@@ -114,7 +114,7 @@ def as_json(grid: Grid, entries: list[State]) -> dict[str, Any]:
 
 
 def find_run(beginning: str, results: Path) -> Path:
-    """The folder of the run whose hash begins so. Raises BadInput where there is none, or more than one."""
+    """The folder of the run whose hash begins so. Raises BadInput unless there is exactly one."""
     folders = sorted(results.glob(f'*/runs/{beginning}*')) if beginning.isalnum() else []
     if len(folders) != 1:
         what = f'{len(folders)} runs begin' if folders else 'no run begins'

@@ -141,7 +141,7 @@ def execute(job: dict[str, Any], forked: bool) -> int:
         outcome = _run_notebook(job, folder)
         if kernel and outcome.status == 'died':
             outcome.message += described(kernel.wait())
-        end_descendants()  # so that their time is known
+        end_descendants()  # before their CPU time is read
         outcome.cpu_seconds = _cpu_seconds()
         outcome.write(folder)
     except StorageFault as fault:

@@ -83,7 +83,7 @@ def write_strip(images: np.ndarray, path: Path | str) -> Path:
 
 
 def read_strip(path: Path | str) -> np.ndarray:
-    """[K, S, S, 3] uint8 images of a strip. Raises BadInput where the file is none."""
+    """[K, S, S, 3] uint8 images of a strip. Raises BadInput if the file is not a picture."""
     from PIL import Image, UnidentifiedImageError
 
     try:

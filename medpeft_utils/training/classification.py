@@ -352,5 +352,5 @@ class Classification(Run):
 
 
 def stored_size(image_size: int) -> int:
-    """Side at which images are packed for an input of `image_size` px: a little more, so that crops stay sharp."""
+    """Side at which images are packed for an input of `image_size` px: slightly larger to keep crops sharp."""
     return 64 if image_size <= 64 else -(-image_size * 8 // (7 * 32)) * 32

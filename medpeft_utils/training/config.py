@@ -23,7 +23,7 @@ class TrainingConfig:
         learning_rate: peak of the schedule.
         head_learning_rate: peak of the head's; 0 for that of the body.
         epochs: passes over the training items, within the two bounds on steps.
-        min_steps, max_steps: bounds on optimizer steps, so that a small split is not trained for a handful of steps.
+        min_steps, max_steps: bounds on optimizer steps: without them a small split would get only a handful.
         batch_size: items a step (all of them where there are fewer).
         weight_decay: AdamW's, on matrices and kernels only: on no vector, class token or position embedding.
         warmup_fraction: part of the steps in which the learning rate rises linearly.

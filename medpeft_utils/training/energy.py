@@ -36,7 +36,7 @@ class Counter(Protocol):
 
 
 class Packages:
-    """Every package of processors by RAPL: microjoules that begin anew at a range. Most systems let only root read it.
+    """Every package of processors by RAPL: microjoules that wrap around at a range. Most systems let only root read it.
 
     Args:
         powercap: the kernel's folder of power zones.
@@ -118,7 +118,7 @@ class Board:
 
 
 def counter_of(device: torch.device) -> Counter:
-    """The counter of a device. Raises OSError where there is none that can be read."""
+    """The counter of a device. Raises OSError if none can be read."""
     if device.type == 'cuda':
         return Board(f'GPU-{torch.cuda.get_device_properties(device).uuid}')
     return Packages()

@@ -18,7 +18,7 @@ WARM_UP = 3  # steps outside of the graph, in which libraries choose and load th
 class GraphedLoss:
     """Calls `compute(x, labels).backward()` by replaying a graph; gradients lie where the optimizer finds them.
 
-    The gradients are written anew by every call: do not set them to None in between. Dropout draws other numbers at
+    Every call overwrites the gradients: do not set them to None in between. Dropout draws other numbers at
     every replay, from the generator of the device.
 
     Args:

@@ -71,7 +71,7 @@ class Task:
 
     def __init__(self, adapted, items: int, device: torch.device):
         self.adapted, self.items, self.device = adapted, items, device
-        self.replays = False  # `backward` writes gradients anew, in place: the loop does not clear them
+        self.replays = False  # `backward` overwrites gradients in place: the loop does not clear them
 
     def batch(self, rows: np.ndarray, generator: torch.Generator) -> Any:
         """The training items of these positions, in whatever form `loss` takes.
@@ -295,7 +295,7 @@ class _State:
         write_tensors(path, tensors, {'state': json.dumps(about)})
 
     def resume(self, path: Path | None) -> None:
-        """Go on from a checkpoint; where there is none, or none that is whole, from the beginning."""
+        """Resume from a checkpoint, or start from the beginning if it is missing or incomplete."""
         if path is None or not Path(path).is_file():
             return
         try:

@@ -67,7 +67,7 @@ def candidates(family: str) -> list[Precision]:
 
 
 def synchronise(device: torch.device) -> None:
-    """Wait for the device's work, so that a clock can be read."""
+    """Wait for the device's work to finish before a clock is read."""
     if device.type == 'cuda':
         torch.cuda.synchronize(device)
 

@@ -104,7 +104,7 @@ class Radiographs(Classification):
     def centres(self) -> dict[str, float]:
         """AdamW: the method's documented rate; SGD: the authors' for it. Both times what the backbone asks for.
 
-        On shipped backbones AdamW's is over `mean_scale` too, so that the average layer has the documented rate.
+        On shipped backbones AdamW's is also divided by `mean_scale`, which gives the average layer the documented rate.
         """
         s, centres = self.settings, super().centres()
         if s.optimizer == 'sgd':

@@ -1,7 +1,7 @@
 """What a record keeps of every row of validation and test, compactly: all statistics are computed from it.
 
 A record's `rows` has a section a split, {n, classes, labels, groups, arg_max, scores, attributes}, its arrays packed
-(`core/packed.py`). Groups are numbered over the whole dataset, so that runs on one dataset can be paired.
+(`core/packed.py`). Groups are numbered over the whole dataset, which lets runs on one dataset be paired.
 """
 
 from __future__ import annotations

@@ -23,10 +23,10 @@ Report = Callable[[dict], None]
 
 
 class Trials:
-    """What the trials of a search have scored so far, in a file: a search that is killed goes on from there.
+    """The scores of a search's trials so far, in a file from which a killed search resumes.
 
-    Trials that ended are told again instead of trained, and the sampler draws the same rates; the one that was on goes
-    on from its checkpoint.
+    Finished trials are replayed to the sampler instead of trained, and it draws the same rates. The trial that was
+    interrupted resumes from its checkpoint.
 
     Args:
         path: of the file; checkpoints lie beside it.

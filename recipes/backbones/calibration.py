@@ -1,4 +1,4 @@
-"""Start the `fc_norm` of a network that averages its tokens so that every feature varies by 1 over images.
+"""Initialise the `fc_norm` of a network that averages its tokens: every feature gets variance 1 over images.
 
 The average of a masked autoencoder's tokens is nearly the same for every image: here its part that varies is 2 % of the
 whole. Behind a fresh `fc_norm` (weight 1, bias 0) a head would see features that vary by 0.02, and learn nothing in

@@ -98,7 +98,7 @@ class Diffusion(Stage):
 
     Differs: the text encoder is trained with the U-Net from random weights, in Stable Diffusion it is CLIP's; and the
     velocity is predicted (Salimans and Ho 2022, arXiv:2202.00512) where Stable Diffusion v1.5 predicts the noise. What
-    a text asks for shows in the layout, thus where there is much noise; there a predicted noise says next to nothing of
+    a text asks for shows in the layout, where there is much noise; there a predicted noise says next to nothing of
     the image, and a network as small as this one had not learned to heed its text. For the same reason timesteps are
     shifted towards much noise (`mini.TIMESTEP_SHIFT`); the held-out loss is over all of them alike.
     """

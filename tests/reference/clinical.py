@@ -16,7 +16,7 @@ THRESHOLDS = [0.05, 0.1, 0.25, 0.5, 0.75]
 
 
 def case(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """y [300] of 0 and 1, p [300] in steps of 0.01, so that some equal a threshold, and three subgroups."""
+    """y [300] of 0 and 1, p [300] in steps of 0.01 (some equal a threshold), and three subgroups."""
     random = np.random.default_rng(seed)
     of = random.choice(['a', 'b', 'c'], size=300, p=[0.5, 0.3, 0.2])
     y = (random.random(300) < 0.35).astype(int)

@@ -8,7 +8,7 @@ is not mentioned is absent.
 
 The lists' own policy is not published. Their prevalences tell it: Atelectasis 30.1, Cardiomegaly 11.9, Consolidation
 6.6, Edema 29.0 and Pleural Effusion 43.6 % of the 10 % list, where `train.csv` has 14.9, 12.1, 6.6, 23.4 and 38.6 %
-certain positives and 15.1, 3.6, 12.4, 5.8 and 5.2 % uncertain (quoted from memory: the table is not at hand): uncertain
+certain positives and 15.1, 3.6, 12.4, 5.8 and 5.2 % uncertain (quoted from memory, unchecked): uncertain
 is 1 for Atelectasis, Edema and Pleural Effusion, and 0 for Cardiomegaly and Consolidation. Where listed labels
 differ from this all the same, the lists count.
 """

@@ -1,6 +1,6 @@
 """Paediatric pneumonia of Kermany et al. 2018: chest radiographs of children, pneumonia or not.
 
-The published split has 170 person numbers in both train and test, so that two datasets are read from the one download:
+The published split has 170 person numbers in both train and test. Two datasets are therefore read from one download:
 
     kermany_pneumonia            splits made here, images of one person number in one of them
     kermany_pneumonia_published  the published split as it is, for comparison with results on it

@@ -27,7 +27,7 @@ SIZES = (28, 64, 128, 224)
 SPLITS = ('train', 'val', 'test')
 INFO = pd.read_csv(Path(__file__).with_name('medmnist.csv'), dtype=str).set_index('name')
 MULTI_LABEL = 'multi-label, binary-class'
-# Of each set: what is told apart, how the images were taken, and what is known to be wrong with it
+# For each set: its task, how the images were taken, and known faults
 WORDS = {
     'pathmnist': ('nine kinds of tissue', 'histology of colorectal cancer, H&E', ()),
     'chestmnist': (

@@ -2,7 +2,7 @@
 
 `MODALITIES` are those with one class an image (Dutt et al. 2024), `SETS` those with several findings (Lian et al.
 2024).
-They look like their modality and keep the real class shares, so that a study can be run and tested with no download.
+They look like their modality and keep the real class shares. A study can be run and tested on them without a download.
 What is measured on them says nothing about patients: every output that shows them must say "synthetic".
 """
 
@@ -28,7 +28,7 @@ PREFIX = 'synthetic_'
 
 
 def names() -> list[str]:
-    """Names of the synthetic data sets with one class an image, each that of the data set it stands in for."""
+    """Names of the synthetic data sets with one class an image, each derived from the data set it imitates."""
     return list(MODALITIES)
 
 
@@ -53,7 +53,7 @@ def generate(
         image_size: side of the square images in pixels, 16 or more.
         seed: which data set; another seed has other images, 0 or more.
         n: number of images, from the first; the default size when None.
-        indices: the images to draw in place of the first `n`, so that a set can be drawn in parts.
+        indices: the images to draw instead of the first `n`, for drawing a set in parts.
     Returns:
         images uint8 [n, S, S, 3], labels int64 [n] (uint8 [n, L] of 0 and 1 where an image can have several findings),
         and a table with column `group` and the modality's own columns.

@@ -11,7 +11,7 @@ from functools import lru_cache
 
 import numpy as np
 
-REACH = 1.7  # random fields are defined on [-REACH, REACH], so that a shifted or shrunk view still finds them
+REACH = 1.7  # random fields cover [-REACH, REACH], which is enough for a shifted or shrunk view
 
 
 def generator(*key: str | int) -> np.random.Generator:

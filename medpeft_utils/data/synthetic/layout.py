@@ -42,7 +42,7 @@ class Modality:
     """A synthetic stand-in for one data set.
 
     Args:
-        name: the data set it stands in for.
+        name: the data set it imitates.
         counts: images of each class in the real set, in label order; shares of the images where `several`.
         draw: (subject, image size S) to a picture in 0..1, [S, S] or [S, S, 3], and the row's extra columns.
         default_size: how many images the stand-in has.

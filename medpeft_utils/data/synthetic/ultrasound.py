@@ -52,7 +52,7 @@ def _lesion_traits(rng: np.random.Generator, malignant: bool) -> dict[str, float
     """Shape, edge and echo of a lesion. Distributions of the two classes overlap in every trait.
 
     One in twelve of each class looks like the other in shape (a circumscribed carcinoma, a scarred fibroadenoma) and
-    the echo behind the lesion is drawn apart, so that no single trait settles the class.
+    the echo behind the lesion is drawn separately: no single trait determines the class.
     """
     shape_like = malignant != (rng.random() < 0.08)
     echo_like = malignant != (rng.random() < 0.16)

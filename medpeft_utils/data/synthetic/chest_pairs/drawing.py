@@ -1,7 +1,7 @@
 """One synthetic chest radiograph: the normal chest, the findings in it, exposure and noise.
 
 World coordinates: x to the right of the picture, y down, [-1, 1] each; the patient's right is at negative x. Arrays are
-float32. Shapes are given by curves over one axis where that will do, so that few operations need the whole square.
+float32. Shapes are curves over one axis where possible, and few operations need the whole square.
 """
 
 from __future__ import annotations

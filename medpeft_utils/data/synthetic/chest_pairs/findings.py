@@ -65,7 +65,7 @@ def _drawn(rng: np.random.Generator, kind: str) -> Finding:
 
 
 def _covers(one: Finding, other: Finding) -> bool:
-    """Whether `one` lies so that `other` cannot be told beside it."""
+    """Whether `one` lies where it hides `other`."""
     if one.kind == 'cardiomegaly':  # a large heart covers the left base
         return one.grade > 0 and other.name == 'left lower opacity'
     if one.side != other.side:
