@@ -15,8 +15,8 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -127,8 +127,11 @@ class Store:
     def __init__(self, root: Path, key: str, source: str):
         self.folder, self.key, self.source = root / key, key, source
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
+    def _opened(self, look: Callable[[], Any], make: Callable[[], None] | None) -> Any:
+        """What `look` finds; where that is nothing and `make` is given, made under the lock of this folder."""
+        found = look()
+        if found is not None or make is None:
+            return found
         lock = FileLock(self.folder / 'lock')
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -138,45 +141,36 @@ class Store:
                 f'{self.folder}: the cache folder cannot be made or written ({error.strerror or error}); {WAY_OUT}'
             ) from error
         try:
-            yield
+            if (found := look()) is None:  # another process may have made it meanwhile
+                make()
+                found = look()
+            return found
         finally:
             lock.release()
-
-    def manifest_path(self) -> Path:
-        return self.folder / f'manifest_{self.source}.parquet'
-
-    def pack_path(self, size: int) -> Path:
-        return self.folder / f'images_{size}_{self.source}.npy'
 
     def manifest(
         self, make: Callable[[], pd.DataFrame] | None = None, needed: tuple[str, ...] = ()
     ) -> pd.DataFrame | None:
         """The stored manifest; made and stored where there is none with the columns `needed` and `make` is given."""
-        path = self.manifest_path()
-        frame = _open_manifest(path, needed)
-        if frame is None and make is not None:
-            with self._locked():
-                frame = _open_manifest(path, needed)  # another process may have made it meanwhile
-                if frame is None:
-                    if any(other != path for other in self.folder.glob('manifest_*.parquet')):
-                        log.warning('%s: the source has changed since it was packed; it is packed again', self.key)
-                    write_whole(path, make().to_parquet)
-                    self._remove_others('manifest_*.parquet', 'images_*.partial', 'images_*.progress')
-                    frame = _open_manifest(path)
-        return frame
+        path = self.folder / f'manifest_{self.source}.parquet'
+
+        def write() -> None:
+            if any(other != path for other in self.folder.glob('manifest_*.parquet')):
+                log.warning('%s: the source has changed since it was packed; it is packed again', self.key)
+            write_whole(path, make().to_parquet)
+            self._remove_others('manifest_*.parquet', 'images_*.partial', 'images_*.progress')
+
+        return self._opened(lambda: _open_manifest(path, needed), make and write)
 
     def images(self, size: int, count: int, blocks: Blocks | None = None) -> np.memmap | None:
         """The packed images [count, size, size, 3]; made and stored where there are none and `blocks` is given."""
-        path, shape = self.pack_path(size), (count, size, size, 3)
-        images = _open_pack(path, shape)
-        if images is None and blocks is not None:
-            with self._locked():
-                images = _open_pack(path, shape)  # another process may have made it meanwhile
-                if images is None:
-                    pack(path, shape, blocks)
-                    self._remove_others(f'images_{size}_*.npy')
-                    images = _open_pack(path, shape)
-        return images
+        path, shape = self.folder / f'images_{size}_{self.source}.npy', (count, size, size, 3)
+
+        def write() -> None:
+            pack(path, shape, blocks)
+            self._remove_others(f'images_{size}_*.npy')
+
+        return self._opened(lambda: _open_pack(path, shape), blocks and write)
 
     def sizes(self) -> list[int]:
         """Sizes in pixels at which this source is packed."""

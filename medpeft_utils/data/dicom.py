@@ -134,10 +134,8 @@ def _opened(path: Path):
         fault = f'is not a DICOM file (it begins with {start!r})' if start else 'is empty'
         raise BadInput(f'{path}: {fault}; fetch it again, or remove it') from error
     except Exception as error:  # a damaged header raises what it likes
-        if not path.is_file():
-            raise BadInput(f'{path}: no such image; it was there when the dataset was listed') from error
-        if isinstance(error, PermissionError):
-            raise BadInput(f'{path}: may not be read ({error.strerror}); mend its permissions or remove it') from error
+        if isinstance(error, FileNotFoundError | PermissionError):
+            raise
         raise _damaged(path, error) from error
     if not any(name in found for name in PIXELS):
         kind = f' ({found.Modality})' if found.get('Modality') else ''
@@ -270,7 +268,7 @@ def read_dicom(path: Path) -> Image.Image:
     try:
         found = _opened(path)
         picture = _decoded(found, path)
-    except BadInput:
+    except (BadInput, FileNotFoundError, PermissionError):
         raise
     except Exception as error:  # the decoders raise what they like
         raise _damaged(path, error) from error

@@ -22,8 +22,8 @@ from medpeft_utils.core.errors import BadInput
 from medpeft_utils.data.cards import CARDS, DataCard, stand_in
 
 Reader = Callable[[Path], pd.DataFrame]
-_READERS: dict[str, tuple[Callable[[Path], Path], Reader]] = {}
-_STAMPS: dict[str, Callable[[Path], list[Path]]] = {}
+# Of each dataset: how to find its root, how to read it, and which files stand for it
+_READERS: dict[str, tuple[Callable[[Path], Path], Reader, Callable[[Path], list[Path]]]] = {}
 
 
 def register(
@@ -47,9 +47,7 @@ def register(
         CARDS.register(f'synthetic_{card.name}', stand_in(card))
 
     def add_reader(read: Reader) -> Reader:
-        _READERS[card.name] = (root_of or (lambda folder: folder), read)
-        if stamps:
-            _STAMPS[card.name] = stamps
+        _READERS[card.name] = root_of or (lambda folder: folder), read, stamps or (lambda root: [])
         return read
 
     return add_reader
@@ -64,12 +62,12 @@ def reader(card: DataCard) -> tuple[Callable[[Path], Path], Reader]:
             f'{readable}); use synthetic_{card.name}, or give your copy as a folder per class or as a CSV with columns '
             'image,label[,group][,split]'
         )
-    return _READERS[card.name]
+    return _READERS[card.name][:2]
 
 
 def stamps(card: DataCard, root: Path) -> list[Path]:
     """The files whose sizes and times stand for a large dataset; none where every file is looked at."""
-    return _STAMPS[card.name](root) if card.name in _STAMPS else []
+    return _READERS[card.name][2](root)
 
 
 def has_reader(name: str) -> bool:

@@ -75,42 +75,25 @@ CARD = DataCard(
 
 
 def _variant(name: str, words: str, task: str, counts: dict[str, int]) -> DataCard:
-    return dataclasses.replace(
-        CARD,
-        name=f'{CARD.name}_{name}',
-        label=f'{CARD.label} ({words})',
-        task=task,
-        classes=tuple(counts),
-        counts=counts,
-        paper_train_images=None,
-    )
+    changes = {'classes': tuple(counts), 'counts': counts, 'paper_train_images': None, 'task': task}
+    return dataclasses.replace(CARD, name=f'{CARD.name}_{name}', label=f'{CARD.label} ({words})', **changes)
 
 
-NINE = _variant(
-    'nine',
-    '9 labels',
-    'nine kinds of skin condition (the middle of its three label levels)',
-    LABELS.groupby('nine')['images'].sum().to_dict(),
-)
-ALL = _variant(
-    '114',
-    '114 labels',
-    '114 skin conditions (the finest of its three label levels)',
-    dict(zip(LABELS['label'], LABELS['images'].tolist(), strict=True)),
-)
-TYPES_1_2 = _variant(
-    'types_1_2',
-    'types I-II',
-    'benign, malignant or non-neoplastic condition of skin of types I and II',
-    {'benign': 1115, 'malignant': 1195, 'non-neoplastic': 5445},
-)
-
+_NINE = LABELS.groupby('nine')['images'].sum().to_dict()
+_ALL = dict(zip(LABELS['label'], LABELS['images'].tolist(), strict=True))
+_TYPES_1_2 = {'benign': 1115, 'malignant': 1195, 'non-neoplastic': 5445}
+_NINE_TASK = 'nine kinds of skin condition (the middle of its three label levels)'
+_ALL_TASK = '114 skin conditions (the finest of its three label levels)'
+_TYPES_TASK = 'benign, malignant or non-neoplastic condition of skin of types I and II'
 # name: card, column of the label, skin types by Scale AI that are kept (all where empty)
 LEVELS: dict[str, tuple[DataCard, str, tuple[str, ...]]] = {
-    CARD.name: (CARD, 'three_partition_label', ()),
-    NINE.name: (NINE, 'nine_partition_label', ()),
-    ALL.name: (ALL, 'label', ()),
-    TYPES_1_2.name: (TYPES_1_2, 'three_partition_label', ('1', '2')),
+    card.name: (card, column, types)
+    for card, column, types in (
+        (CARD, 'three_partition_label', ()),
+        (_variant('nine', '9 labels', _NINE_TASK, _NINE), 'nine_partition_label', ()),
+        (_variant('114', '114 labels', _ALL_TASK, _ALL), 'label', ()),
+        (_variant('types_1_2', 'types I-II', _TYPES_TASK, _TYPES_1_2), 'three_partition_label', ('1', '2')),
+    )
 }
 
 
@@ -182,9 +165,10 @@ def read(root: Path, name: str) -> pd.DataFrame:
     return manifest.reset_index(drop=True)
 
 
-def _reader(name: str):
-    return lambda root: read(root, name)
+def _register(card: DataCard) -> None:
+    add = register(card, lambda folder: locate(folder, TABLE, CARD), with_stand_in=card is CARD)
+    add(lambda root: read(root, card.name))
 
 
-for _name, (_card, *_) in LEVELS.items():
-    register(_card, root_of=lambda folder: locate(folder, TABLE, CARD), with_stand_in=_card is CARD)(_reader(_name))
+for _card, *_ in LEVELS.values():
+    _register(_card)
