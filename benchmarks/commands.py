@@ -21,9 +21,11 @@ FIGURES = Path('figures') / 'bench'
 @click.option('--method', 'methods', multiple=True, metavar='METHOD', help='Only these methods (part steps).')
 @click.option('--json', 'json_file', type=click.Path(path_type=Path, dir_okay=False), help='Write the numbers here.')
 @click.option('--device', default='auto', type=click.Choice(['auto', 'cpu', 'cuda']), show_default=True)
-@click.option('--threads', default=1, show_default=True, type=click.IntRange(1), help='Of every process that trains.')
-@click.option('--batch-size', type=click.IntRange(1), help='Images a training step.')
-@click.option('--rounds', type=click.IntRange(1), help='How often every candidate takes its turn.')
+@click.option(
+    '--threads', default=1, show_default=True, type=click.IntRange(1), help='Threads of every training process.'
+)
+@click.option('--batch-size', type=click.IntRange(1), help='Images per training step.')
+@click.option('--rounds', type=click.IntRange(1), help='Turns of every candidate.')
 @click.option('--runs', 'memory_runs', type=click.IntRange(4), help='Runs of part memory  [default: 100].')
 @click.option('--save', 'saved', is_flag=True, help=f'Keep table, numbers and figure as {FIGURES}/DEVICE.md, .json, ….')
 @click.option('--missing', is_flag=True, help='With --save: only the parts that are not kept yet, as after a kill.')
@@ -36,7 +38,7 @@ def bench(
     missing: bool,
     **changes: Any,
 ) -> None:
-    """Measure training steps, start-up, loading, scaling and memory, and show them beside the aims.
+    """Measure training steps, start-up, loading, scaling and memory, and compare them with the aims.
 
     Every method is timed in this package's loop, written plainly, and in the best loop by hand. Keep the machine quiet
     meanwhile. With --save every part is kept as soon as it is measured, beside those that are kept from before.

@@ -14,7 +14,7 @@ from medpeft_utils.core.files import check_writable, write_bytes
 from medpeft_utils.core.values import LARGEST_SEED
 
 RESULTS = click.option(
-    '--results', type=click.Path(path_type=Path), default='results', show_default=True, help='Where studies lie.'
+    '--results', type=click.Path(path_type=Path), default='results', show_default=True, help='Folder of records.'
 )
 WEIGHTS = click.option('--weights', default='', help="The backbone's weights file, if it is not where the record says.")
 FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
@@ -49,7 +49,7 @@ def export(run: str, folder: Path, layout: str, weights: str, results: Path) -> 
 @click.option('--save', type=click.Path(path_type=Path), help="Write it as this package's adapter.safetensors.")
 @WEIGHTS
 def load(folder: Path, backbone: str, save: Path | None, weights: str) -> None:
-    """Read an adapter in the layout of peft or diffusers from DIR, put it over its backbone, and say what it is."""
+    """Read an adapter in the layout of peft or diffusers from DIR, apply it to its backbone, and describe it."""
     from medpeft_utils import backbones
     from medpeft_utils.adapters import store
 
@@ -143,11 +143,11 @@ RANGES = {
 @click.command()
 @click.option('--adapter', required=True, metavar='RUN|ADAPTER', help='A run, a file that it saved, or a folder.')
 @click.option('--prompt', 'prompts', required=True, multiple=True, help='What to draw; may be repeated.')
-@click.option('--negative', default='', help='What to keep away from; nothing by default.')
+@click.option('--negative', default='', help='What the images should not show; nothing by default.')
 @click.option('--backbone', default='', help="Pipeline of the adapter; by default the one that its run's record names.")
 @click.option('--guidance', default=4.0, show_default=True, help='Weight of the prompt; 1 is no guidance.')
 @click.option('--steps', default=75, show_default=True, help='Denoising steps.')
-@click.option('--seed', default=0, show_default=True, help='Of the starting noise.')
+@click.option('--seed', default=0, show_default=True, help='Seed of the starting noise.')
 @click.option('--count', default=1, show_default=True, help='Images of each prompt.')
 @click.option('--image-size', default=0, help="Side in pixels; by default that of the run, or the pipeline's.")
 @click.option(

@@ -38,7 +38,7 @@ def list_() -> None:
 @backbones.command()
 @click.argument('name')
 def show(name: str) -> None:
-    """Show what is known of the published network NAME, and whether its weights are here."""
+    """Show what is known about the published network NAME, and whether its weights are installed."""
     from medpeft_utils import backbones as room
     from medpeft_utils.core.errors import BadInput
 

@@ -38,7 +38,7 @@ FRACTIONS = (0.125, 0.25, 0.5)  # of the training images, beside all of them, fo
 @click.option('--backbone', default='', help='A shipped or timm name  [default: chosen for the images].')
 @click.option('--methods', default='usual', show_default=True, help='Methods, such as full_ft,lora,ssf.')
 @click.option('--seeds', default=3, show_default=True, type=click.IntRange(1, 100), help='Runs of each method.')
-@click.option('--budget', default='10m', show_default=True, help='Time for all of it, such as 30m or 2h.')
+@click.option('--budget', default='10m', show_default=True, help='Time for the whole comparison, such as 30m or 2h.')
 @click.option('--curve', is_flag=True, help='Would more data help? Two methods over four fractions of the images.')
 @click.option('--by', multiple=True, help='Subgroups: a column, or one with cuts: sex, age:60, skin_type:12-34-56.')
 @settings_option

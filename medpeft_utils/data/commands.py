@@ -74,7 +74,13 @@ def show(name: str, as_json: bool) -> None:
 @click.argument('name')
 @click.argument('path', required=False, type=click.Path())
 @click.option(
-    '--image-size', 'sizes', type=int, multiple=True, default=(64,), show_default=True, help='May be repeated.'
+    '--image-size',
+    'sizes',
+    type=int,
+    multiple=True,
+    default=(64,),
+    show_default=True,
+    help='Side in pixels; may be repeated.',
 )
 @TRAIN_PAIRS
 @click.option('--cache', type=click.Path(), default=None, help='Folder of the packed cache ($MEDPEFT_CACHE).')
@@ -132,11 +138,13 @@ def script(name: str, *others: str) -> click.Command:
 
 @data.command()
 @click.option('--folder', type=click.Path(file_okay=False), default='docs/data', show_default=True)
-@click.option('--check', 'only_check', is_flag=True, help='Only say which pages are stale; exit status 1 if any is.')
+@click.option(
+    '--check', 'only_check', is_flag=True, help='Only list stale pages; the exit status is 1 if there are any.'
+)
 @click.option('--cache', type=click.Path(), default=None, help='Folder of the packed cache ($MEDPEFT_CACHE).')
 @click.pass_context
 def pages(context: click.Context, folder: str, only_check: bool, cache: str | None) -> None:
-    """Write the page of every dataset, from its card and its synthetic stand-in, where it is stale."""
+    """Write the pages of datasets that are stale, from their cards and synthetic versions."""
     from medpeft_utils.data import pages as data_pages
 
     if only_check:
@@ -156,7 +164,7 @@ def pages(context: click.Context, folder: str, only_check: bool, cache: str | No
 def check(context: click.Context, name: str, path: str | None, as_json: bool, out: str | None) -> None:
     """Look for what is wrong with NAME in the folder PATH. NAME may be a folder or CSV of your own.
 
-    Opens every image; writes nothing to the cache. Exit status 1 where the dataset cannot be used as it is.
+    Opens every image; writes nothing to the cache. The exit status is 1 if the dataset cannot be used as it is.
     """
     from medpeft_utils.data.check import check as check_dataset
 

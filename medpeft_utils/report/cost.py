@@ -160,10 +160,14 @@ def _draw(axes, methods: list[str], cost_: pd.Series, means: pd.Series, front: l
 
 @click.command('cost')
 @click.argument('profile')
-@click.option('--results', type=click.Path(path_type=Path), help='Default: results of this project.')
-@click.option('--figures', type=click.Path(path_type=Path), help='Default: figures of this project.')
+@click.option(
+    '--results', type=click.Path(path_type=Path), help='Folder of records; by default results of this project.'
+)
+@click.option(
+    '--figures', type=click.Path(path_type=Path), help='Folder of figures; by default figures of this project.'
+)
 def command(profile: str, results: Path | None, figures: Path | None) -> None:
-    """Print what each method of PROFILE costs, from its records: operations, bytes, memory, images a second."""
+    """Print what each method of PROFILE costs, from its records: operations, bytes, memory, images per second."""
     at, beside = (results or project_root() / 'results') / profile, (figures or project_root() / 'figures') / profile
     found = cost(source.load(profile, at, beside))
     if isinstance(found, Nothing):

@@ -120,7 +120,7 @@ def write(content: dict[str, bytes], path: Path) -> None:
 @RESULTS
 @FIGURES
 def artefact(profile: str, out: Path | None, results: Path, figures: Path) -> None:
-    """Pack PROFILE for an archive with a DOI: records, figures, cards, lock, hashes; but no image."""
+    """Pack PROFILE for an archive with a DOI: records, figures, cards, lock and hashes, but no images."""
     content, path = parts(profile, results, figures), out or Path(f'{profile}.zip')
     write(content, path)
     click.echo(f'{path}: {len(content)} files, {path.stat().st_size / 1e6:.1f} MB, sha256 {file_digest(path)}')

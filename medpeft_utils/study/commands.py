@@ -86,11 +86,11 @@ _grid_options = _together(
     click.argument('name', metavar='GRID'),
     click.option('--only', '--where', 'only', callback=pairs, help='Only runs with this value.', **KEY_VALUE),
     settings_option,
-    click.option('--profile', default='', help='Another name for the study than the grid file gives.'),
+    click.option('--profile', default='', help="Name of the study, instead of the grid's."),
     RESULTS,
 )
 FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
-JOBS_HELP = "Runs at a time; 'auto' for as many as fit in the memory of the cards, or of the machine."
+JOBS_HELP = "Runs at a time; 'auto': as many as fit in the memory of the GPUs, or of the machine."
 THREADS_HELP = 'Threads of a run  [default: OMP_NUM_THREADS, else cores / jobs].'
 KEPT_HELP = 'records.jsonl of an earlier machine; its runs are done.'
 # What every command takes that executes runs.
@@ -116,7 +116,9 @@ def _open(name: str, only: dict, settings: dict, profile: str, results: Path) ->
 @_grid_options
 @run_options
 @click.option('--dry-run', is_flag=True, help='Check the grid and list its runs; with SLURM, show the script.')
-@click.option('--executor', type=click.Choice(['here', 'slurm']), default='here', show_default=True, help='Where.')
+@click.option(
+    '--executor', type=click.Choice(['here', 'slurm']), default='here', show_default=True, help='Run here or by SLURM.'
+)
 @click.option('--workers', default=1, show_default=True, type=click.IntRange(1), help='With SLURM: tasks of the array.')
 @click.option('--slurm', 'asked', callback=pairs, help='sbatch option, such as partition=gpu.', **KEY_VALUE)
 @click.option('--slurm-header', type=click.Path(path_type=Path), help="File of your site's lines for the script.")
@@ -177,7 +179,7 @@ def _send(
 @click.argument('profile')
 @RESULTS
 def stop(profile: str, results: Path) -> None:
-    """Cancel the SLURM jobs of PROFILE. What is done is recorded; `medpeft run` goes on from there."""
+    """Cancel the SLURM jobs of PROFILE. Finished runs are recorded; `medpeft run` continues from them."""
     from medpeft_utils.study import slurm
 
     click.echo(f'cancelled: {", ".join(slurm.stop(StudyFolder(results / profile)))}')

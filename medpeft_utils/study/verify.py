@@ -146,8 +146,16 @@ def grid_of(chosen: list[dict[str, Any]], folder: StudyFolder) -> Grid:
 
 @click.command()
 @click.argument('source', metavar='RECORDS', type=click.Path(exists=True, path_type=Path))
-@click.option('--sample', 'number', default=5, show_default=True, type=click.IntRange(0), help='How many to run again.')
-@click.option('--tolerance', default=TOLERANCE, show_default=True, type=click.FloatRange(0, 1), help='Of every score.')
+@click.option(
+    '--sample', 'number', default=5, show_default=True, type=click.IntRange(0), help='Number of runs to repeat.'
+)
+@click.option(
+    '--tolerance',
+    default=TOLERANCE,
+    show_default=True,
+    type=click.FloatRange(0, 1),
+    help='Largest difference of every score.',
+)
 @run_options
 @RESULTS
 @click.pass_context
@@ -155,7 +163,7 @@ def verify(context: click.Context, source: Path, number: int, tolerance: float, 
     """Check RECORDS (a records.jsonl or a study's folder) and repeat some of their runs on this machine.
 
     Every record is checked against itself; a sample over experiments, families and methods is run again, and its
-    scores must agree within the tolerance. The exit status is 1 where one does not hold.
+    scores must agree within the tolerance. The exit status is 1 if any does not.
     """
     done = [record for record in records.read_all(source) if record['status'] == 'done']
     if not done:

@@ -28,14 +28,16 @@ def recipe_of(name: str, passes: float, real: bool = False):
 
 @click.command()
 @click.argument('name', type=click.Choice(list(RECIPES)))
-@click.option('--images', default='', help="Folder of NIH radiographs with the authors' lists; synthetic ones without.")
-@click.option('--count', default=12_000, show_default=True, help='How many synthetic radiographs are drawn.')
-@click.option('--passes', default=6.0, show_default=True, help='How often every training image is seen.')
-@click.option('--folder', default='', help='Checkpoints and curve; results/pretraining/NAME without.')
+@click.option(
+    '--images', default='', help="Folder of NIH radiographs with the authors' lists; by default images are synthetic."
+)
+@click.option('--count', default=12_000, show_default=True, help='Number of synthetic radiographs.')
+@click.option('--passes', default=6.0, show_default=True, help='Passes over the training images.')
+@click.option('--folder', default='', help='Folder of checkpoints and curve; by default results/pretraining/NAME.')
 @click.option('--threads', default=0, help='CPU threads  [default: OMP_NUM_THREADS, else 1].')
 @click.option('--publish', is_flag=True, help='Replace the shipped weights and their card (synthetic images only).')
 def pretrain(name: str, images: str, count: int, passes: float, folder: str, threads: int, publish: bool) -> None:
-    """Train NAME, a small chest-radiograph backbone. Kill it at any moment: the same command goes on.
+    """Train NAME, a small chest-radiograph backbone. You may kill it at any time: the same command resumes it.
 
     Weights trained on real radiographs (--images) stay in the folder, as NAME.safetensors for `weights=FILE`.
     """
