@@ -123,6 +123,9 @@ def test_fitzpatrick_published_lists_of_duplicates_and_errors(tmp_path):
     assert rows['group'].nunique() == len(table) - 2 - 4 - 1
     assert counted('fitzpatrick17k', folder, 'each cluster in one split') == 7
     assert counted('fitzpatrick17k', folder, 'selected_outliers.txt') == 2
+    for name in ('selected_outliers.txt', 'complete_clusters.txt'):
+        (folder / name).write_text("['no-ne_f1_1_zzzzzzzz', 'no-ne_f1_2_yyyyyyyy']\n")
+        refuses('fitzpatrick17k', folder, name, 'none of its 2 images is in this download')
 
 
 def test_fitzpatrick_faulty_tables(fitzpatrick, table_of):

@@ -108,6 +108,15 @@ def test_mimic_cxr_is_read_again_only_when_it_changes(tmp_path, monkeypatch):
     assert set(load('mimic_cxr', root, image_size=16, cache=tmp_path).texts) == {'Changed.'}
 
 
+def test_labels_of_another_mimic_cxr_are_refused(tmp_path):
+    root = make_mimic(tmp_path)
+    table = root / 'mimic-cxr-2.0.0-chexpert.csv.gz'
+    labels = pd.read_csv(table, dtype=str)
+    labels.assign(study_id=[f'9{study}' for study in labels['study_id']]).to_csv(table, index=False)
+    with pytest.raises(BadInput, match=r'chexpert.csv.gz: none of its .* is in this download'):
+        load('mimic_cxr', root, image_size=16, cache=tmp_path)
+
+
 def test_mimic_cxr_says_what_is_missing(tmp_path):
     root = make_mimic(tmp_path)
     shutil.rmtree(tmp_path / 'mimic-cxr')

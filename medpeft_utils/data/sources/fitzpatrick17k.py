@@ -27,7 +27,7 @@ import pandas as pd
 
 from medpeft_utils.core.errors import BadInput
 from medpeft_utils.data.cards import DataCard
-from medpeft_utils.data.files import images_below, read_table, require_columns
+from medpeft_utils.data.files import images_below, read_table, require_columns, require_known
 from medpeft_utils.data.sources import locate, register
 
 TABLE = 'fitzpatrick17k.csv'
@@ -140,6 +140,9 @@ def read(root: Path, name: str) -> pd.DataFrame:
     _, level, types = LEVELS[name]
     table = read_table(root / TABLE)
     require_columns(table, COLUMNS, root / TABLE)
+    for beside in (CLUSTERS, OUTLIERS):
+        named = [digits for line in _listed(root / beside) for digits in line]
+        require_known(named, table['md5hash'].str.lower().str[:8], root / beside)
     notes = {}
     if types:
         outside = ~table['fitzpatrick_scale'].isin(types)
