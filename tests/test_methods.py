@@ -217,18 +217,18 @@ def test_is_documented(key: str):
     assert method.summary.endswith('.')
     assert set(method.learning_rate) == set(method.families)
     assert method.learning_rate_source
-    for option in methods.options(key):
-        assert option['description']
-        assert option['source']
+    for option in dataclasses.fields(METHODS[key].Config):
+        assert option.metadata['description']
+        assert option.metadata['source']
 
 
 @pytest.mark.parametrize('key', METHODS)
 def test_wrong_options_raise_one_clear_error(key: str):
     with pytest.raises(BadInput, match=rf"method '{key}' has no option 'no_such'"):
         METHODS[key].configure({'no_such': 1})
-    for option in methods.options(key):
-        with pytest.raises(BadInput, match=rf"option '{option['name']}' of method '{key}' is \[\]; it must be a"):
-            METHODS[key].configure({option['name']: []})
+    for option in dataclasses.fields(METHODS[key].Config):
+        with pytest.raises(BadInput, match=rf"option '{option.name}' of method '{key}' is \[\]; it must be a"):
+            METHODS[key].configure({option.name: []})
 
 
 # --- what is particular -----------------------------------------------------------------------------------------------
@@ -275,7 +275,7 @@ def test_the_seed_decides_the_start_and_leaves_the_global_generator_alone():
 
 def test_apply_refuses_a_backbone_that_has_a_method():
     adapted = Case('vit', 'ssf').apply()
-    with pytest.raises(BadInput, match="has method 'ssf' already; load the backbone anew to apply 'lora'"):
+    with pytest.raises(BadInput, match="has method 'ssf' already; load the backbone again to apply 'lora'"):
         methods.apply(adapted.model, 'lora', 'vit')
     merged = adapted.merge()
     methods.apply(merged, 'lora', 'vit')  # what is merged is a plain network again

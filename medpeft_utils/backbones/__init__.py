@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 
 from medpeft_utils.backbones import foreign
 from medpeft_utils.backbones.names import (
-    cut_of,
     family_of,
     is_shipped,
     label_of,
@@ -126,7 +125,13 @@ def build(
     if depth is not None:
         with torch.device('meta'):
             whole = build(base)
-        cut_of(name, len(whole.blocks) if structure_of(whole) == 'vit' and hasattr(whole, 'blocks') else None, depth)
+        if structure_of(whole) != 'vit' or not hasattr(whole, 'blocks'):
+            raise DoesNotFit(
+                f'backbone {name!r}: only a transformer with one row of blocks can be cut after {depth} of them'
+            )
+        if not 1 <= depth <= len(whole.blocks):
+            blocks = len(whole.blocks)
+            raise BadInput(f'backbone {name!r} has {blocks} blocks; {depth} cannot be kept, 1 to {blocks} can')
         more['depth'] = depth
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -159,8 +164,8 @@ def _build_with_timm(name: str, image_size: int | None, **arguments) -> nn.Modul
 def _open_branches(model: nn.Module) -> None:
     """Set to 1 the BatchNorm weights that timm starts at 0 (`zero_init_last`), for networks without published weights.
 
-    A residual branch that ends in 0 has no gradient before its end: with random weights and a method that leaves this
-    weight frozen, whatever is trained inside the branch would never move.
+    A residual branch that ends in 0 passes no gradient back. With random weights, and a method that freezes this
+    weight, nothing that is trained inside the branch would ever move.
     """
     from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -221,7 +226,7 @@ def _check_input(name: str, image_size: int | None, in_channels: int, weights: s
 
 
 def _check_patches(name: str, model: nn.Module, image_size: int | None) -> None:
-    """timm cuts what the patches do not cover; that would lose the rim of every image silently."""
+    """timm cuts off what the patches do not cover; every image would silently lose its rim."""
     patch = getattr(getattr(model, 'patch_embed', None), 'patch_size', None) or 1
     _require_multiple(name, patch[0] if isinstance(patch, tuple | list) else patch, image_size)
 
@@ -237,7 +242,7 @@ def check_image_size(name: str, image_size: int) -> None:
     if not image_size:
         return
     if family_of(name) == 'cnn' and image_size < 32:
-        raise DoesNotFit(f'backbone {name!r} shrinks an image 32 times; {image_size} px are too few, give 32 or more')
+        raise DoesNotFit(f'backbone {name!r} shrinks an image 32 times; {image_size} px are too few; give 32 or more')
     if small := SMALL_BACKBONES.get(split_name(name)[0]):
         _require_multiple(name, small.architecture.get('patch_size', 1), image_size)
         return
@@ -257,7 +262,7 @@ def _require_multiple(name: str, patch: int, image_size: int | None) -> None:
     if image_size and image_size % patch:
         nearest = max(1, round(image_size / patch)) * patch
         raise DoesNotFit(
-            f'backbone {name!r} has patches of {patch} px; {image_size} px is no multiple, {nearest} px is'
+            f'backbone {name!r} has patches of {patch} px; {image_size} px is not a multiple of that, {nearest} px is'
         )
 
 

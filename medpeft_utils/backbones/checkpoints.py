@@ -1,4 +1,4 @@
-"""Read weights from a file and put them into a network, whatever public format they are in.
+"""Read weights from a file in any public format and put them into a network.
 
 Formats: timm (safetensors or a state dict), MAE (He et al. 2022: `model`, with or without decoder, as CXR-MAE and
 RETFound have it; MRM's has a report decoder too), CLIP (Radford et al. 2021: `visual.*`), open_clip around timm
@@ -28,7 +28,7 @@ from medpeft_utils.core.files import read_tensors, require_numbers
 # Parts that only pre-training needs; `mask_token` also makes timm take an MAE file for a DINOv2 one.
 TRUNK = 'visual.trunk.'  # open_clip's prefix of a timm network
 PRETRAINING_ONLY = ('decoder_', 'mask_token', 'decoder.')
-# What a network that is fine-tuned has and one that is pre-trained has not: it starts at 1 and 0 where a file lacks it.
+# What only a network for fine-tuning has: it starts at 1 and 0 where a file lacks it.
 FINE_TUNING_ONLY = ('fc_norm.',)
 
 
@@ -65,7 +65,7 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
     except pickle.UnpicklingError as error:
         message = f'{path}: holds more than tensors and is not opened, since a pickle can run code'
         raise BadInput(f'{message}; convert it to safetensors where you trust it') from error
-    except Exception as error:  # a damaged or hostile file makes its reader raise whatever it likes
+    except Exception as error:  # a damaged or hostile file makes its reader raise anything
         kind = 'safetensors' if safe else 'weights'
         reason = short(' '.join(str(error).split()), 200)
         raise BadInput(f'{path}: not a whole {kind} file ({reason}); fetch it again') from error
@@ -134,7 +134,7 @@ def _add_biases(model: nn.Module, given: dict[str, torch.Tensor]) -> None:
 
 
 def _require_patches(model: nn.Module, state: dict[str, torch.Tensor], name: str, path: Path) -> None:
-    """Raise DoesNotFit for patches of another size, which timm's filter would resample without a word."""
+    """Raise DoesNotFit for patches of another size, which timm's filter would resample silently."""
     own = model.state_dict().get('patch_embed.proj.weight')
     given = state.get('patch_embed.proj.weight', state.get('module.patch_embed.proj.weight'))
     if own is not None and given is not None and given.ndim == 4 and given.shape[2:] != own.shape[2:]:
@@ -163,8 +163,8 @@ def _misfits(own: dict[str, torch.Tensor], given: dict[str, torch.Tensor], wante
 def fill(model: nn.Module, state: dict[str, torch.Tensor], name: str, path: Path) -> Filling:
     """Load `state` into `model` except for the head; return what was left over and what is newly initialised.
 
-    The `norm` of a masked autoencoder's file has no place in a network with `fc_norm`, which starts anew, as in the
-    fine-tuning code of He et al. 2022.
+    The `norm` of a masked autoencoder's file has no place in a network with `fc_norm`, which starts from
+    scratch, as in the fine-tuning code of He et al. 2022.
 
     Raises:
         DoesNotFit: something of the network is missing from the file, or has another shape.

@@ -73,10 +73,14 @@ def folder_of(name: str) -> Path:
 def weights_of(name: str) -> Path:
     """The weights file in the folder of a name. Raises BadInput where there is none."""
     folder = folder_of(name)
-    found = next((folder / file for file in WEIGHTS if (folder / file).is_file()), None)
+    found = _weights_in(folder)
     if found is None:
         raise BadInput(f'backbone {name!r}: {folder} holds none of {", ".join(WEIGHTS)}; was the download stopped?')
     return found
+
+
+def _weights_in(folder: Path) -> Path | None:
+    return next((folder / file for file in WEIGHTS if (folder / file).is_file()), None)
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -111,8 +115,7 @@ def check_built(name: str, model: nn.Module) -> None:
     """Raise BadInput for a network, built on the meta device, that is too large for its file, or takes no image."""
     import torch
 
-    weights, folder = sum(parameter.numel() for parameter in model.parameters()), folder_of(name)
-    file = next((folder / file for file in WEIGHTS if (folder / file).is_file()), None)
+    weights, file = sum(parameter.numel() for parameter in model.parameters()), _weights_in(folder_of(name))
     described = f'backbone {name!r}: its configuration describes {weights:,} weights'
     if weights > MOST_WEIGHTS:
         raise BadInput(f'{described}; {MOST_WEIGHTS:,} at most')
@@ -122,7 +125,7 @@ def check_built(name: str, model: nn.Module) -> None:
     try:
         with torch.inference_mode():
             model.eval()(torch.empty(1, 3, size, size, device='meta'))
-    except Exception as error:  # whatever a layer raises
+    except Exception as error:  # a layer may raise anything
         raise BadInput(f'backbone {name!r}: its configuration takes no image ({short(error, 200)})') from error
 
 
@@ -205,7 +208,7 @@ def create(name: str, **arguments: Any) -> nn.Module:
         return _create_transformers(name, vision, _json(folder / 'preprocessor_config.json'), arguments)
     except MedpeftError:
         raise
-    except Exception as error:  # a library takes the configuration at its word, and raises whatever it likes
+    except Exception as error:  # a library takes the configuration at its word, and may raise anything
         if 'img_size' in str(error):
             raise
         raise BadInput(f'backbone {name!r}: its configuration cannot be built ({short(error, 200)})') from error
@@ -313,9 +316,7 @@ def from_transformers(state: dict[str, torch.Tensor], model: nn.Module) -> tuple
     for name, tensor in state.items():
         inner = name.removeprefix(prefix)
         layer = LAYER.match(inner)
-        projection = (
-            PROJECTION.match(layer[2]) if layer else re.match(r'^head\.attention\.in_proj_(weight|bias)$', inner)
-        )
+        projection = PROJECTION.match(layer[2]) if layer else POOLING.match(inner)
         if not name.startswith(prefix):
             left.append(name)
         elif layer and projection:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from medpeft_utils.backbones.foreign import check_built, folder_of, is_foreign
 from medpeft_utils.backbones.radiograph import RADIOGRAPH_BACKBONES
 from medpeft_utils.backbones.small import LEARNING_RATE_FACTOR, SMALL_BACKBONES
-from medpeft_utils.core.errors import BadInput, DoesNotFit, UnknownName
+from medpeft_utils.core.errors import UnknownName
 
 if TYPE_CHECKING:
     from torch import nn
@@ -86,7 +86,7 @@ def require_known(name: str) -> None:
         raise UnknownName('backbone', name, [*known, *timm.list_models()], LISTING)
     try:
         timm.get_pretrained_cfg(name)
-    except RuntimeError:  # a tag that it has not
+    except RuntimeError:  # an unknown tag
         raise UnknownName('backbone', name, timm.list_pretrained(f'{architecture}.*'), LISTING) from None
 
 
@@ -141,15 +141,3 @@ def attention_of(block: nn.Module) -> str | None:
         return None
     linear = any(isinstance(getattr(children[name], part, None), Linear) for part in PROJECTIONS)
     return name if linear else None
-
-
-def cut_of(name: str, blocks: int | None, depth: int | None) -> None:
-    """Raise where `depth` of `blocks` cannot be kept (`blocks` is None for a network without a row of blocks)."""
-    if depth is None:
-        return
-    if blocks is None:
-        raise DoesNotFit(
-            f'backbone {name!r}: only a transformer with one row of blocks can be cut after {depth} of them'
-        )
-    if not 1 <= depth <= blocks:
-        raise BadInput(f'backbone {name!r} has {blocks} blocks; {depth} cannot be kept, 1 to {blocks} can')

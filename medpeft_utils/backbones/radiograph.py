@@ -1,6 +1,6 @@
 """The two chest-radiograph networks of Lian et al. 2024, whose weights the user brings as a file.
 
-Their authors give them away by links that a program cannot fetch, so there is no download here: `load` takes them with
+Their authors share them by links that a program cannot fetch, and there is no download here: `load` takes them with
 `weights=FILE`. The network is the one in which the papers fine-tune: a ViT-B/16 whose patch tokens are averaged (the
 class token left out) and then normalised by `fc_norm` (He et al. 2022, arXiv:2111.06377, fine-tuning code).
 """
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import nn
 
-HEAD_STD = 2e-5  # the authors' initialisation of the head: logits of about 0, so that full fine-tuning starts softly
+HEAD_STD = 2e-5  # the authors' initialisation of the head: logits of about 0, for a soft start of full fine-tuning
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class RadiographBackbone:
         architecture: the timm network.
         mean, std: of grey values in 0..1, from the authors' fine-tuning code (`datasets.py`).
         source: the publication.
-        how_to_obtain: where the file is to be had.
+        how_to_obtain: where to get the file.
     """
 
     name: str

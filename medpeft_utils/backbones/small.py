@@ -1,8 +1,8 @@
 """The small backbones that the project trains itself and ships.
 
-Each has the depth and the layout of the timm network that it stands for, so that every method applies to it
-unchanged; only the width, the number of heads and the input are smaller. `medpeft_utils/pretraining` trains them and
-`medpeft_utils/backbones/weights` holds the weights, each beside its card.
+Each has the depth and the layout of the timm network that it stands for, and every method applies to it unchanged; only
+the width, the number of heads and the input are smaller. `recipes/backbones` trains them; each card in
+`medpeft_utils/backbones/weights` lies beside its weights.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class SmallBackbone:
         settings = {'img_size': self.image_size} | self.architecture | arguments
 
         def resized(state: dict, model: Any) -> dict:
-            """In float32, and without the norm of masked pre-training, which a network with `fc_norm` has not."""
+            """In float32, and without the norm of masked pre-training, which a network with `fc_norm` lacks."""
             state = {key: value.float() for key, value in state.items()}
             own = model.state_dict()
             return {k: v for k, v in vision_transformer.checkpoint_filter_fn(state, model).items() if k in own}

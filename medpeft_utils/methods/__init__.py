@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import pkgutil
 from typing import Any
@@ -30,7 +29,6 @@ __all__ = [
     'load',
     'names',
     'option',
-    'options',
     'register',
     'table1',
 ]
@@ -70,9 +68,3 @@ def table1() -> list[dict[str, Any]]:
             row = {'key': key, 'label': text, 'kind': method.kind, 'families': []} | about
             rows.setdefault((key, text), row)['families'].append(family)
     return list(rows.values())
-
-
-def options(key: str) -> list[dict[str, Any]]:
-    """The documented options of a method: name, default, description, source, choices, minimum."""
-    fields = dataclasses.fields(METHODS[key].Config)
-    return [{'name': field.name, 'default': field.default, **field.metadata} for field in fields]

@@ -1,4 +1,4 @@
-"""Applying a method to a backbone; training mode, saving, loading and merging of what comes out."""
+"""Applying a method to a backbone; training mode, saving, loading and merging of the result."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class Adapted:
         config: its config.
         family: of the backbone.
         head_names: the parameters of the head; none on a U-Net.
-        base: the network as it was before, where its values were kept.
-        left_out: the names of what the method is for and passes by in this backbone (`Method.left_out`).
+        base: the network before the method, if its values were kept.
+        left_out: names of parts of the method's kind that it leaves untouched in this backbone (`Method.left_out`).
     """
 
     def __init__(
@@ -108,8 +108,8 @@ class Adapted:
     def _base(self) -> Structure:
         if self.base is None:
             raise BadInput(
-                f'method {self.method.key!r} trains the own weights of {name_of(self.model)}, and the old ones were '
-                'not kept; apply it with keep=True, or load the backbone anew'
+                f'method {self.method.key!r} trains weights of {name_of(self.model)}, and their old values were '
+                'not kept; apply it with keep=True, or load the backbone again'
             )
         return self.base
 
@@ -140,8 +140,8 @@ def apply(
 ) -> Adapted:
     """Apply a method to a backbone, in place: only what the method trains, and the head, stay trainable.
 
-    What is trained is kept in float32, on a half-precision network too (`precision.py`). Where anything fails, the
-    network is what it was.
+    Trained parameters are kept in float32, on a half-precision network too (`precision.py`). If anything fails, the
+    network stays as it was.
 
     Args:
         model: the backbone, with its head where it has one.
@@ -151,18 +151,18 @@ def apply(
         seed: of the random initialisation of adapters.
         cache: a folder for what a method computes once for a backbone (the decomposition of SV-Diff); several
             processes may share it. Computed at every call where None.
-        keep: whether the old values of what is trained are kept, for `disable` and `unload`; where None, for additive
-            methods, which train little of the backbone itself.
+        keep: whether to keep the old values of trained parameters, for `disable` and `unload`. None keeps them for
+            additive methods, which train little of the backbone itself.
     Raises:
         UnknownName: no such method.
         BadInput: an option is unknown or unusable, or the model has a method already.
-        DoesNotFit: the backbone has not what the method works on.
+        DoesNotFit: the backbone lacks what the method works on.
     """
     method = METHODS[key]
     config = method.configure(config, family)
     if hasattr(model, 'medpeft_method'):
         raise BadInput(
-            f'{name_of(model)} has method {model.medpeft_method!r} already; load the backbone anew to apply {key!r}'
+            f'{name_of(model)} has method {model.medpeft_method!r} already; load the backbone again to apply {key!r}'
         )
     targets = method.targets(model, family, config) if family in method.families else []
     if not targets:
@@ -194,8 +194,8 @@ def load(
     """Apply a saved method to a fresh copy of the backbone that it was trained on.
 
     Args:
-        base_model: the backbone, with as many classes as were trained; it is changed in place, or, where anything
-            fails, not at all.
+        base_model: the backbone, with the number of classes of the training. It is changed in place, or not at all
+            if anything fails.
         path: a file that `Adapted.save` wrote.
         family: of the backbone.
         base_hash: of the backbone (`Backbone.hash`); not compared where None.
@@ -240,7 +240,7 @@ def name_of(model: nn.Module) -> str:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """The global generators at a seed inside, and where they were afterwards; peft initialises from the global one."""
+    """Seed the global generators inside and restore them afterwards; peft initialises from the global one."""
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)

@@ -18,7 +18,7 @@ from medpeft_utils.core.registry import Registry
 
 BATCH_NORM = nn.modules.batchnorm._BatchNorm  # 1d, 2d and 3d, and timm's BatchNormAct2d
 
-LARGEST, LARGEST_COUNT = 2**32, 2**16  # of options; a rank of 10^9 would fill the memory before any error
+LARGEST, LARGEST_COUNT = 2**32, 2**16  # of options; a rank of 10^9 would fill the memory before any check
 PEFT_RATE = (
     'Dutt et al. 2024, Appendix B: PEFT prefers rates about a magnitude above those of full fine-tuning (here 1e-4, on '
     'a U-Net 1e-5)'
@@ -66,14 +66,14 @@ class Method:
         kind: 'baseline', 'selective' (trains some of the backbone's own parameters) or 'additive' (adds parameters).
         paper: authors, year, title and arXiv number.
         summary: what the method is, after Table 1 of Dutt et al. 2024.
-        by_family: family -> the attributes above that differ in that family.
+        by_family: family -> those of the attributes above that differ in that family.
         learning_rate: family -> the peak rate of AdamW where none is searched for.
         learning_rate_source: where that comes from.
-        weight_decay: AdamW's, on matrices and kernels; 0 where the method's paper has none, or where factors that start
-            at 1 would be drawn to 0.
+        weight_decay: AdamW's, on matrices and kernels; 0 if the method's paper has none, or if it would pull factors
+            that start at 1 towards 0.
         mergeable: `Adapted.merge` gives the original architecture with the same outputs.
         identity_at_start: with the default config the adapted model computes what the base model computes.
-        start_tolerance: how far the outputs may lie from the base model's there, by rounding.
+        start_tolerance: how far rounding may move these outputs from the base model's.
         letters: a piece of the names of what it adds -> its letter in drawings, and whether it lies on a path beside
             the layer.
         updates_batchnorm: BatchNorm takes the statistics of each training batch and updates its running ones, as
@@ -81,7 +81,7 @@ class Method:
         family_defaults: family -> options whose default there is not that of `Config`.
         uses_cache: `attach` takes a folder `cache` (or None) for what it computes once for a backbone.
         count_variants: label in the table of counts -> config, where the paper's text allows several readings.
-        needs: what a backbone must have, in words, for the message where it has not.
+        needs: what a backbone must have, in words, for the message to a user whose backbone lacks it.
     """
 
     key: ClassVar[str]
@@ -114,13 +114,13 @@ class Method:
         raise NotImplementedError
 
     def left_out(self, model: nn.Module, targets: list[str], family: str, config: Any) -> list[str]:
-        """The names of modules or parameters of the kind that it works on and that it passes by; usually none."""
+        """Names of modules or parameters of its kind that the method leaves untouched; usually none."""
         return []
 
     def attach(self, model: nn.Module, targets: list[str], family: str, config: Any) -> list[str]:
-        """Change the model in place; the names of the parameters to train, the head's apart.
+        """Change the model in place and return the names of the parameters to train, without the head's.
 
-        Random initialisation takes the global generator, which `apply` seeds and puts back.
+        Random initialisation uses the global generator, which `apply` seeds and restores.
         """
         raise NotImplementedError
 
@@ -278,9 +278,10 @@ def attention_layers(model: nn.Module, parts: str) -> list[str]:
 def prepare_for_additions(model: nn.Module) -> None:
     """Let every attention call its `qkv` layer, and mark Linear layers whose output is changed in place.
 
-    BEiT, EVA-02 and Swin V2 keep biases of q and v beside `qkv` and multiply by its weight themselves, so that what is
-    put in its place would go unused, unless told to add them afterwards: the same outputs up to rounding. They add in
-    place, as some activations work: such an output cannot be kept for the gradient (`changed_in_place`).
+    BEiT, EVA-02 and Swin V2 keep the biases of q and v beside `qkv` and multiply by its weight themselves. They would
+    ignore a module in its place. Told to add the biases afterwards, they call it: the outputs are the same up to
+    rounding. They add in place, as some activations do, and such an output cannot be kept for the gradient
+    (`changed_in_place`).
     """
     for module in model.modules():
         if getattr(module, 'q_bias', None) is not None and hasattr(module, 'qkv_bias_separate'):
@@ -292,7 +293,7 @@ def prepare_for_additions(model: nn.Module) -> None:
 
 
 def is_any_norm(module: nn.Module) -> bool:
-    """Whether a module is a normalisation with a weight of its own, of whatever kind."""
+    """Whether a module is a normalisation layer of any kind that has a weight."""
     return 'norm' in type(module).__name__.lower() and 'weight' in module._parameters
 
 

@@ -33,7 +33,7 @@ class Adapters:
 
     def __init__(self, model: nn.Module, family: str, base_hash: str | None = None):
         if hasattr(model, 'medpeft_method'):
-            raise BadInput(f'the network has method {model.medpeft_method!r}; load the backbone anew')
+            raise BadInput(f'the network has method {model.medpeft_method!r}; load the backbone again')
         self.model, self.family, self.base_hash = model, family, base_hash
         self.current: str | None = None
         self._base = Structure(model.requires_grad_(False))

@@ -39,7 +39,7 @@ def verdict_table(names: tuple[str, ...] = BACKBONES) -> list[dict[str, Any]]:
 
 
 def notes(rows: list[dict[str, Any]]) -> list[str]:
-    """How a printed count that ours contradicts can be recomputed, where there is a way; for `verdict_table`'s rows.
+    """How to recompute a printed count that ours contradicts, if there is a way; for `verdict_table`'s rows.
 
     Table 4 prints a tenth of what Stable Diffusion v1.5 has for full fine-tuning and for the methods that train its
     attention; its other five counts agree. Either its point is one place off, or those runs trained another network.
@@ -63,8 +63,9 @@ def _is_a_tenth(row: dict[str, Any]) -> bool:
 def verdict(count: int, printed: str, features: int) -> str:
     """Whether a count agrees with a printed one such as '10.6M'.
 
-    The first that holds: it rounds to the printed digits; it is truncated to them; it does either with a head of 2 to 9
-    classes; it is within 0.5 % with such a head or without; else by how much the printed one differs.
+    The verdict is the first that holds: the count rounds to the printed digits; it is truncated to them; it does either
+    with a head of 2 to 9 classes; it lies within 0.5 %, with such a head or without. Otherwise the verdict says by what
+    factor the two differ.
 
     Args:
         count: our trainable parameters without the head.

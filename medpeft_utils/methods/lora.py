@@ -144,7 +144,7 @@ class FoldedUpdate(torch.autograd.Function):
 
 @cache
 def folded_linear() -> type[nn.Module]:
-    """peft's layer with the update folded into the weights at every call (`FoldedUpdate`), where that is sooner.
+    """peft's layer with the update folded into the weights at every call (`FoldedUpdate`), where that is faster.
 
     A function: importing this file must not import peft.
     """
@@ -162,7 +162,7 @@ def folded_linear() -> type[nn.Module]:
 
 
 def _folds(layer: Any, x: torch.Tensor) -> bool:
-    """Whether folding is exact and sooner: plain LoRA in float32 on a CPU, without dropout, for many tokens."""
+    """Whether folding is exact and faster: plain LoRA in float32 on a CPU, without dropout, for many tokens."""
     base, dropout = layer.base_layer, layer.lora_dropout[ADAPTER]
     if x.device.type != 'cpu' or not x.dtype == base.weight.dtype == torch.float32:
         return False
@@ -269,7 +269,7 @@ def split_qkv(model: nn.Module, targets: list[str], parts: str) -> list[str]:
     """Put `SplitQKV` in the place of every fused layer among the targets.
 
     Returns:
-        The names with those of the parts in the place of fused layers; of layers apart those of the parts alone.
+        The names, with those of the parts in place of each fused layer; of separate layers only those of the parts.
     """
     names, apart = [], {layer: letter for layers in APART for letter, layer in layers.items()}
     for name in targets:

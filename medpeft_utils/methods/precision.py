@@ -14,8 +14,8 @@ HALF = (torch.float16, torch.bfloat16)
 def train_in_float32(model: nn.Module, names: Iterable[str]) -> None:
     """Keep half-precision parameters in float32, in place; their modules compute in the precision of their input.
 
-    A step of AdamW moves a weight near 1 by the learning rate, 1e-3 or less; the numbers next to 1 in bfloat16 are
-    0.004 and 0.008 away, so that trained in it such a weight never moves. Float32 parameters stay as they are.
+    A step of AdamW moves a weight near 1 by the learning rate, 1e-3 or less. The numbers next to 1 in bfloat16 are
+    0.004 and 0.008 away: a weight that is trained in bfloat16 never moves. Float32 parameters stay as they are.
 
     Args:
         names: of the trained parameters.
@@ -37,7 +37,7 @@ def train_in_float32(model: nn.Module, names: Iterable[str]) -> None:
 
 
 def in_own_precision(model: nn.Module) -> None:
-    """Undo `train_in_float32`, in place: parameters in the precision that they had, no hook left."""
+    """Undo `train_in_float32`, in place: parameters get their old precision, and no hook stays."""
     for module in model.modules():
         for leaf, half in vars(module).pop('float32_parameters', {}).items():
             if leaf in module._parameters:  # else it was merged into another

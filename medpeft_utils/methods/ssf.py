@@ -23,7 +23,7 @@ from medpeft_utils.methods.base import (
 )
 
 NORMS = (BATCH_NORM, nn.GroupNorm, nn.LayerNorm)
-SMALLEST_SCALE = 1e-2  # below it, the features are not told from the scaled ones by a division
+SMALLEST_SCALE = 1e-2  # dividing by less would lose the digits of the features
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class ScaledNorm(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Any shape that the layer takes, to the same shape."""
         base, affine = self.base, self.affine()
-        if type(base) is nn.LayerNorm:  # the same, sooner: there are two in every block
+        if type(base) is nn.LayerNorm:  # the same, faster: there are two in every block
             return F.layer_norm(x, base.normalized_shape, affine['weight'], affine['bias'], base.eps)
         return functional_call(base, affine, (x,))
 

@@ -1,4 +1,4 @@
-"""What a network is made of, kept so that it can be put back: a method fails, is switched off, or gives way."""
+"""The structure of a network, to be restored when a method fails, is switched off or is replaced by another."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Structure:
         self.members = [module for module, _, _ in self.modules]  # whose mode and device are those of the network
 
     def differing(self, other: Structure) -> Structure:
-        """What of this structure another one of the same network has otherwise: all that must be put back after it."""
+        """The part of this structure in which another one of the same network differs: what to restore after it."""
         kinds = {id(module): (kind, kept) for module, kind, kept in other.modules}
         tensors = {id(p): (data.data_ptr(), data.dtype, trained) for p, data, trained in other.parameters}
         part = copy(self)
@@ -50,7 +50,7 @@ class Structure:
         return part
 
     def restore(self) -> nn.Module:
-        """Make the network what it was, in place, on the device that it is on now."""
+        """Put the network back as it was, in place, on its present device."""
         training, device = self.model.training, next((p.device for p in self.model.parameters()), None)
         for module, kind, kept in self.modules:
             module.__class__ = kind
@@ -101,7 +101,7 @@ def unchanged_on_error(model: nn.Module) -> Iterator[Structure]:
 
 @torch.no_grad()
 def detached(model: nn.Module, names: Iterable[str]) -> None:
-    """Give parameters and BatchNorm statistics storage of their own: who holds the old one keeps the old values."""
+    """Give parameters and BatchNorm statistics new storage; a holder of the old storage keeps the old values."""
     for name in names:
         parameter = model.get_parameter(name)
         parameter.data = parameter.data.clone()

@@ -48,7 +48,7 @@ class SVDiff(Method):
     Dutt et al. 2024, Table 4, comes out. Biases and embeddings stay frozen.
 
     Differs: one learning rate for all, the public code trains the norms' shifts at 1e-6. No Cut-Mix-Unmix and no prior
-    preservation, which are for learning single subjects. Decomposed in double precision, so that machines agree on the
+    preservation, which are for learning single subjects. Decomposed in double precision, in which machines agree on the
     singular vectors, and once for a backbone where `apply` and `load` get a cache folder (`decomposition.py`).
     Sampling from a merged model saves the product of the factors at every step.
     """

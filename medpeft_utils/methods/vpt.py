@@ -61,7 +61,7 @@ class VisualPrompts(Method):
 
     Jia et al. 2022, arXiv:2203.12119, Eq. 4 to 7. The prompts of a block are taken out behind it, which for the deep
     form is what replacing them by the next block's does, and keeps them out of a pooled mean. They are put in and taken
-    out by hooks, so that the blocks keep their names.
+    out by hooks, which leave the names of the blocks as they are.
 
     Differs: no projection of the prompts (`PROJECT` of their code, off for ViTs of supervised pre-training).
     """

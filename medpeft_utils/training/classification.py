@@ -136,9 +136,9 @@ class Classification(Run):
 
     @property
     def notes(self) -> list[str]:
-        """Lines for the reader: test images that the backbone was trained on, parts that the method passes by."""
+        """Warnings: test images that the backbone was trained on, and parts that the method leaves untouched."""
         passed, named = self.adapted.left_out, ', '.join(self.adapted.left_out[:3])
-        by = f'{self.settings.method} passes by {len(passed)} parts of its kind: {named}' if passed else ''
+        by = f'{self.settings.method} leaves {len(passed)} parts of its kind untouched: {named}' if passed else ''
         return [line for line in (backbones.warning(self.settings.backbone, self.settings.dataset), by) if line]
 
     @cached_property

@@ -1,4 +1,4 @@
-"""What a run costs beside its time: floating-point operations, bytes, images a second."""
+"""What a run costs besides its time: floating-point operations, bytes, images a second."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def flops(adapted, image_size: int, device: torch.device) -> dict[str, int]:
     """Floating-point operations of an image, two for a multiplication with addition.
 
     torch's counter takes matrix products, convolutions and attention, and nothing else; on a CPU it counts fused
-    attention as nothing, which is therefore switched off meanwhile.
+    attention as nothing, which is therefore switched off for the count.
 
     Returns:
         `forward_flops`, in evaluation; `step_flops`, forward and backward as the method trains, the optimizer left out.

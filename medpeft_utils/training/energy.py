@@ -10,7 +10,7 @@ import ctypes
 import os
 import time
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -19,20 +19,6 @@ NVML = 'libnvidia-ml.so.1'
 SHORTEST = 1.0  # seconds: counters move in steps of up to a tenth
 ALONE = 0.9  # of the machine's busy processor time, from which on a process had the processors to itself
 APART = 30.0  # seconds between readings; the smallest range of a package (some 262 kJ) lasts minutes at full load
-
-
-class Counter(Protocol):
-    """A device's counter."""
-
-    @property
-    def of(self) -> str:
-        """What it measures."""
-
-    def read(self) -> float:
-        """Joules since it was made."""
-
-    def shared(self) -> str:
-        """Why they are not of this process alone; '' where they are."""
 
 
 class Packages:
@@ -99,7 +85,7 @@ class Board:
         return f"the GPU's board (NVML), idle included, without the rest of the machine{unknown}"
 
     def read(self) -> float:
-        count = ctypes.c_uint(0)  # with no room for their names the answer is how many there are, and an error code
+        count = ctypes.c_uint(0)  # without room for their names, the answer is their number and an error code
         self.nvml.nvmlDeviceGetComputeRunningProcesses(self.card, ctypes.byref(count), None)
         self.most = max(self.most, count.value)
         return (self._millijoules() - self.first) / 1e3
@@ -117,8 +103,12 @@ class Board:
             raise OSError(f'{name} of NVML answers {code}')
 
 
-def counter_of(device: torch.device) -> Counter:
-    """The counter of a device. Raises OSError if none can be read."""
+def counter_of(device: torch.device) -> Packages | Board:
+    """The counter of a device. Raises OSError where none can be read.
+
+    Its `of` says what it measures, `read` gives joules since it was made, and `shared` says why they are not of this
+    process alone, or ''.
+    """
     if device.type == 'cuda':
         return Board(f'GPU-{torch.cuda.get_device_properties(device).uuid}')
     return Packages()
@@ -132,7 +122,7 @@ class Energy:
         counter: another than the device's own.
     """
 
-    def __init__(self, device: torch.device, counter: Counter | None = None):
+    def __init__(self, device: torch.device, counter: Packages | Board | None = None):
         self.began = self.last = time.monotonic()
         self.counter, self.joules, self.why = counter, 0.0, ''
         try:

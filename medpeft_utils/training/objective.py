@@ -83,8 +83,8 @@ class MultiLabel(Objective):
     """Findings of 0 and 1: binary cross-entropy on logits, sigmoid, selection by the mean AUROC.
 
     As in Lian et al. 2024, arXiv:2401.12215 (code: BCEWithLogitsLoss, the state of the best mean validation AUROC).
-    Differs: a finding that a split has not both with and without is left out of that split's mean, where the original
-    stops; where that is every finding, the loss alone selects.
+    Differs: a finding that all or none of a split's images have is left out of that split's mean, where the original
+    stops. If that is true of every finding, the loss alone selects.
     """
 
     selection: ClassVar[str] = 'auroc'

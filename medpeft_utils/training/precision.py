@@ -6,7 +6,6 @@ fused kernel wins. Nothing of that is assumed: `choose` times a training step of
 
 from __future__ import annotations
 
-import json
 import platform
 import time
 from collections.abc import Callable
@@ -105,8 +104,8 @@ def graphed_seconds(model: nn.Module, precision: Precision, images: torch.Tensor
 def measure(model: nn.Module, family: str, images: torch.Tensor, rounds: int = 3) -> dict[Precision, float]:
     """Seconds of a training step for every candidate: on a CPU the fastest of `rounds`, after one to warm up.
 
-    There the candidates take turns, so that a machine that is busy for a while slows all of them. The model is only
-    read: weights and statistics stay.
+    There the candidates take turns: a machine that is busy for a while slows all of them. Weights and statistics of the
+    model do not change.
     """
     was_training, ways = model.training, candidates(family)
     labels = torch.zeros(len(images), dtype=torch.long, device=images.device)
@@ -139,8 +138,8 @@ def choose(
 ) -> Precision:
     """The fastest candidate for a backbone on this device, measured once and then read from `folder`.
 
-    The choice is kept so that a repeated run computes in the same way and gives the same numbers; it is one for all
-    methods, which therefore differ in nothing else. `build` gives the network, and is called where it is measured.
+    The choice is kept: a repeated run computes in the same way and gives the same numbers. All methods share it, and
+    differ in nothing else. `build` gives the network, and is called where it is measured.
     """
     from medpeft_utils.core.shared import once
 
@@ -155,8 +154,3 @@ def choose(
 
     key = f'{name}_{image_size}px_{device.type}_torch{torch.__version__}'.replace('/', '_')
     return Precision(**once(Path(folder) / f'{key}.json', compute)['best'])
-
-
-def read_timings(path: Path) -> list[dict]:
-    """What `choose` measured, for showing."""
-    return json.loads(Path(path).read_text())['timings']

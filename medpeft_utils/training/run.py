@@ -1,4 +1,4 @@
-"""What the runs of all tasks share: parameters that are checked, and learning rates that are given, searched or known.
+"""What the runs of all tasks share: checked parameters, and learning rates that are given, searched or documented.
 
 A task's module has a frozen dataclass of `BaseSettings`, which holds the parameters of its notebook and their defaults
 (one source; a test compares them), and a class of `Run` with the notebook's sections as methods.
