@@ -389,7 +389,7 @@ def test_load_refuses_leave_the_network_unchanged(saved: Path):
 
 
 def test_only_what_was_kept_can_be_taken_off():
-    with pytest.raises(BadInput, match=r"'full_ft' trains the own weights .* apply it with keep=True"):
+    with pytest.raises(BadInput, match=r"'full_ft' trains weights .* apply it with keep=True"):
         Case('vit', 'full_ft').apply().unload()
 
 
