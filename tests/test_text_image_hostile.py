@@ -262,6 +262,33 @@ def test_weights_are_those_of_the_file_or_refused(copied: Path, part: str, what:
         pipeline.load(str(copied))
 
 
+@pytest.mark.parametrize(
+    ('name', 'changes'),
+    [
+        ('tokenizer/tokenizer_config.json', {'model_max_length': '77'}),
+        ('tokenizer/tokenizer_config.json', {'model_max_length': 0}),
+        ('scheduler/scheduler_config.json', {'_class_name': 'FlowMatchEulerDiscreteScheduler'}),
+        ('scheduler/scheduler_config.json', {'_class_name': 'KarrasVeScheduler'}),
+        ('scheduler/scheduler_config.json', {'trained_betas': [2.0] * 1000}),
+        ('scheduler/scheduler_config.json', {'trained_betas': [0.1] * 10}),
+    ],
+    ids=str,
+)
+def test_lengths_and_noise_that_nothing_can_be_drawn_with_are_refused(copied: Path, name, changes):
+    (copied / name).write_text(json.dumps(json.loads((copied / name).read_text()) | changes))
+    with pytest.raises(MedpeftError, match=name.partition('/')[0]):
+        pipeline.load(str(copied))
+
+
+def test_what_is_wrong_is_said_once(copied: Path, capfd):
+    """The libraries' own reports would print names of tensors, with the control characters in them."""
+    path = copied / 'text_encoder' / WEIGHTS['text_encoder']
+    save_file(load_file(path) | {'a\x1b[31m': torch.zeros(1)}, path)
+    with pytest.raises(BadInput, match='holds a tensor that no'):
+        pipeline.load(str(copied))
+    assert capfd.readouterr() == ('', '')
+
+
 def test_a_network_far_larger_than_its_weights_is_not_built(copied: Path):
     """Tensors that are missing are made before they are missed: these would take terabytes."""
     path = copied / 'text_encoder' / 'config.json'
@@ -300,6 +327,7 @@ PLACES = {
     ),
     'U-Net': ('unet/config.json', {'auto_map': {'AutoModel': 'custom.Custom'}}),
     'VAE': ('vae/config.json', {'auto_map': {'AutoModel': 'custom.Custom'}}),
+    'attention': ('text_encoder/config.json', {'_attn_implementation': 'somebody/kernel'}),
     'scheduler': ('scheduler/scheduler_config.json', {'_class_name': 'custom.Custom'}),
     'scheduler, a module': ('scheduler/scheduler_config.json', {'_class_name': 'utils'}),
     'scheduler, a function': ('scheduler/scheduler_config.json', {'_class_name': 'DiffusionPipeline'}),

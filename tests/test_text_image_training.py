@@ -346,6 +346,13 @@ def test_a_run_from_its_settings_to_images(folder, table, tmp_path):
     assert np.array_equal(unmerged, run.generate(run.prompts('test'), unet=loaded.model))
 
 
+def test_weights_of_a_folder_replace_those_of_the_pipeline(folder, table, tmp_path):
+    run = TextToImage(settings(folder, table, weights=str(folder)), tmp_path)
+    assert run.pipeline.source == f'folder {folder.name}'
+    with pytest.raises(BadInput, match='or a folder that is there'):
+        settings(folder, table, weights=str(table)).require_weights()
+
+
 def test_subsets_are_nested_and_the_encoded_pairs_are_shared(folder, table, tmp_path):
     small = TextToImage(settings(folder, table, training_pairs=2), tmp_path)
     large = TextToImage(settings(folder, table, training_pairs=6), tmp_path)

@@ -7,6 +7,7 @@ methods follow the notebook's sections.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,7 +18,7 @@ import numpy as np
 from torch import nn
 
 from medpeft_utils import data, methods
-from medpeft_utils.core.errors import BadInput, UnknownName
+from medpeft_utils.core.errors import BadInput, UnknownName, short
 from medpeft_utils.data.cards import packed_pairs
 from medpeft_utils.text_image import computing, names, pipeline
 from medpeft_utils.text_image.encoding import Encoded, encode
@@ -68,6 +69,11 @@ class Settings(BaseSettings):
         if self.precision not in computing.WAYS:
             raise UnknownName('precision', self.precision, tuple(computing.WAYS))
         super().check()
+
+    def require_weights(self) -> None:
+        """Raise BadInput where the weights are not there; nothing is read."""
+        if self.weights not in ('pretrained', 'random') and not os.path.isdir(self.weights):
+            raise BadInput(f"weights={short(self.weights)}: give 'pretrained', 'random', or a folder that is there")
 
 
 class TextToImage(Run):

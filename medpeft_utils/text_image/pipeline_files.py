@@ -32,7 +32,9 @@ COMPONENTS = {
     'scheduler': (None, 'scheduler_config.json', None),
 }
 LIBRARIES = 'diffusers', 'transformers'
-CODE = 'auto_map', 'custom_pipeline', 'custom_pipelines', 'trust_remote_code'  # keys that name code of others
+ATTENTION = 'attn_implementation', '_attn_implementation', '_attn_implementation_internal'
+# Keys that name code of others; an attention may be a kernel on the hub.
+CODE = 'auto_map', 'custom_pipeline', 'custom_pipelines', 'trust_remote_code', *ATTENTION
 PICKLES = '.bin', '.pt', '.pth', '.ckpt'
 PREDICTIONS = 'epsilon', 'v_prediction'
 UNUSED = 'position_ids'  # a buffer of whole numbers in older text encoders
@@ -60,7 +62,7 @@ def _schemas() -> dict[str, type]:
 
     width, few, share = whole(16_384), whole(64), Annotated[float, Field(gt=0, lt=1)]
     fields = {
-        'tokenizer': {},
+        'tokenizer': {'model_max_length': (Annotated[int | float, Field(ge=3)], 77)},
         'text_encoder': {
             'hidden_size': (width, 512),
             'intermediate_size': (whole(65_536), 2048),
@@ -210,14 +212,21 @@ def read_parts(folder: Path) -> dict[str, Any]:
             f'{folder}: its U-Net predicts {short(predicted)}; training needs one that predicts one of '
             f'{", ".join(PREDICTIONS)}'
         )
-    with _faults_of(folder / 'tokenizer'), _without_bars():
+    with _faults_of(folder / 'tokenizer'), _quiet():
         tokenizer = transformers.CLIPTokenizer.from_pretrained(folder / 'tokenizer', local_files_only=True)
     parts: dict[str, Any] = {'tokenizer': tokenizer}
     for name, library in (('text_encoder', transformers), ('vae', diffusers), ('unet', diffusers)):
         class_name, _, file = COMPONENTS[name]
         parts[name] = _network(getattr(library, class_name), folder / name, file)
-    with _faults_of(folder / 'scheduler'):
+    with _faults_of(folder / 'scheduler'), _quiet():
         parts['scheduler'] = kind.from_config(config)
+        betas = getattr(parts['scheduler'], 'betas', None)
+        if (
+            betas is None
+            or len(betas) != config.get('num_train_timesteps', 1000)
+            or not ((betas > 0) & (betas < 1)).all()
+        ):
+            raise DoesNotFit(f'{folder / "scheduler"}: its noise must follow one beta between 0 and 1 a timestep')
     _fit_each_other(parts, folder)
     return parts
 
@@ -246,7 +255,7 @@ def _network(kind: type, folder: Path, file: str) -> torch.nn.Module:
         count = sum(parameter.numel() for parameter in described.parameters())
     if count > 2 * held + LARGEST:
         raise BadInput(f'{path}: holds {held:,} numbers, config.json describes a network of {count:,}; {AGAIN}')
-    with _faults_of(path), _without_bars():
+    with _faults_of(path), _quiet():
         how = {'use_safetensors': True, 'local_files_only': True, 'torch_dtype': torch.float32}
         network, loading = kind.from_pretrained(folder, output_loading_info=True, **how)
     for what, names in (
@@ -292,7 +301,7 @@ def _fit_each_other(parts: dict[str, Any], folder: Path) -> None:
         raise DoesNotFit(
             f'{folder}: its tokenizer has {len(parts["tokenizer"]):,} tokens, its text encoder only {text.vocab_size:,}'
         )
-    with _faults_of(folder), torch.no_grad():
+    with _faults_of(folder), torch.no_grad(), torch.random.fork_rng(devices=[]):
         length = min(int(parts['tokenizer'].model_max_length), text.max_position_embeddings)
         how = {'padding': 'max_length', 'truncation': True, 'max_length': length, 'return_tensors': 'pt'}
         texts = parts['text_encoder'].eval()(parts['tokenizer'](['a b'], **how).input_ids)[0]
@@ -302,19 +311,27 @@ def _fit_each_other(parts: dict[str, Any], folder: Path) -> None:
         picture = parts['vae'].eval().decode(predicted).sample
         parts['vae'].encode(picture)
         parts['scheduler'].set_timesteps(2)
+        time = parts['scheduler'].timesteps[0]
+        parts['scheduler'].step(predicted, time, parts['scheduler'].scale_model_input(latents, time))
         if predicted.shape != latents.shape or not torch.isfinite(picture).all():
             raise BadInput(f'{folder}: it draws pictures of the wrong shape, or of NaN; {AGAIN}')
 
 
 @contextmanager
-def _without_bars() -> Iterator[None]:
-    """Hide the progress bar that transformers shows even for a file of a few megabytes."""
-    from transformers.utils import logging as theirs
+def _quiet() -> Iterator[None]:
+    """Hide what the libraries print over a file, progress bars and reports: our errors say what is wrong."""
+    import diffusers.utils.logging
+    import transformers.utils.logging as theirs
 
-    shown = theirs.is_progress_bar_enabled()
+    loggers, bars = (theirs, diffusers.utils.logging), theirs.is_progress_bar_enabled()
+    levels = [each.get_verbosity() for each in loggers]
     theirs.disable_progress_bar()
+    for each in loggers:
+        each.set_verbosity_error()
     try:
         yield
     finally:
-        if shown:
+        for each, level in zip(loggers, levels, strict=True):
+            each.set_verbosity(level)
+        if bars:
             theirs.enable_progress_bar()
