@@ -79,7 +79,7 @@ class _Shifted:
     def basis(self) -> np.ndarray:
         """[D, SKETCH] orthonormal: the directions in which a sample of the images differs most."""
         rng = np.random.default_rng(0)
-        sample = self.at(0, 0, rng.integers(len(self.details), size=2000))
+        sample = self.at(0, 0, rng.integers(len(self.details), size=min(2000, 4 * len(self.details))))
         return np.linalg.qr(sample.T @ (sample @ rng.standard_normal((WINDOW**2, SKETCH), np.float32)))[0]
 
     def sketches(self, y: int, x: int, basis: np.ndarray) -> np.ndarray:
