@@ -94,7 +94,7 @@ def test_the_usual_methods_exist_and_fit():
 
 
 def test_methods_are_named_once_and_wrong_names_refused():
-    assert plan.methods_of('lora, ssf,lora', 'vit_base_mini') == ['lora', 'ssf']
+    assert plan.methods_of('lora, SSF,lora,Full FT', 'vit_base_mini') == ['lora', 'ssf', 'full_ft']
     with pytest.raises(UnknownName, match='lorra'):
         plan.methods_of('lorra', 'vit_base_mini')
     with pytest.raises(DoesNotFit, match='tsa'):
@@ -181,7 +181,7 @@ def test_the_page_tells_choice_intervals_costs_and_limits_in_all_three_forms(tmp
             'Not a clinical evaluation',
             '3 seeds, 1 split, 240 test images',
             'worse by',
-            '24.0 kB',
+            '24 kB',
         ):
             assert words in form
     assert re.search(r'LoRA: 0\.\d\d \[0\.\d\d, 0\.\d\d\]', text)

@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from medpeft_utils.compare.answer import UNDETECTED, Answer, Candidate, decide, growth, number
+from medpeft_utils.compare.answer import UNDETECTED, Answer, Candidate, decide, growth, number, too_few
 from medpeft_utils.report.inference import Sample, TestSplit
 
 CLASSES = 3
@@ -82,7 +82,7 @@ def test_among_those_without_a_detectable_difference_the_cheapest_is_taken():
     may_be_lost = number(max(lead.high, 0))
     assert answer.recommendation() == (
         f'Use cheap if losing up to {may_be_lost} in macro F1 does not matter, and dear otherwise: no difference from '
-        'dear is detectable, and cheap stores a quarter of the bytes of dear (24.0 kB instead of 96.0 kB).'
+        'dear is detectable, and cheap stores a quarter of the bytes of dear (24 kB instead of 96 kB).'
     )
 
 
@@ -104,6 +104,14 @@ def test_no_choice_with_fewer_than_three_seeds_however_large_the_difference():
     two = [world.candidate('good', 3.0, seeds=2), world.candidate('bad', -1.0, seeds=2)]
     answer = decide(two, world.constant(2))
     assert answer.choice is None and '2 seeds' in answer.recommendation()
+
+
+def test_no_choice_where_a_class_has_hardly_any_test_image():
+    world = World(1)
+    few = too_few({'benign': 40, 'malignant': 4})
+    answer = decide([world.candidate('good', 3.0), world.candidate('bad', -1.0)], world.constant(), few)
+    assert answer.choice is None and "only 4 images of class 'malignant'" in answer.recommendation()
+    assert too_few({'benign': 40, 'malignant': 5}) == ''
 
 
 def test_no_choice_where_nothing_beats_the_commonest_class():
@@ -142,7 +150,7 @@ def test_a_cheaper_method_that_validation_chose_is_recommended_with_what_it_save
     answer = decide([ahead, dear, world.candidate('bad', -0.5)], world.constant())
     assert answer.recommendation() == (
         'Use cheap: no difference from dear is detectable, and cheap stores a quarter of the bytes of dear '
-        '(24.0 kB instead of 96.0 kB).'
+        '(24 kB instead of 96 kB).'
     )
 
 

@@ -20,6 +20,7 @@ from medpeft_utils.core.errors import BadInput
 from medpeft_utils.report.inference import FEWEST, LEVEL, SEED, Interval, Sample
 
 SCORE = 'macro F1'
+FEW_TEST = 5  # test images of a class below which no choice is supported
 WORSE, BETTER, UNDETECTED, UNDECIDED = 'worse', 'better', 'no detectable difference', 'too few seeds to decide'
 
 
@@ -56,7 +57,8 @@ def size_of(count: int | None) -> str:
     """Bytes in words: '3.4 MB'; '' where unknown."""
     if count is None:
         return ''
-    return f'{count / 1e6:,.1f} MB' if count >= 1e5 else f'{count / 1e3:,.1f} kB'
+    value, unit = (count / 1e6, 'MB') if count >= 1e6 else (count / 1e3, 'kB')
+    return f'{value:,.{1 if value < 10 else 0}f} {unit}'
 
 
 @dataclass(frozen=True)
@@ -120,11 +122,13 @@ class Answer:
         chosen: the candidate with the highest score on validation; the cheaper one of equals.
         relations: of the others to it, the highest test score first.
         over_constant: the chosen one's score minus that of always answering the commonest class.
+        few: what makes the test split too small to compare on it; '' where nothing does.
     """
 
     chosen: Candidate
     relations: tuple[Relation, ...]
     over_constant: Interval
+    few: str = ''
 
     @property
     def candidates(self) -> list[Candidate]:
@@ -145,6 +149,8 @@ class Answer:
         runs = max(self.chosen.score.seeds, self.chosen.score.splits)
         if not self.relations:
             return 'only one method was run'
+        if self.few:
+            return self.few
         if runs < FEWEST:
             return f'{runs} seed{"s" if runs > 1 else ""} cannot show how much training varies; use {FEWEST} or more'
         if not (self.over_constant.detectable and self.over_constant.value > 0):
@@ -154,7 +160,7 @@ class Answer:
         if len(self.of(UNDECIDED)) == len(self.relations):
             return f'too few runs of {_listed(self.of(UNDECIDED))} have finished'
         if not self.of(WORSE):
-            return 'no difference between these methods is detectable'
+            return 'no difference between these methods is detectable on this test split'
         return ''
 
     @property
@@ -217,19 +223,27 @@ def _listed(candidates: Sequence[Candidate], word: str = 'and') -> str:
 
 
 def _saving(one: Candidate, other: Candidate) -> str:
-    """What the cheaper one saves: 'SSF stores a quarter of the bytes of LoRA (24.0 kB instead of 96.0 kB)'."""
+    """What the cheaper one saves: 'SSF stores a quarter of the bytes of LoRA (24 kB instead of 96 kB)'."""
     if not (one.adapter_bytes and other.adapter_bytes) or one.adapter_bytes == other.adapter_bytes:
         return f'{one.label} costs less'
     sizes = f'{size_of(one.adapter_bytes)} instead of {size_of(other.adapter_bytes)}'
     return f'{one.label} stores {one.costs(other)[0]} of {other.label} ({sizes})'
 
 
-def decide(candidates: Sequence[Candidate], constant: Sample) -> Answer:
+def too_few(counts: Mapping[str, int]) -> str:
+    """Why no choice is supported by a test split with so many images of each class; '' where one is."""
+    rarest = min(counts, key=counts.get)
+    only = f'only {counts[rarest]} image{"s" if counts[rarest] != 1 else ""} of class {rarest!r}'
+    return f'the test split has {only}, too few to support a choice' if counts[rarest] < FEW_TEST else ''
+
+
+def decide(candidates: Sequence[Candidate], constant: Sample, few: str = '') -> Answer:
     """Compare candidates on one test split.
 
     Args:
         candidates: with the same resamples of the same test split.
         constant: the score of always answering the commonest training class, for the same runs.
+        few: as in `Answer`.
     Raises:
         BadInput: no candidate.
     """
@@ -239,7 +253,7 @@ def decide(candidates: Sequence[Candidate], constant: Sample) -> Answer:
     others = sorted((one for one in candidates if one is not chosen), key=lambda one: -one.score.value)
     leads = simultaneous([chosen.test - one.test for one in others])
     relations = tuple(Relation(one, lead) for one, lead in zip(others, leads, strict=True))
-    return Answer(chosen, relations, (chosen.test - constant).interval())
+    return Answer(chosen, relations, (chosen.test - constant).interval(), few)
 
 
 def simultaneous(differences: Sequence[Sample], level: float = LEVEL) -> list[Interval]:

@@ -106,6 +106,12 @@ class Images:
         return '\n'.join([f'{self.dataset} cannot be used yet:', *shown])
 
     @property
+    def title(self) -> str:
+        """A folder's name, a CSV file's with that of its folder, or the dataset's."""
+        path = Path(self.dataset)
+        return '/'.join(path.parts[-2:]) if path.is_file() else path.name
+
+    @property
     def remarks(self) -> list[str]:
         if self.check is None:
             return []
@@ -197,6 +203,7 @@ class Comparison:
 
     def _announcement(self) -> list[str]:
         from medpeft_utils import methods
+        from medpeft_utils.compare.answer import too_few
 
         labels = ', '.join(methods.label(key, self.family) for key in self.methods)
         s, seeds, about = self.plan.settings, self.plan.seeds, self.about()
@@ -204,7 +211,8 @@ class Comparison:
         tried = f', {s["search_trials"]} learning rates tried for each method' if s['search_trials'] else ''
         lines = [about['data'], *(f'  remark: {remark}' for remark in about['remarks']), about['network']]
         lines.append(f'{labels}: {seeds} seed{"s" if seeds > 1 else ""} each, {each}{tried}.')
-        lines += [f'  remark: {self.plan.remark}'] if self.plan.remark else []
+        remarks = self.plan.remark, too_few(self.data.counts()['test'].to_dict())
+        lines += [f'  remark: {remark}' for remark in remarks if remark]
         if self.curve:
             percent = ', '.join(f'{100 * fraction:g}' for fraction in FRACTIONS)
             lines.append(f'Then two of them with {percent} % of the training images.')
@@ -221,7 +229,7 @@ class Comparison:
         name, label = self.network.name, backbones.label_of(self.network.name)
         words = ['medpeft', 'compare', *sys.argv[2:]] if sys.argv[1:2] == ['compare'] else ['medpeft', 'compare']
         return {
-            'title': f'Which method for {self.data.label}?',
+            'title': f'Which fine-tuning method for {self.images.title}?',
             'data': f'{self.images.dataset}: {len(self.data):,} images{of} ({classes}); {splits}.',
             'remarks': self.images.remarks,
             'network': f'Backbone: {label} ({name}), {self.network.side} px; {self.network.why}.',

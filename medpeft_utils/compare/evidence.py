@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from medpeft_utils import methods
-from medpeft_utils.compare.answer import Answer, Candidate, Growth, decide, growth
+from medpeft_utils.compare.answer import Answer, Candidate, Growth, decide, growth, too_few
 from medpeft_utils.report.inference import Sample, TestSplit
 from medpeft_utils.study import records
 from medpeft_utils.study.grid import Run
@@ -111,7 +111,9 @@ def _compare(found: Evidence, done: dict[tuple, list[dict[str, Any]]]) -> None:
     constant = found.test.f1(np.full(len(tested.labels), commonest), 'macro')
     keys = dict.fromkeys(key for one in candidates for key in one.test.keys)
     if candidates:
-        found.answer = decide(candidates, Sample.of_runs(dict.fromkeys(keys, constant), found.test.groups))
+        tests = np.bincount(tested.labels, minlength=len(found.classes)).tolist()
+        few = too_few(dict(zip(found.classes, tests, strict=True)))
+        found.answer = decide(candidates, Sample.of_runs(dict.fromkeys(keys, constant), found.test.groups), few)
     for label, samples in shares.items():
         if len(samples) > 1:
             by_share = {share: sample for share, (sample, _) in samples.items()}

@@ -65,12 +65,14 @@ def _budget_for(seconds: float) -> str:
 
 
 def methods_of(listed: str, backbone: str) -> list[str]:
-    """The methods' keys in 'usual' or 'lora,ssf', each once. Raises where one is unknown or does not fit."""
+    """The methods' keys in 'usual' or 'lora,BitFit', each once. Raises where one is unknown or does not fit."""
     family = backbones.family_of(backbone)
     fitting = methods.names(family)
     if listed.strip() == 'usual':
         return [key for key in USUAL[family] if key in fitting]
-    keys = list(dict.fromkeys(key.strip() for key in listed.split(',') if key.strip()))
+    labels = {methods.label(key, family).lower(): key for key in fitting}
+    names = filter(None, (name.strip() for name in listed.split(',')))
+    keys = list(dict.fromkeys(labels.get(name.lower(), name) for name in names))
     if not keys:
         raise BadInput('--methods: name at least one, such as --methods full_ft,lora, or usual')
     for key in keys:

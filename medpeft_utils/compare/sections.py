@@ -220,7 +220,7 @@ def _compared(found: Evidence, by: Sequence[str]) -> pd.DataFrame:
     table = table.assign(weights='', record=pd.Series(every, dtype=object))
     table = source.in_order(table)
     held = [AGE if name == 'age' else name for name in read_attributes(every[0])]
-    table.attrs['by'] = list(by) or held
+    table.attrs |= {'by': list(by) or held, 'methods': set(table['method_label'])}  # all of them, in every table
     return table
 
 

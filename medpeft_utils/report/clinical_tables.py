@@ -202,7 +202,7 @@ TABLE_NOTE = (
 @renderer('clinical', 'Clinical metrics, a class against the rest', 'What would a clinician ask of these classifiers?')
 def clinical_table(records: pd.DataFrame, f1: str = 'weighted') -> Output:
     """AUROC, AUPRC, operating points, Brier score and calibration of each class, by encoder, data set and method."""
-    runs = [run for run in runs_with_rows(records, f1) if run.method in SHOWN]
+    runs = [run for run in runs_with_rows(records, f1) if run.method in records.attrs.get('methods', SHOWN)]
     if not runs:
         return Nothing(notes=[NO_ROWS])
     rows, data, least = [], [], []
