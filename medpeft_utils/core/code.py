@@ -175,6 +175,7 @@ class Code:
         import from another folder alone does not count, since what it needs is named by the parameters too.
         """
         parameters, found = parameters or {}, set()
+        real = not str(parameters.get('dataset', SYNTHETIC[1])).startswith(SYNTHETIC[1])
         chosen = {folder: self._chosen(folder, parameters.get(name)) for folder, name in CHOICES.items()}
 
         def is_chosen(place: str) -> bool:
@@ -186,7 +187,7 @@ class Code:
             waiting = [place for name in imports for place in self._modules(name)]
         while waiting:
             place = waiting.pop()
-            if place not in found and not _is_drawn_in_vain(place, parameters):
+            if place not in found and not (real and place.startswith(f'{SYNTHETIC[0]}/')):
                 found.add(place)
                 within = _folder(place) if place in self._choices else None
                 waiting += [other for other in self._imported(place) if is_chosen(other) or _folder(other) == within]
@@ -261,9 +262,3 @@ def _is_choice(place: str, file: _File) -> bool:
     return place.endswith('.safetensors') or any(
         name.rpartition('.')[2].startswith('register') for name in file.imports
     )
-
-
-def _is_drawn_in_vain(place: str, parameters: dict[str, Any]) -> bool:
-    """Whether a file only draws synthetic images, and the run takes others."""
-    folder, prefix = SYNTHETIC
-    return place.startswith(f'{folder}/') and not str(parameters.get('dataset', prefix)).startswith(prefix)

@@ -82,7 +82,11 @@ def parse_yaml(text: bytes | str, what: str) -> Any:
     if len(text) > LARGEST_FILE:
         raise BadInput(f'{what} has {len(text):,} bytes; more than {LARGEST_FILE:,} are not read')
     try:
-        _check_depth(text, what)
+        depth = 0  # before anything is built: the fast parser ends the process at a depth of a hundred thousand
+        for event in yaml.parse(text, Loader=_Loader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > DEEPEST:
+                raise BadInput(f'{what}: YAML nested more than {DEEPEST} deep')
         loader = _Loader(text)
         try:
             node = loader.get_single_node()
@@ -97,23 +101,8 @@ def parse_yaml(text: bytes | str, what: str) -> Any:
         raise BadInput(f'{what} is nested too deeply') from None
     except BadInput:
         raise
-    except (
-        yaml.YAMLError,
-        ValueError,
-        LookupError,
-        TypeError,
-        ArithmeticError,
-    ) as error:  # `!!bool maybe` and the like
+    except (yaml.YAMLError, ValueError, LookupError, TypeError, ArithmeticError) as error:  # as of `!!bool maybe`
         raise BadInput(f'{what} is not YAML: {str(error)[:500]}') from error
-
-
-def _check_depth(text: bytes | str, what: str) -> None:
-    """Before anything is built of it: the fast parser ends the process where it is nested a hundred thousand deep."""
-    depth = 0
-    for event in yaml.parse(text, Loader=_Loader):
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > DEEPEST:
-            raise BadInput(f'{what}: YAML nested more than {DEEPEST} deep')
 
 
 def _size(node: yaml.Node, sizes: dict[int, int], depth: int) -> int:

@@ -53,6 +53,9 @@ def _faults_of(run: Run, notebook: ExperimentNotebook | None, seen: dict[tuple, 
 
 def _settings_faults(parameters: dict[str, Any], notebook: ExperimentNotebook) -> list[str]:
     """An unknown dataset, or what the settings that the notebook makes of its parameters would refuse."""
+    from medpeft_utils.text_image import adaptation, names
+    from medpeft_utils.training import classification
+
     try:
         if 'dataset' in parameters:
             _dataset(parameters['dataset'])
@@ -60,7 +63,8 @@ def _settings_faults(parameters: dict[str, Any], notebook: ExperimentNotebook) -
             getattr(cls, 'planned', cls.of)(parameters)  # weights may be fetched later
         elif parameters.keys() >= {*REQUIRED}:  # it makes none: its names are checked, and nothing else
             named = {name: value for name, value in parameters.items() if name in (*REQUIRED, 'method_config')}
-            _usual_settings(parameters['backbone']).planned(named)
+            usual = adaptation if names.is_pipeline(parameters['backbone']) else classification
+            usual.Settings.planned(named)
     except MedpeftError as error:
         return [str(error)]
     return []
@@ -74,13 +78,6 @@ def _settings_class(code: str) -> type | None:
         if attribute.endswith('Settings') and f'{attribute}.of(' in code:
             return getattr(importlib.import_module(module), attribute, None)
     return None
-
-
-def _usual_settings(backbone: str) -> type:
-    from medpeft_utils.text_image import adaptation, names
-    from medpeft_utils.training import classification
-
-    return (adaptation if names.is_pipeline(backbone) else classification).Settings
 
 
 def _dataset(name: str) -> None:

@@ -35,23 +35,19 @@ ENGINE = [
 
 def preload(names: list[str]) -> list[str]:
     """Import modules, of medpeft_utils all; the faults of those that could not be."""
-    faults = []
-    for name in [*ENGINE, *names, *(_package_modules() if 'medpeft_utils' in names else [])]:
+    faults, package = [], []
+    if 'medpeft_utils' in names:  # all that a notebook may import from it, so code edited meanwhile reaches no run
+        modules = pkgutil.walk_packages(medpeft_utils.__path__, 'medpeft_utils.', onerror=lambda name: None)
+        package = [module.name for module in modules if not module.name.startswith(('medpeft_utils.cli', __name__))]
+    for name in [*ENGINE, *names, *package]:
         try:
             importlib.import_module(name)
         except Exception as error:  # not fatal here: the notebook that needs it fails by it, and its record says so
             faults.append(f'{name}: {type(error).__name__}: {error}')
-    if 'medpeft_utils' in names:  # what every run would do again
+    if package:  # what every run would do again
         Code.now().version()  # parses every file: 1 s
         records.faults({})  # builds the schema of records: 0.2 s
     return faults
-
-
-def _package_modules() -> list[str]:
-    """Everything that a notebook may import from the package, so code edited meanwhile does not reach a run."""
-    modules = pkgutil.walk_packages(medpeft_utils.__path__, 'medpeft_utils.', onerror=lambda name: None)
-    skipped = ('medpeft_utils.cli', __name__)
-    return [module.name for module in modules if not module.name.startswith(skipped)]
 
 
 def _be_fork_server(parent: int, modules: list[str], folder: str) -> None:

@@ -113,28 +113,19 @@ def read_parameters(source: str, path: Path | str = '') -> dict[str, Parameter]:
     for line in ast.parse(source).body:
         if isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant):
             continue  # words on the cell
-        name, annotation, value = _declaration(line)
-        if not name:
-            raise BadInput(f'{path}: {ast.unparse(line)!r} in the parameters cell is not `name: type = value`')
-        default = NO_DEFAULT if value is None else _literal(value, path)
-        kind = annotation or type(default).__name__
+        match line:
+            case ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name)):
+                kind = ast.unparse(line.annotation) if isinstance(line, ast.AnnAssign) else ''
+            case _:
+                raise BadInput(f'{path}: {ast.unparse(line)!r} in the parameters cell is not `name: type = value`')
+        try:
+            default = NO_DEFAULT if line.value is None else ast.literal_eval(line.value)
+        except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
+            reason = f'{ast.unparse(line.value)!r} in the parameters cell is not a plain value'
+            raise BadInput(f'{path}: {reason}') from error
+        kind = kind or type(default).__name__
         declared[name] = Parameter(name, kind if kind in TYPES else '', default)
     return declared
-
-
-def _declaration(line: ast.stmt) -> tuple[str, str, ast.expr | None]:
-    if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name):
-        return line.target.id, ast.unparse(line.annotation), line.value
-    if isinstance(line, ast.Assign) and len(line.targets) == 1 and isinstance(line.targets[0], ast.Name):
-        return line.targets[0].id, '', line.value
-    return '', '', None
-
-
-def _literal(value: ast.expr, path: Path | str) -> Any:
-    try:
-        return ast.literal_eval(value)
-    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
-        raise BadInput(f'{path}: {ast.unparse(value)!r} in the parameters cell is not a plain value') from error
 
 
 def notebook_code(path: Path) -> str:
@@ -158,11 +149,11 @@ def code_version(notebook: Path | None, parameters: dict[str, Any] | None = None
     if notebook is None:
         return 'none.none'
     source, code = notebook_code(notebook), code or Code.now()
-    return f'{code.version(parameters, imported(source))}.{_version_of(source)}'
+    return f'{code.version(parameters, imported(source))}.{_notebook_version(source)}'
 
 
 @lru_cache(maxsize=64)  # a grid asks for each of its runs
-def _version_of(source: str) -> str:
+def _notebook_version(source: str) -> str:
     return digest(fingerprint(source), length=8)
 
 

@@ -76,11 +76,14 @@ def _of_machine() -> float:
 
 
 def environment() -> dict[str, Any]:
-    """What the run runs on: versions, platform, device, threads."""
+    """What the run runs on: versions, platform, device and threads, the last two as far as torch is loaded anyway."""
+    torch = sys.modules.get('torch')
+    cuda = torch is not None and torch.cuda.is_available()
     return {
         'versions': {'python': platform.python_version(), 'medpeft': medpeft_utils.__version__, **_versions()},
         'platform': platform.platform(),
-        **_device(),
+        'device': torch.cuda.get_device_name() if cuda else 'cpu',
+        'threads': torch.get_num_threads() if torch else None,
     }
 
 
@@ -92,15 +95,6 @@ def _versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue  # an optional one
     return installed
-
-
-def _device() -> dict[str, Any]:
-    """Device and threads, as far as torch is loaded anyway."""
-    torch = sys.modules.get('torch')
-    if torch is None:
-        return {'device': 'cpu', 'threads': None}
-    name = torch.cuda.get_device_name() if torch.cuda.is_available() else 'cpu'
-    return {'device': name, 'threads': torch.get_num_threads()}
 
 
 def commit() -> str | None:

@@ -147,12 +147,9 @@ class Room:
         places = sorted(range(len(self.memory)), key=lambda place: taken[place])
         if self.jobs != AUTO:
             return places[0]
-        return next(
-            (place for place in places if self._fits(run, [one for one, at in active if at == place], place)), None
-        )
-
-    def _fits(self, run: Run, beside: list[Run], place: int) -> bool:
-        if not beside:
-            return True
-        needed, room = [self.needed(one) for one in (run, *beside)], self.memory[place]
-        return room is not None and None not in needed and sum(needed) <= room
+        for place in places:
+            beside, room = [one for one, at in active if at == place], self.memory[place]
+            needed = [self.needed(one) for one in (run, *beside)]
+            if not beside or (room is not None and None not in needed and sum(needed) <= room):
+                return place
+        return None

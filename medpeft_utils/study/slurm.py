@@ -155,8 +155,8 @@ def check_shared(folder: StudyFolder, settings: dict[str, str]) -> str:
 
 def submit(array: Array, folder: StudyFolder) -> list[str]:
     """Send the array, in parts where the site allows no array that large; the numbers of the jobs."""
-    limit = _largest_array()
-    jobs = []
+    largest = re.search(r'MaxArraySize\s*=\s*(\d+)', ask('scontrol', 'show', 'config'))
+    limit, jobs = max(1, int(largest[1]) - 1) if largest else 1000, []
     for first in range(0, array.workers, limit):
         last = min(first + limit, array.workers) - 1
         path = folder.root / 'slurm' / (f'job_{first}.sh' if first else 'job.sh')
@@ -166,11 +166,6 @@ def submit(array: Array, folder: StudyFolder) -> list[str]:
         known = read_json(_jobs_file(folder)) or []
         write_json(_jobs_file(folder), [*known, {'job': number, 'workers': last - first + 1, 'sent': time.time()}])
     return jobs
-
-
-def _largest_array() -> int:
-    limit = re.search(r'MaxArraySize\s*=\s*(\d+)', ask('scontrol', 'show', 'config'))
-    return max(1, int(limit[1]) - 1) if limit else 1000
 
 
 def _jobs_file(folder: StudyFolder) -> Path:

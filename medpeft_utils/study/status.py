@@ -47,17 +47,12 @@ def states(runs: Iterable[Run], folder: StudyFolder) -> list[State]:
         elif is_taken(folder.lease(run.hash)):
             entries.append(State(run, 'running', None))
         else:
-            older = _by_key(folder) if older is None else older
+            if older is None:  # records by what they would be called whatever the code
+                every = records.read_all(folder.root) if folder.runs.is_dir() else ()
+                done = (one for one in every if one['status'] == 'done')
+                older = {run_hash(one['experiment'], one['parameters'], ''): one for one in done}
             entries.append(State(run, 'stale' if run.key in older else 'left', older.get(run.key)))
     return entries
-
-
-def _by_key(folder: StudyFolder) -> dict[str, dict[str, Any]]:
-    """Records by what they would be called whatever the code."""
-    if not folder.runs.is_dir():
-        return {}
-    done = (record for record in records.read_all(folder.root) if record['status'] == 'done')
-    return {run_hash(record['experiment'], record['parameters'], ''): record for record in done}
 
 
 def count_table(entries: list[State]) -> list[str]:

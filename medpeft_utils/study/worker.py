@@ -142,18 +142,14 @@ def execute(job: dict[str, Any], forked: bool) -> int:
         if kernel and outcome.status == 'died':
             outcome.message += described(kernel.wait())
         end_descendants()  # before their CPU time is read
-        outcome.cpu_seconds = _cpu_seconds()
+        used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        outcome.cpu_seconds = round(sum(part.ru_utime + part.ru_stime for part in used), 3)
         outcome.write(folder)
     except StorageFault as fault:
         with contextlib.suppress(OSError):
             Outcome('storage', 'StorageFault', str(fault)).write(folder)
         return STORAGE_EXIT
     return 0
-
-
-def _cpu_seconds() -> float:
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return round(sum(part.ru_utime + part.ru_stime for part in used), 3)
 
 
 def _run_notebook(job: dict[str, Any], folder: Path) -> Outcome:
