@@ -67,7 +67,7 @@ def _beside_the_package(name: str) -> None:
     """Let benchmarks and recipes, which lie beside the package in a checkout, be imported."""
     checkout = Path(medpeft_utils.__file__).resolve().parents[1]
     if not (checkout / 'benchmarks').is_dir():
-        raise BadInput(f'`medpeft {name}` runs from a checkout of the project; an installed package does not hold it')
+        raise BadInput(f'`medpeft {name}` needs a checkout of the project; an installed package does not contain it')
     if str(checkout) not in sys.path:
         sys.path.append(str(checkout))
 

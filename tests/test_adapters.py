@@ -158,8 +158,8 @@ def peft_folder(tmp_path: Path) -> Path:
         ({'r': 10**9}, "option 'rank' is 1000000000, but its largest tensor"),
         ({'r': 8}, 'lora_A.default.weight is'),
         ({'r': 'many'}, "option 'rank' of method 'lora' is 'many'"),
-        ({'peft_type': 'ADALORA'}, "peft_type='ADALORA' as it is set there is no method here"),
-        ({'peft_type': None}, 'there is no method here'),
+        ({'peft_type': 'ADALORA'}, "peft_type='ADALORA' with these settings is not supported"),
+        ({'peft_type': None}, 'with these settings is not supported'),
         ({'use_dora': True}, 'the file lacks'),
         ({'rank_pattern': {'qkv': 3}}, 'rank_pattern='),
         ({'lora_bias': True}, 'lora_bias=True'),
@@ -302,7 +302,7 @@ def test_a_foreign_adapter_is_loaded_over_a_named_backbone(finished, tmp_path: P
     """Without `medpeft.json`, as other tools write it; the classes are those of its head."""
     medpeft('adapter', 'export', finished[0], tmp_path / 'peft')
     (tmp_path / 'peft' / 'medpeft.json').unlink()
-    with pytest.raises(BadInput, match='does not say its backbone; name it by --backbone'):
+    with pytest.raises(BadInput, match='does not name its backbone; give --backbone'):
         store.network(store.find(tmp_path / 'peft'))
     assert 'LoRA over vit_base_mini' in medpeft('adapter', 'load', tmp_path / 'peft', '--backbone', 'vit_base_mini')
 
@@ -326,7 +326,7 @@ def test_what_does_not_match_is_refused(finished, tmp_path: Path):
         store.find(tmp_path / 'alone')
     alone = tmp_path / 'alone' / 'adapter.safetensors'
     alone.write_bytes((folder / '1-x' / 'adapter.safetensors').read_bytes())
-    with pytest.raises(BadInput, match='nothing beside it says its'):
+    with pytest.raises(BadInput, match='no file beside it names its'):
         predict(store.Saved(alone, 'medpeft', {}), [image])
 
 
@@ -365,10 +365,10 @@ def test_push_is_private_by_default(finished, tmp_path: Path, hub: type[Hub], mo
     assert [call[0] for call in hub.calls] == ['create', 'upload']
     medpeft('adapter', 'push', tmp_path / 'peft', 'hf:me/it', '--public')
     assert hub.calls[2] == ('create', 'me/it', False)
-    with pytest.raises(BadInput, match="'me/it' is no place on the Hub; give hf:owner/name"):
+    with pytest.raises(BadInput, match="'me/it' is not an address on the Hub; give hf:owner/name"):
         medpeft('adapter', 'push', tmp_path / 'peft', 'me/it')
     monkeypatch.setattr(Hub, 'private', False)
-    with pytest.raises(BadInput, match='me/it is there already and public'):
+    with pytest.raises(BadInput, match='me/it exists already and is public'):
         medpeft('adapter', 'push', tmp_path / 'peft', 'hf:me/it')
 
 
@@ -378,7 +378,7 @@ def test_push_refuses_what_was_trained_under_an_agreement(finished, tmp_path: Pa
     about = json.loads((tmp_path / 'peft' / 'medpeft.json').read_text())
     about['data'] |= {'name': name, 'label': name}
     write_json(tmp_path / 'peft' / 'medpeft.json', about)
-    with pytest.raises(DoesNotFit, match=rf'was trained on {name}, whose licence is: .*say --allow-restricted'):
+    with pytest.raises(DoesNotFit, match=rf'was trained on {name}, whose licence is: .*give --allow-restricted'):
         medpeft('adapter', 'push', tmp_path / 'peft', 'hf:me/it')
     assert not hub.calls
     medpeft('adapter', 'push', tmp_path / 'peft', 'hf:me/it', '--allow-restricted')

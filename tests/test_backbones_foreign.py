@@ -164,11 +164,11 @@ def half(tensor: torch.Tensor) -> torch.Tensor:
     [
         (lambda t: half(t), 'not finite'),
         (lambda t: t.int(), r'torch\.int32, not weights'),
-        (lambda t: t.to(torch.complex64), 'no plain tensor'),
-        (lambda t: t.to_sparse(), 'no plain tensor'),
-        (lambda t: t.to('meta'), 'no plain tensor'),
-        (lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.qint8), 'no plain tensor|not a whole'),
-        (lambda t: torch.nested.nested_tensor([t, t[:2]]), 'no plain tensor|not a whole'),
+        (lambda t: t.to(torch.complex64), 'not a plain tensor'),
+        (lambda t: t.to_sparse(), 'not a plain tensor'),
+        (lambda t: t.to('meta'), 'not a plain tensor'),
+        (lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.qint8), 'not a plain tensor|not a whole'),
+        (lambda t: torch.nested.nested_tensor([t, t[:2]]), 'not a plain tensor|not a whole'),
     ],
 )
 def test_what_is_no_weight_is_refused(change, words: str, tmp_path: Path):

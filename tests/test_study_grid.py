@@ -61,7 +61,7 @@ def test_a_grid_expands_to_its_combinations(project):
     assert isinstance(first['value'], float) and not grid.faults
     assert len(selected(grid.runs, {'mode': 'exits', 'seed': '1'})) == 1
     assert len(selected(grid.runs, {'experiment': 'toy', 'value': '1'})) == 4
-    with pytest.raises(BadInput, match="'colour' is nothing to choose runs by"):
+    with pytest.raises(BadInput, match="'colour' cannot select runs"):
         selected(grid.runs, {'colour': 'red'})
     with pytest.raises(BadInput, match="no run has mode = 'exit'; there are: 'exits', 'fine', 'raises'"):
         selected(grid.runs, {'mode': 'exit'})

@@ -120,7 +120,7 @@ def test_without_slurm_the_error_names_what_is_missing(project, monkeypatch):
     project.grid()
     monkeypatch.setenv('PATH', str(Path(sys.executable).parent))
     printed = send(project, code=2)
-    assert 'error: sbatch is not here' in printed and 'Traceback' not in printed and not project.results.exists()
+    assert 'error: sbatch is not installed' in printed and 'Traceback' not in printed and not project.results.exists()
     with pytest.raises(BadInput, match='no job was sent'):
         slurm.stop(StudyFolder(project.results / 'tiny'))
 

@@ -78,7 +78,7 @@ def push(folder: Path, target: str, public: bool, allow_restricted: bool) -> Non
 
     match = re.fullmatch(r'hf:([\w.-]+/[\w.-]+)', target)
     if not match:
-        raise BadInput(f'{target!r} is no place on the Hub; give hf:owner/name')
+        raise BadInput(f'{target!r} is not an address on the Hub; give hf:owner/name')
     saved = store.find(folder)
     if saved.layout == 'medpeft':
         raise BadInput(f'{folder} is not exported; first `medpeft adapter export`')
@@ -86,8 +86,8 @@ def push(folder: Path, target: str, public: bool, allow_restricted: bool) -> Non
     card = data_card(data['name'])
     if is_restricted(card) and not allow_restricted:
         raise DoesNotFit(
-            f'{folder} was trained on {data["label"]}, whose licence is: {card.licence}. Weights can give training '
-            'images away; where your agreement allows it, say --allow-restricted'
+            f'{folder} was trained on {data["label"]}, whose licence is: {card.licence}. Weights can reveal training '
+            'images; if your agreement allows it, give --allow-restricted'
         )
     click.echo(_upload(folder, match[1], private=not public))
 
@@ -101,7 +101,7 @@ def _upload(folder: Path, name: str, private: bool) -> str:
     try:
         address = api.create_repo(name, private=private, exist_ok=True)
         if private and not api.repo_info(name).private:
-            raise BadInput(f'{name} is there already and public; give another name, or say --public')
+            raise BadInput(f'{name} exists already and is public; give another name, or --public')
         api.upload_folder(repo_id=name, folder_path=folder, allow_patterns=PUSHED)
     except (HfHubHTTPError, LocalTokenNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

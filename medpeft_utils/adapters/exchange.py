@@ -190,15 +190,15 @@ def _method_of(found: dict[str, Any], folder: Path) -> tuple[str, dict[str, Any]
         for name, value in found.items():
             known = name in fields.values() or name in fixed or name in ABOUT
             if not known and value and value != defaults.get(name):
-                raise DoesNotFit(f'{folder / PEFT_CONFIG}: {name}={value!r} is nothing that method {key!r} here does')
+                raise DoesNotFit(f'{folder / PEFT_CONFIG}: {name}={value!r} is not supported by method {key!r}')
         if found.get('bias', 'none') != 'none':
             raise DoesNotFit(f'{folder / PEFT_CONFIG}: bias={found["bias"]!r}; methods here train no bias beside it')
         options = {option: found[name] for option, name in fields.items() if found.get(name) is not None}
         kinds = {field.name: type(field.default) for field in dataclasses.fields(method.Config)}
         return key, {n: float(v) if kinds[n] is float and type(v) is int else v for n, v in options.items()}
     raise DoesNotFit(
-        f'{folder / PEFT_CONFIG}: peft_type={found.get("peft_type")!r} as it is set there is no method here; these are '
-        f'read: {", ".join(exportable())}'
+        f'{folder / PEFT_CONFIG}: peft_type={found.get("peft_type")!r} with these settings is not supported; these are: '
+        f'{", ".join(exportable())}'
     )
 
 
@@ -308,7 +308,7 @@ def from_diffusers(folder: Path, model: nn.Module) -> tuple[dict[str, Any], Tens
     for name, tensor in tensors.items():
         own = name.replace('.lora.down.', '.lora_A.').replace('.lora.up.', '.lora_B.')
         if not (own.startswith('unet.') and own.endswith(('.lora_A.weight', '.lora_B.weight'))):
-            raise DoesNotFit(f'{path}: {name!r} is no factor of a LoRA of a U-Net, which alone is read')
+            raise DoesNotFit(f'{path}: {name!r} is not a factor of LoRA on a U-Net; nothing else is read')
         names[f'{own.removeprefix("unet.").removesuffix(".weight")}.{ADAPTER}.weight'] = tensor
     ranks = {len(tensor) for name, tensor in names.items() if '.lora_A.' in name}
     if len(ranks) != 1:
@@ -317,6 +317,6 @@ def from_diffusers(folder: Path, model: nn.Module) -> tuple[dict[str, Any], Tens
     layers = sorted({name.rpartition('.lora_')[0] for name in names})
     alpha = about.get('unet.lora_alpha', rank)
     if not isinstance(alpha, int | float) or isinstance(alpha, bool):
-        raise BadInput(f'{path}: unet.lora_alpha={alpha!r} in its metadata is no number')
+        raise BadInput(f'{path}: unet.lora_alpha={alpha!r} in its metadata is not a number')
     config = {'rank': rank, 'alpha': float(alpha)} | _parts_of(layers, 'lora', model, 'unet', folder)
     return {'method': 'lora', 'family': 'unet', 'config': config}, names

@@ -46,7 +46,7 @@ class Saved:
     def known(self, section: str) -> dict[str, Any]:
         """A section of the record. Raises BadInput where nothing is known of it."""
         if section not in self.about:
-            raise BadInput(f'{self.path}: nothing beside it says its {section} ({RECORD} of its run, or {ABOUT})')
+            raise BadInput(f'{self.path}: no file beside it names its {section} ({RECORD} of its run, or {ABOUT})')
         return self.about[section]
 
 
@@ -119,7 +119,7 @@ def network(saved: Saved, backbone: str = '', weights: str = '') -> tuple[nn.Mod
     parameters, known = saved.about.get('parameters', {}), saved.about.get('backbone', {})
     name, weights = backbone or known.get('name'), weights or parameters.get('weights') or 'pretrained'
     if not name:
-        raise BadInput(f'{saved.path} does not say its backbone; name it by --backbone')
+        raise BadInput(f'{saved.path} does not name its backbone; give --backbone')
     seed = parameters.get('seed', 0)
     if saved.layout == 'diffusers' or known.get('family') == 'unet' or names.is_pipeline(name):
         from medpeft_utils.text_image import pipeline

@@ -178,7 +178,7 @@ def require_numbers(tensor: Any, name: str, path: Path | str) -> None:
     plain_one = tensor.layout is torch.strided and not (tensor.is_quantized or tensor.is_complex() or tensor.is_meta)
     if not plain_one or (tensor.is_floating_point() and tensor.dtype not in floats):
         raise BadInput(
-            f'{path}: {short(name)} is no plain tensor of real numbers in half or full precision ({tensor.dtype}, '
+            f'{path}: {short(name)} is not a plain tensor of real numbers in half or full precision ({tensor.dtype}, '
             f'{tensor.layout}, {tensor.device})'
         )
     if tensor.is_floating_point() and not torch.isfinite(tensor.float()).all():

@@ -111,7 +111,7 @@ def _size(node: yaml.Node, sizes: dict[int, int], depth: int) -> int:
         said = f'nested more than {DEEPEST} deep, or an alias within what it stands for'
         raise yaml.constructor.ConstructorError(None, None, said, node.start_mark)
     if node.tag not in PLAIN:
-        raise yaml.constructor.ConstructorError(None, None, f'{node.tag} is no plain value', node.start_mark)
+        raise yaml.constructor.ConstructorError(None, None, f'{node.tag} is not a plain value', node.start_mark)
     if isinstance(node, yaml.ScalarNode):
         node.value.encode()  # half a character cannot be written again
         return 1

@@ -121,7 +121,7 @@ def parse_config(text: str) -> dict[str, Any]:
             f'method_config={short(text)}: not JSON ({error}); give an object, such as {{"rank": 8}}'
         ) from None
     if not isinstance(config, dict):
-        raise BadInput(f'method_config={short(text)} is no object; give one, such as {{"rank": 8}}')
+        raise BadInput(f'method_config={short(text)} is not an object; give one, such as {{"rank": 8}}')
     if bad := [name for name, value in config.items() if isinstance(value, float) and not math.isfinite(value)]:
         raise BadInput(f'method_config={short(text)}: {bad[0]} is not a finite number')
     return config

@@ -194,7 +194,7 @@ def retry(name: str, only: dict, settings: dict, profile: str, results: Path, fa
     from medpeft_utils.study.status import states
 
     if not failed:
-        raise BadInput('say what to retry: medpeft retry --failed GRID')
+        raise BadInput('name what to retry: medpeft retry --failed GRID')
     grid, runs, folder = _open(name, only, settings, profile, results)
     runs = [state.run for state in states(runs, folder) if state.state in ('failed', 'died')]
     if runs:

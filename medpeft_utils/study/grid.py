@@ -207,11 +207,11 @@ def load_grid(path: Path, settings: dict[str, Any] | None = None, profile: str =
         BadInput: the file is no grid at all. Faults within it are collected in `Grid.faults` and by `check`.
     """
     content = parse_yaml(path.read_bytes(), str(path))
-    checked(_schema(), content, f'{path} is no grid')
+    checked(_schema(), content, f'{path} is not a grid')
     content = _with_settings(content, settings or {}, profile)
     count = sum(_count(entry) for entry in content['experiments'])
     if count > MOST_RUNS:
-        raise BadInput(f'{path} stands for {count:,} runs; a grid has at most {MOST_RUNS:,}: split it')
+        raise BadInput(f'{path} describes {count:,} runs; a grid has at most {MOST_RUNS:,}: split it')
     grid = Grid(path, content)
     grid.faults += [
         f'unknown key {short(key)}; a grid has {", ".join(sorted(TOP))}' for key in content if key not in TOP
@@ -370,7 +370,7 @@ def selected(runs: list[Run], only: dict[str, str]) -> list[Run]:
     names = {'experiment', 'family', 'run'}.union(*(run.parameters for run in runs))
     for name, value in only.items():
         if name not in names:
-            raise BadInput(f'{name!r} is nothing to choose runs by; known: {", ".join(sorted(names))}')
+            raise BadInput(f'{name!r} cannot select runs; these can: {", ".join(sorted(names))}')
         if runs and not any(run.has({name: value}) for run in runs):
             there = sorted({short(str(run.value(name)), 30) for run in runs})
             raise BadInput(f'no run has {name} = {short(value)}; there are: {", ".join(there[:MOST_VALUES])}')

@@ -63,9 +63,9 @@ def read_notebook(path: Path) -> ExperimentNotebook:
     try:
         content = parse_json(path.read_bytes())
     except (ValueError, OSError) as error:
-        raise BadInput(f'{path} is no notebook: {error}') from error
+        raise BadInput(f'{path} is not a notebook: {error}') from error
     code, parameters = [], {}
-    for number, cell in enumerate(checked(Notebook, content, f'{path} is no notebook').cells):
+    for number, cell in enumerate(checked(Notebook, content, f'{path} is not a notebook').cells):
         source = cell.source if isinstance(cell.source, str) else ''.join(cell.source)
         if cell.cell_type != 'code':
             continue

@@ -36,7 +36,7 @@ def ask(*command: str, text: str | None = None, fail: bool = True) -> str:
     """What one of SLURM's commands prints. Raises SlurmFault with its words where it fails, and `fail` is not False."""
     if shutil.which(command[0]) is None:
         raise SlurmFault(
-            f'{command[0]} is not here: run this on a host of a SLURM cluster, or without --executor slurm'
+            f'{command[0]} is not installed: run this on a host of a SLURM cluster, or without --executor slurm'
         )
     try:
         done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=ASK_SECONDS * 2)
@@ -134,7 +134,7 @@ def check_settings(settings: dict[str, str]) -> None:
             hint = f'; did you mean {close[0]}?' if close else ''
             raise BadInput(f'--slurm {name}: sbatch has no such option{hint} (sbatch --help)')
         if re.search(r'[\n\r\0]', value):
-            raise BadInput(f'--slurm {name}: a value is one line')
+            raise BadInput(f'--slurm {name}: a value must be one line')
 
 
 def check_shared(folder: StudyFolder, settings: dict[str, str]) -> str:
@@ -209,7 +209,7 @@ class Job:
         # Not SLURM_JOB_ID: that of the last task is also the number of the whole array.
         self.number = f'{array}_{task}' if task else os.environ.get('SLURM_JOB_ID', '')
         if not self.number:
-            raise SlurmFault('--in-slurm outside of a job of SLURM; the batch script gives it')
+            raise SlurmFault('--in-slurm outside a SLURM job; only the batch script gives it')
         self.notice = int(os.environ.get('MEDPEFT_SLURM_NOTICE', SIGNAL_SECONDS))
         seconds = None
         with contextlib.suppress(SlurmFault):  # without an answer: until it is told
