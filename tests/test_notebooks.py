@@ -124,8 +124,10 @@ def check_method(record: dict) -> None:
     assert method['key'] == record['parameters']['method']
     assert method['head_parameters'] % classes == 0
     assert method['trainable_parameters'] + method['head_parameters'] <= method['total_parameters']
-    assert record['learning_rate']['how'] in ('given', 'default', 'none')
-    assert record['learning_rate']['value'] > 0 or method['key'] == 'linear_probing'
+    if method['key'] == 'linear_probing':  # it goes to its optimum by L-BFGS
+        assert record['learning_rate']['how'] == 'converged'
+    else:
+        assert record['learning_rate']['value'] > 0 and record['learning_rate']['how'] in ('given', 'default')
 
 
 def check_scores(record: dict, predictions: pd.DataFrame) -> None:

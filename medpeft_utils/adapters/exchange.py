@@ -197,8 +197,8 @@ def _method_of(found: dict[str, Any], folder: Path) -> tuple[str, dict[str, Any]
         kinds = {field.name: type(field.default) for field in dataclasses.fields(method.Config)}
         return key, {n: float(v) if kinds[n] is float and type(v) is int else v for n, v in options.items()}
     raise DoesNotFit(
-        f'{folder / PEFT_CONFIG}: peft_type={found.get("peft_type")!r} with these settings is not supported; these are: '
-        f'{", ".join(exportable())}'
+        f'{folder / PEFT_CONFIG}: peft_type={found.get("peft_type")!r} with these settings is not supported; these '
+        f'are: {", ".join(exportable())}'
     )
 
 
