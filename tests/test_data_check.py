@@ -185,7 +185,7 @@ def test_notes_of_a_reader_are_printed(tmp_path, monkeypatch):
     for i in range(8):
         draw(tmp_path / f'{i}.png', i, size=(40, 40))
     monkeypatch.setitem(data.CARDS, 'noted', card)
-    monkeypatch.setitem(sources._READERS, 'noted', (lambda folder: folder, read))
+    monkeypatch.setitem(sources._READERS, 'noted', (lambda folder: folder, read, lambda root: []))
     report = check('noted', tmp_path)
     assert report.notes == {'rows without an image left out': 3} and report.verdict == 'in order'
     printed = CliRunner().invoke(data_command, ['check', 'noted', str(tmp_path)]).output

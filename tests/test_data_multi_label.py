@@ -32,7 +32,9 @@ def findings(tmp_path, monkeypatch):
         }
     )
     monkeypatch.setitem(CARDS, 'three_findings', card())
-    monkeypatch.setitem(sources._READERS, 'three_findings', (lambda folder: folder, lambda root: frame))
+    monkeypatch.setitem(
+        sources._READERS, 'three_findings', (lambda folder: folder, lambda root: frame, lambda root: [])
+    )
     return tmp_path, frame
 
 

@@ -434,7 +434,7 @@ def test_every_registered_name_is_decided_by_the_module_that_registers_it():
     from medpeft_utils.data import sources
 
     code = Code.now()
-    for name, (_, read) in sources._READERS.items():
+    for name, (_, read, _) in sources._READERS.items():
         found = code.deciding({'dataset': name, 'method': 'lora'}, ['medpeft_utils.training.classification'])
         files = {place for place in found if place.startswith('data/sources/') and place.endswith('.py')}
         module = read.__module__.removeprefix('medpeft_utils.').replace('.', '/') + '.py'
