@@ -233,8 +233,10 @@ def _saving(one: Candidate, other: Candidate) -> str:
 def too_few(counts: Mapping[str, int]) -> str:
     """Why no choice is supported by a test split with so many images of each class; '' where one is."""
     rarest = min(counts, key=counts.get)
-    only = f'only {counts[rarest]} image{"s" if counts[rarest] != 1 else ""} of class {rarest!r}'
-    return f'the test split has {only}, too few to support a choice' if counts[rarest] < FEW_TEST else ''
+    if counts[rarest] >= FEW_TEST:
+        return ''
+    images = f'{counts[rarest]} image{"s" if counts[rarest] != 1 else ""}'
+    return f'the test split has only {images} of class {rarest!r}, and a choice needs {FEW_TEST} of each class'
 
 
 def decide(candidates: Sequence[Candidate], constant: Sample, few: str = '') -> Answer:
