@@ -381,7 +381,8 @@ class Runner:
             running = list(self.active.values())
             seconds = max(((self.times.expected(active.run) or 0) - active.seconds for active in running), default=0)
             takes = f', {duration(seconds)} to go' if seconds > 0 else ''
-            self.progress.say(f'finishing {len(running)} runs{takes}; Ctrl-C again: they stop, and go on later')
+            runs = f'{len(running)} run{"s" if len(running) != 1 else ""}'
+            self.progress.say(f'finishing {runs}{takes}; press Ctrl-C again to stop now and continue later')
 
     def _has_put_down(self) -> bool:
         """Ask runs to end, once; whether there is no more time, or patience, to wait for their checkpoints."""
