@@ -51,13 +51,13 @@ def bench(
     if saved and changes['methods'] and not quick:
         raise BadInput('--save keeps whole tables; leave --method out, or write --json FILE')
     scale = _scale(device, quick, changes)
-    from benchmarks import kept, run, tables
+    from benchmarks import run, tables
 
     about = describe(scale.device, scale.threads)
-    earlier = kept.earlier(about, quick, FIGURES) if saved else {}
+    earlier = run.earlier(about, quick, FIGURES) if saved else {}
     there = [part for part, found in earlier.get('parts', {}).items() if 'error' not in found] if missing else []
     chosen = [part for part in PARTS if (part in only or not only) and part not in there]
-    keep = (lambda result: kept.save(result, FIGURES)) if saved else (lambda _: None)
+    keep = (lambda result: run.save(result, FIGURES)) if saved else (lambda _: None)
     result = run.bench(scale, chosen, quick, lambda text: click.echo(text, err=True), earlier, keep)
     click.echo(tables.render(result))
     if json_file:

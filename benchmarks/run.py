@@ -8,12 +8,15 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
-from benchmarks import aims, device, studies
+from benchmarks import aims, device, studies, tables
 from benchmarks.rounds import Broken
 from benchmarks.scale import PARTS, Scale
 from benchmarks.steps import measure_loader, measure_steps
+from medpeft_utils.core.files import read_json, write_bytes
+from medpeft_utils.report import style
 
 MEASURES: dict[str, Callable[[Scale, Callable[[str], None]], Any]] = {
     'steps': measure_steps,
@@ -68,3 +71,37 @@ def _judged(about: dict[str, Any], quick: bool, found: dict[str, Any], measured:
 def command() -> str:
     """How this process was called."""
     return shlex.join(['medpeft', *sys.argv[1:]]) if sys.argv[1:2] == ['bench'] else 'medpeft bench'
+
+
+# ---- results on disk
+
+
+def stem(about: dict[str, Any], quick: bool, folder: Path) -> Path:
+    """Path of a device's results without the suffix; a quick bench never replaces a whole one."""
+    return folder / (device.slug(about) + ('-quick' if quick else ''))
+
+
+def earlier(about: dict[str, Any], quick: bool, folder: Path) -> dict[str, Any]:
+    """The results of an earlier bench on this device with these versions, or {}."""
+    found = read_json(stem(about, quick, folder).with_suffix('.json')) or {}
+    same = all(found.get('device', {}).get(name) == about[name] for name in ('device', 'cpu', 'cores', 'versions'))
+    return found if same else {}
+
+
+def save(result: dict[str, Any], folder: Path) -> list[Path]:
+    """Write <device>.json and .md, and for steps .png and .pdf. Called after every part, so a stop loses one part."""
+    base = stem(result['device'], result['quick'], folder)
+    texts = {'.json': json.dumps(result, indent=1) + '\n', '.md': tables.render(result)}
+    paths = []
+    for suffix, text in texts.items():
+        paths.append(base.with_name(base.name + suffix))
+        write_bytes(paths[-1], text.encode(), durable=False)
+    if any('ours' in row for row in result['parts'].get('steps', ())):  # an error is a dict of text
+        from benchmarks.figure import draw
+
+        with style.drawing():
+            figure = draw(result)
+            for suffix, metadata in (('.png', {'Software': None}), ('.pdf', {'CreationDate': None, 'Producer': None})):
+                paths.append(base.with_name(base.name + suffix))
+                figure.savefig(paths[-1], metadata=metadata)
+    return paths

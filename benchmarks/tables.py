@@ -1,4 +1,4 @@
-"""A bench as tables: the same Markdown on the terminal and in the file that is kept."""
+"""A bench as tables: the same Markdown for the terminal and for the file."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from typing import Any
 from benchmarks.device import sentence
 
 HOW = """\
-*Ours* is the package's training loop with all it does in a step (batch, augmentation, schedule, loss). *Plain* is the
-same method as a script would have it: float32, timm's fused attention, peft's LoRA, unfused modules, AdamW. *Best* is a
-loop of forward, backward and optimizer on one batch that lies ready, in the fastest form and number format found for
-that method. Neither of these two loads or augments anything. Weights are random. Candidates take turns; values are
-medians over rounds, ratios medians of the ratios within a round. Memory is each process' peak above its imports (on a
-GPU the allocator's). Linear probing is timed as training through the frozen network; a
-run of the study computes its features once instead."""
+*Ours* is the package's training loop with everything in a step (batch, augmentation, schedule, loss). *Plain* is the
+same method as a simple script writes it: float32, timm's fused attention, peft's LoRA, unfused modules, AdamW. *Best*
+is a loop of forward, backward and optimizer on one prepared batch, in the fastest form and number format for that
+method. Plain and best load and augment nothing. Weights are random. Candidates take turns; values are medians over
+rounds, and ratios are medians of the ratios within a round. Memory is the peak of each process above its imports (on a
+GPU, of the allocator). Linear probing is timed as training through the frozen network; a run of the study computes its
+features
+once instead."""
 
 
 def table(heads: list[str], rows: list[list[str]], left: int = 1) -> str:
-    """An aligned Markdown table; all but the first `left` columns to the right."""
+    """A Markdown table; the first `left` columns are aligned to the left, all others to the right."""
     widths = [max(len(row[i]) for row in [heads, *rows]) for i in range(len(heads))]
 
     def line(cells: list[str]) -> str:
@@ -29,7 +30,7 @@ def table(heads: list[str], rows: list[list[str]], left: int = 1) -> str:
 
 
 def number(value: float | None, form: str = '') -> str:
-    """A value in a format, a dash where there is none."""
+    """A formatted value, or a dash for None."""
     return '–' if value is None else format(value, form)
 
 
@@ -39,7 +40,7 @@ def threads(count: int) -> str:
 
 
 def render(bench: dict[str, Any]) -> str:
-    """The whole bench as Markdown: device, a table a part, the aims."""
+    """The whole bench as Markdown: device, a table for each part, the aims."""
     parts = [
         f'# medpeft bench\n\n{sentence(bench["device"])}.'
         + ('' if not bench['quick'] else ' A quick bench: few and short rounds, so its numbers are rough.')
@@ -59,18 +60,11 @@ def aims(rows: list[dict[str, Any]]) -> str:
     """The aims beside what was measured, and how many are met."""
     cells = []
     for row in rows:
-        target = f'{"≥" if row["at_least"] else "≤"} {row["target"]:g}'
         met = {True: 'met', False: 'not met', None: 'not measured'}[row['met']]
-        about = met + (f' ({row["remark"]})' if row['remark'] else '')
-        cells.append(
-            [
-                row['subject'],
-                row['quantity'],
-                about,
-                number(row['measured'], ',.0f' if (row['measured'] or 0) >= 100 else '.2f'),
-                target,
-            ]
-        )
+        verdict = met + (f' ({row["remark"]})' if row['remark'] else '')
+        value = number(row['measured'], ',.0f' if (row['measured'] or 0) >= 100 else '.2f')
+        target = f'{"≥" if row["at_least"] else "≤"} {row["target"]:g}'
+        cells.append([row['subject'], row['quantity'], verdict, value, target])
     met = sum(row['met'] is True for row in rows)
     heads = ['subject', 'quantity', 'verdict', 'measured', 'aim']
     return f'{met} of {len(rows)} aims are met.\n\n{table(heads, cells, left=3)}'
@@ -116,37 +110,36 @@ def _faults(row: dict[str, Any]) -> list[str]:
 
 
 def _startup(found: dict[str, Any], bench: dict[str, Any]) -> str:
-    rows = [
-        ['a run with a forked kernel', number(found['forked_seconds'], '.2f')],
-        ['the same with the runner around it', number(found['forked_seconds_with_runner'], '.2f')],
-        ['once a study: imports of what is forked from', number(found['once_a_study_seconds'], '.2f')],
-        ['a run with plain papermill', number(found['plain_seconds'], '.2f')],
-    ]
-    return (
-        f'Runs that import torch, timm and peft, write a record and do nothing else.\n\n{table(["", "seconds"], rows)}'
-    )
+    rows = {
+        'a run with a forked kernel': found['forked_seconds'],
+        'the same with the runner around it': found['forked_seconds_with_runner'],
+        'once a study: the imports of the fork server': found['once_a_study_seconds'],
+        'a run with plain papermill': found['plain_seconds'],
+    }
+    return _pairs('Runs that import torch, timm and peft and write a record.', 'seconds', rows, '.2f')
 
 
 def _loader(rows: list[dict[str, Any]], bench: dict[str, Any]) -> str:
-    cells = [[f'{row["image_size"]} px', number(row['images_per_second'], ',.0f')] for row in rows]
-    return f'Augmented batches, {threads(rows[0]["threads"])}.\n\n{table(["input", "images/s"], cells)}'
+    rates = {f'{row["image_size"]} px': row['images_per_second'] for row in rows}
+    return _pairs(f'Augmented batches, {threads(rows[0]["threads"])}.', 'images/s', rates, ',.0f')
 
 
 def _scaling(found: dict[str, Any], bench: dict[str, Any]) -> str:
-    rates = found['runs_per_minute']
-    rows = [[f'{workers} workers', number(rate, '.1f')] for workers, rate in rates.items()]
-    rows.append(['ratio', number(found['ratio'], '.2f')])
-    return f'{found["runs"]} runs of training, one thread each.\n\n{table(["", "runs a minute"], rows)}'
+    rates = {f'{workers} workers': rate for workers, rate in found['runs_per_minute'].items()}
+    text = (
+        f'{found["runs"]} runs of training, one thread each; two workers do {found["ratio"]:.2f} times the runs of one.'
+    )
+    return _pairs(text, 'runs a minute', rates, '.1f')
 
 
 def _memory(found: dict[str, Any], bench: dict[str, Any]) -> str:
-    rows = [
-        ['first tenth of the runs', number(found['first_mb'], ',.0f')],
-        ['last tenth', number(found['last_mb'], ',.0f')],
-    ]
-    return (
-        f'{found["runs"]} runs; memory of the runner and of what kernels are forked from.\n\n{table(["", "MB"], rows)}'
-    )
+    rows = {'first tenth of the runs': found['first_mb'], 'last tenth': found['last_mb']}
+    return _pairs(f'{found["runs"]} runs; memory of the runner and of the fork server.', 'MB', rows, ',.0f')
+
+
+def _pairs(text: str, unit: str, values: dict[str, float], form: str) -> str:
+    """A sentence, and a table of names and values."""
+    return f'{text}\n\n{table(["", unit], [[name, number(value, form)] for name, value in values.items()])}'
 
 
 SHOWN = {'steps': _steps, 'startup': _startup, 'loader': _loader, 'scaling': _scaling, 'memory': _memory}

@@ -21,20 +21,20 @@ INK, MUTED = '#222222', '#8a8a8a'
 
 
 def finish(figure: Figure, synthetic: bool = False) -> Figure:
-    """A figure that a cell may return; where its images are synthetic, it says so."""
+    """The figure, marked if its images are synthetic, for a cell to return."""
     if synthetic:
         figure.text(0.995, 0.005, 'synthetic images', ha='right', va='bottom', fontsize=8, color=MUTED, style='italic')
-    plt.close(figure)  # the notebook shows what a cell returns; an open figure would be shown twice
+    plt.close(figure)  # a notebook shows what a cell returns, and would show an open figure again
     return figure
 
 
 def shorten(name: str, length: int = 20) -> str:
-    """A name cut to so many characters, the last of them an ellipsis; its dollar signs are not taken for formulas."""
+    """A name cut to this length, with an ellipsis; its dollar signs begin no formula."""
     return plain(name if len(name) <= length else name[: length - 1] + '…')
 
 
 def preview(data, per_class: int = 6, seed: int = 0) -> Figure:
-    """`per_class` training images of every class, a row a class, in one picture."""
+    """`per_class` training images of every class in one picture, a row for each class."""
     generator, rows, gap = np.random.default_rng(seed), data.rows('train'), 2
     classes, side = list(data.classes), data.images.shape[1] + gap
     sheet = np.full((side * len(classes), side * per_class, 3), 255, dtype=np.uint8)
@@ -56,29 +56,32 @@ def preview(data, per_class: int = 6, seed: int = 0) -> Figure:
 
 
 def class_counts(data, used_rows: np.ndarray) -> Figure:
-    """Images of every class in the three splits, and how many of the training images this run uses."""
-    classes = list(data.classes)
-    bars = {
-        split: np.bincount(data.labels[data.rows(split)], minlength=len(classes))
-        for split in ('train', 'validation', 'test')
-    }
-    used = np.bincount(data.labels[used_rows], minlength=len(classes))
-    table = (
-        pd.DataFrame(bars, index=classes)
-        .reset_index(names='class')
-        .melt('class', var_name='split', value_name='images')
-    )
-    figure, axis = plt.subplots(figsize=(7, 0.42 * len(classes) + 1.1))
-    sns.barplot(table, y='class', x='images', hue='split', ax=axis, palette=PALETTE[:3], alpha=0.85)
-    for k, count in enumerate(used):
-        axis.plot([count, count], [k - 0.4, k - 0.13], color=INK, lw=2, label='used by this run' if k == 0 else None)
+    """Images of every class, or with every finding, in the three splits, and how many training images this run uses."""
+    shown, names = _indicators(data), [shorten(name, 32) for name in data.classes]
+    figure, axis = plt.subplots(figsize=(7, 0.4 * len(names) + 1.2))
+    for place, split in enumerate(('train', 'validation', 'test')):
+        rows = data.rows(split)
+        at = np.arange(len(names)) + 0.27 * (place - 1)
+        axis.barh(at, shown[rows].sum(axis=0), 0.25, color=PALETTE[place], alpha=0.85, label=f'{split} ({len(rows):,})')
+    for k, count in enumerate(shown[used_rows].sum(axis=0)):
+        label = f'used by this run ({len(used_rows):,})' if k == 0 else None
+        axis.plot([count, count], [k - 0.4, k - 0.13], color=INK, lw=2, label=label)
     axis.set_xscale('symlog', linthresh=10)
-    axis.set(xlabel='images (log scale)', ylabel='')
-    axis.set_yticks(range(len(classes)), [shorten(name, 32) for name in classes])
-    axis.legend(frameon=False, fontsize=8, loc='upper left', bbox_to_anchor=(1, 1))
+    axis.set_yticks(range(len(names)), names)
+    axis.invert_yaxis()
+    axis.set(xlabel='images (log scale)')
+    axis.legend(title='split (images)', frameon=False, fontsize=8, loc='upper left', bbox_to_anchor=(1, 1))
     sns.despine(figure)
     figure.tight_layout()
     return finish(figure, data.synthetic)
+
+
+finding_counts = class_counts  # as the notebook of findings calls it
+
+
+def _indicators(data) -> np.ndarray:
+    """[M, L] whether each image has each finding; for one class an image, whether it is of each class."""
+    return data.labels.astype(bool) if data.labels.ndim == 2 else data.labels[:, None] == np.arange(len(data.classes))
 
 
 def trainable_by_part(adapted) -> Figure:
@@ -123,9 +126,9 @@ def part_of(name: str) -> str:
 
 
 def curve(rows: Sequence[dict], best: int | None = None, title: str = '', synthetic: bool = False) -> Figure:
-    """Training and validation loss, and validation macro-F1, over steps; the selected evaluation marked.
+    """Training and validation loss, and validation macro-F1, over steps, with the selected evaluation marked.
 
-    Of a converged linear probe over C, the strength of its penalty.
+    For a converged linear probe over C, which sets its penalty.
     """
     figure, axis = _losses(rows, best, title, {'f1_macro': 'macro-F1', 'f1_weighted': 'weighted F1'})
     axis.set(ylabel='validation F1', ylim=(0, 1))
@@ -133,7 +136,7 @@ def curve(rows: Sequence[dict], best: int | None = None, title: str = '', synthe
 
 
 def auroc_curve(rows: Sequence[dict], best: int | None = None, title: str = '', synthetic: bool = False) -> Figure:
-    """As `curve`, with the mean validation AUROC."""
+    """Like `curve`, with the mean validation AUROC."""
     figure, axis = _losses(rows, best, title, {'auroc': 'mean AUROC'})
     axis.axhline(0.5, color=MUTED, lw=0.8, ls=':')
     lowest = pd.Series([row['validation_auroc'] for row in rows], dtype=float).min()
@@ -142,7 +145,7 @@ def auroc_curve(rows: Sequence[dict], best: int | None = None, title: str = '', 
 
 
 def _losses(rows: Sequence[dict], best: int | None, title: str, scores: dict[str, str]) -> tuple[Figure, Axes]:
-    """Losses on the left; on the right the scores, by name and label, the first marked at the selected row."""
+    """Losses on the left, scores (name to label) on the right; the selected row is marked on the first score."""
     table = pd.DataFrame(rows).astype(float)
     along = 'C' if 'C' in table else 'step'
     figure, (left, right) = plt.subplots(1, 2, figsize=(8, 2.8))
@@ -164,7 +167,7 @@ def _losses(rows: Sequence[dict], best: int | None, title: str, scores: dict[str
 
 
 def confusion(labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[str], synthetic: bool = False) -> Figure:
-    """Share of every true class (row) that was given each predicted class, with the numbers of images."""
+    """What fraction of each true class (row) got each predicted class, with the numbers of images."""
     from sklearn.metrics import confusion_matrix
 
     counts = confusion_matrix(labels, probabilities.argmax(axis=1), labels=np.arange(len(classes)))
@@ -195,9 +198,9 @@ def confusion(labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[s
 
 
 class LiveCurve:
-    """Redraws the training curve in the notebook at every check: give it to `Classification.train` as `report`.
+    """Draws the training curve in the notebook again after every evaluation; the `report` of `Classification.train`.
 
-    `draw` is what draws it: `curve`, or `auroc_curve`.
+    `draw` draws it: `curve`, or `auroc_curve`.
     """
 
     def __init__(self, title: str = '', synthetic: bool = False, draw: Callable[..., Figure] = curve):
@@ -216,7 +219,7 @@ class LiveCurve:
 
 
 def natural_images(source, shown: int = 24, seed: int = 0) -> Figure:
-    """Some images of a pre-training source with their class in words."""
+    """Some images of a pre-training source, each with its class in words."""
     rows = np.random.default_rng(seed).choice(len(source.labels), shown, replace=False)
     figure, axes = plt.subplots(3, shown // 3, figsize=(shown // 3 * 1.25, 4.3))
     for axis, row in zip(axes.flat, rows, strict=True):
@@ -242,13 +245,8 @@ def pretraining_curve(rows: Sequence[dict], score_name: str, title: str = '') ->
     return finish(figure)
 
 
-def _indicators(data) -> np.ndarray:
-    """[M, L] whether an image has each finding; of a dataset with one class an image, its classes."""
-    return data.labels.astype(bool) if data.labels.ndim == 2 else data.labels[:, None] == np.arange(len(data.classes))
-
-
 def finding_examples(data, per_finding: int = 2, seed: int = 0) -> Figure:
-    """Some training images with each finding, and some with none, side by side."""
+    """Some training images with each finding and some with none, side by side."""
     generator, rows, shown = np.random.default_rng(seed), data.rows('train'), _indicators(data)
     kinds = [(name, rows[shown[rows, k]]) for k, name in enumerate(data.classes)]
     kinds += [('none of these', rows[~shown[rows].any(axis=1)])]
@@ -267,29 +265,8 @@ def finding_examples(data, per_finding: int = 2, seed: int = 0) -> Figure:
     return finish(figure, data.synthetic)
 
 
-def finding_counts(data, used_rows: np.ndarray) -> Figure:
-    """Images with each finding in the three splits, and how many of the training images this run uses."""
-    shown, names = _indicators(data), [shorten(name, 32) for name in data.classes]
-    figure, axis = plt.subplots(figsize=(7, 0.4 * len(names) + 1.2))
-    for place, split in enumerate(('train', 'validation', 'test')):
-        rows = data.rows(split)
-        at = np.arange(len(names)) + 0.27 * (place - 1)
-        axis.barh(at, shown[rows].sum(axis=0), 0.25, color=PALETTE[place], alpha=0.85, label=f'{split} ({len(rows):,})')
-    for k, count in enumerate(shown[used_rows].sum(axis=0)):
-        label = f'used by this run ({len(used_rows):,})' if k == 0 else None
-        axis.plot([count, count], [k - 0.4, k - 0.13], color=INK, lw=2, label=label)
-    axis.set_xscale('symlog', linthresh=10)
-    axis.set_yticks(range(len(names)), names)
-    axis.invert_yaxis()
-    axis.set(xlabel='images (log scale)')
-    axis.legend(title='split (images)', frameon=False, fontsize=8, loc='upper left', bbox_to_anchor=(1, 1))
-    sns.despine(figure)
-    figure.tight_layout()
-    return finish(figure, data.synthetic)
-
-
 def auroc_by_finding(per_class: dict[str, dict], title: str = '', synthetic: bool = False) -> Figure:
-    """Test AUROC of every finding with its 95 % interval, where there is one; the best at the top."""
+    """Test AUROC of every finding, with its 95 % interval if there is one, the best at the top."""
     table = pd.DataFrame(per_class).T.astype(float).sort_values('auroc', na_position='first')
     figure, axis = plt.subplots(figsize=(6.4, 0.3 * len(table) + 1.1))
     for place, (_, row) in enumerate(table.iterrows()):

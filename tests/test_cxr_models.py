@@ -20,10 +20,9 @@ from medpeft_utils.backbones.small import SMALL_BACKBONES
 from medpeft_utils.cli import medpeft
 from medpeft_utils.core.errors import BadInput, DoesNotFit
 from recipes.backbones import radiographs
-from recipes.backbones.calibration import calibrated_norm
 from recipes.backbones.commands import RECIPES, recipe_of
 from recipes.backbones.objectives import MASKED, PAD, MaskedRecord, words_of
-from recipes.backbones.publish import publish
+from recipes.backbones.publish import calibrated_norm, publish
 from recipes.backbones.run import Pretraining, Recipe, _encoder_of
 
 MRM = 'vit_base_patch16_224.mrm'

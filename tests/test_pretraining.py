@@ -15,9 +15,8 @@ from PIL import Image
 from medpeft_utils.backbones.small import SMALL_BACKBONES
 from medpeft_utils.core.errors import BadInput
 from recipes.backbones import publish as publishing
-from recipes.backbones.grow import block_plan, deepen
 from recipes.backbones.objectives import OBJECTIVES
-from recipes.backbones.run import Pretraining, Recipe
+from recipes.backbones.run import Pretraining, Recipe, block_plan, deepen
 from recipes.backbones.source import pack
 
 

@@ -108,6 +108,7 @@ def test_generate_says_what_is_wrong(tuned, tmp_path: Path):
         (('--count', 10**9), '--count'),
         (('--image-size', -32), '--image-size -32'),
         (('--image-size', 17), 'multiple of'),
+        (('--image-size', 4096), 'give up to 8 times that'),
         (('--out', '{file}'), 'cannot'),
         (('--out', '{file}/below'), 'cannot'),
         (('--out', 'n' * 400), 'cannot'),

@@ -130,7 +130,7 @@ def predict(saved: str, images: tuple[Path, ...], out: Path | None, weights: str
 
 
 # option of `generate`: the least and the most that it may be
-MOST_IMAGES = 10_000
+MOST_IMAGES, LARGER = 10_000, 8  # times the size that a pipeline was trained at: attention grows with its fourth power
 RANGES = {
     'guidance': (0, 100),
     'steps': (1, 1000),
@@ -179,15 +179,18 @@ def generate(
     try:
         check_writable(out)  # before anything is drawn
     except OSError as error:
-        raise BadInput(f'--out {short(str(out))}: cannot be written ({error.strerror or error})') from None
+        reason = error.strerror or getattr(error.__cause__, 'strerror', error)
+        raise BadInput(f'--out {short(str(out))}: cannot be written ({reason})') from None
     pipe, unet = tuned_pipeline(saved, backbone, weights)
     logging.basicConfig(format='%(levelname)s: %(message)s')
     pipe.cut(list(dict.fromkeys([*prompts, negative])))  # warns where the tokenizer cuts a prompt
-    size = numbers['image_size'] or saved.about.get('backbone', {}).get('image_size')
+    size = numbers['image_size'] or saved.about.get('backbone', {}).get('image_size') or pipe.image_size
+    if size > LARGER * pipe.image_size:
+        raise BadInput(f'--image-size {size}: {pipe.label} draws {pipe.image_size} px; give up to {LARGER} times that')
     how = {'image_size': size, 'quiet': False, 'negative': negative}
     images = sample(pipe, unet, prompts, numbers['seed'], numbers['guidance'], numbers['steps'], **how)
     for path in write_images(images, prompts, out):
-        click.echo(path)
+        click.echo(click.format_filename(path))
     if not saved.about.get('data', {'synthetic': True}).get('synthetic'):
         click.echo('trained on images of patients: protect these pictures as you protect that data', err=True)
 

@@ -16,7 +16,7 @@ from medpeft_utils.backbones.small import SMALL_BACKBONES
 def _encoder(name: str) -> nn.Module:
     """A ViT as it is pre-trained: all tokens normalised after the blocks, also where fine-tuning averages them first.
 
-    `backbones.load` then leaves this `norm` out; the `fc_norm` of such a network is calibrated (`calibration.py`).
+    `backbones.load` then leaves this `norm` out; `publish.calibrated_norm` sets the `fc_norm` of such a network.
     """
     averages = SMALL_BACKBONES[name].architecture.get('global_pool') == 'avg'
     return SMALL_BACKBONES[name].build(num_classes=0, **({'global_pool': 'token'} if averages else {}))

@@ -7,15 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 from medpeft_utils.backbones.cards import file_hash, write_page
 from medpeft_utils.backbones.small import SMALL_BACKBONES, WEIGHTS_FOLDER
 from medpeft_utils.core.errors import BadInput
-from recipes.backbones.calibration import IMAGES, averages_tokens, calibrated_norm
+from medpeft_utils.training.augment import normalise, resize
+from recipes.backbones.run import MEAN, STD
 from recipes.stage import read_curve, read_finished
 
+IMAGES = 2_000  # that calibrate an `fc_norm`
 HEADS = ('head.', 'fc.')
 SUMMARIES = {
     'supervised': 'Learned to name the class of natural images.',
@@ -48,7 +51,7 @@ def publish(
         folder: of a `Pretraining` that ran to its last step.
         data, data_licence, command, device: for the card, in words.
         score_note: what a reader of the held-out score must know, in words.
-        images: [N, S, S, 3] uint8 of the pre-training, for the `fc_norm` of a network that has one (`calibration.py`).
+        images: [N, S, S, 3] uint8 of the pre-training, for the `fc_norm` of a network that has one (`calibrated_norm`).
     Raises:
         BadInput: the pre-training has not reached its last step, or a network with `fc_norm` comes without images.
     """
@@ -77,6 +80,41 @@ def publish(
     (weights_folder / f'{name}.json').write_text(json.dumps(card, indent=1) + '\n')
     write_page(weights_folder)
     return path
+
+
+def averages_tokens(name: str) -> bool:
+    """Whether the shipped network of that name averages its patch tokens, so it has an `fc_norm`."""
+    return SMALL_BACKBONES[name].architecture.get('global_pool') == 'avg'
+
+
+@torch.no_grad()
+def calibrated_norm(
+    name: str, encoder: dict[str, torch.Tensor], images: np.ndarray, batch: int = 250
+) -> dict[str, torch.Tensor]:
+    """The weight and bias, [D] float32 each, that give every output of `fc_norm` mean 0 and deviation 1 over images.
+
+    The average of a masked autoencoder's tokens is nearly the same for every image: only 2 % of it varies. Behind a
+    fresh `fc_norm` (weight 1, bias 0) a head would see features that vary by 0.02, and learn nothing in hundreds of
+    steps. He et al. 2022, arXiv:2111.06377, App. A.1, put a BatchNorm without parameters before a linear head for this
+    reason. We write the same standardisation into `fc_norm` once, from images of the pre-training and no labels; LoRA
+    and full fine-tuning both start from it, and both train it.
+
+    Args:
+        name: of a network that averages its tokens.
+        encoder: its tensors as they will be stored.
+        images: [N, S, S, 3] uint8, of which the first `IMAGES` count.
+    """
+    model = SMALL_BACKBONES[name].build(num_classes=0).eval()
+    model.load_state_dict({key: value.float() for key, value in encoder.items()}, strict=False)
+    mean, std, size = torch.tensor(MEAN), torch.tensor(STD), SMALL_BACKBONES[name].image_size
+    parts = []
+    for start in range(0, min(len(images), IMAGES), batch):
+        x = normalise(torch.from_numpy(images[start : min(start + batch, IMAGES)]), mean, std)
+        pooled = model.pool(model.forward_features(resize(x, size)))  # [B, D]
+        parts.append(F.layer_norm(pooled, pooled.shape[-1:], eps=model.fc_norm.eps))
+    features = torch.cat(parts)
+    deviation = features.std(dim=0).clamp(min=1e-4)
+    return {'fc_norm.weight': 1 / deviation, 'fc_norm.bias': -features.mean(dim=0) / deviation}
 
 
 def lineage(start: str) -> list[dict]:

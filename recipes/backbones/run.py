@@ -17,7 +17,6 @@ from torch import nn
 from medpeft_utils.backbones.small import SMALL_BACKBONES
 from medpeft_utils.core.errors import DoesNotFit
 from medpeft_utils.training.augment import Augmentation, augment, normalise, resize
-from recipes.backbones.grow import deepen
 from recipes.backbones.objectives import OBJECTIVES
 from recipes.backbones.source import NaturalImages
 from recipes.stage import Stage, StageConfig
@@ -38,7 +37,7 @@ class Recipe:
         weight_decay: on matrices and kernels only.
         warmup_share: share of the steps in which the learning rate rises linearly.
         smallest_crop: smallest share of an image that a training crop keeps.
-        grown_from: file of a ViT of the same width and of the same depth or less to begin from (`grow.py`), or '':
+        grown_from: file of a ViT of the same width and of the same depth or less to begin from (`deepen`), or '':
             published weights, or another pre-training's `finished.safetensors`, which has the head too.
         seed: of initialisation, order, augmentation and masks.
         held_out_share: share of every class that is never trained on.
@@ -85,6 +84,30 @@ def _encoder_of(path: Path) -> dict[str, torch.Tensor]:
     if any(name.startswith('encoder.') for name in state):
         state = {name.removeprefix('encoder.'): t for name, t in state.items() if name.startswith('encoder.')}
     return {name: tensor.float() for name, tensor in state.items() if not name.startswith('fc_norm.')}
+
+
+def block_plan(shallow: int, deep: int) -> list[tuple[int, bool]]:
+    """For every block of the deep network: the block that it copies, and whether it is new (an identity)."""
+    sources = [i * shallow // deep for i in range(deep)]
+    return [(source, i > 0 and sources[i - 1] == source) for i, source in enumerate(sources)]
+
+
+def deepen(state: dict[str, torch.Tensor], shallow: int, deep: int) -> dict[str, torch.Tensor]:
+    """The state of a ViT with `deep` blocks that computes the same function as `state`, which has `shallow`.
+
+    Net2DeeperNet (Chen, Goodfellow and Shlens 2016, arXiv:1511.05641), in the residual form: a new block is a copy of
+    its predecessor with output projections of zero. It passes its input on unchanged and learns from there.
+    """
+    grown = {name: tensor.clone() for name, tensor in state.items() if not name.startswith('blocks.')}
+    for i, (source, new) in enumerate(block_plan(shallow, deep)):
+        prefix = f'blocks.{source}.'
+        for name, tensor in state.items():
+            if name.startswith(prefix):
+                silent = new and name.removeprefix(prefix).startswith(('attn.proj.', 'mlp.fc2.'))
+                grown[f'blocks.{i}.' + name.removeprefix(prefix)] = (
+                    torch.zeros_like(tensor) if silent else tensor.clone()
+                )
+    return grown
 
 
 class Pretraining(Stage):
