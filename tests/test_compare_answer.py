@@ -160,7 +160,7 @@ def test_more_data_helps_where_the_last_doubling_did_and_seldom_where_nothing_gr
     for seed in range(40):
         world = World(seed, patients=200)
         for name, skill in (('rising', lambda share: 4 * share), ('flat', lambda share: 1.5)):
-            samples = {share: world.candidate('x', skill(share)).test for share in images}
-            said[name] += 'more images are likely to help' in growth('LoRA', samples, images).sentence()
+            samples = {count: world.candidate('x', skill(share)).test for share, count in images.items()}
+            said[name] += 'more images are likely to help' in growth('LoRA', samples).sentence()
     assert said['rising'] >= 38
     assert said['flat'] <= 3

@@ -24,10 +24,10 @@ FEW_TEST = 5  # test images of a class below which no choice is supported
 WORSE, BETTER, UNDETECTED, UNDECIDED = 'worse', 'better', 'no detectable difference', 'too few seeds to decide'
 
 
-def number(value: float, signed: bool = False) -> str:
+def number(value: float) -> str:
     """A score in two digits, or in up to four where two would hide on which side of 0 it lies."""
     digits = next((few for few in (2, 3) if round(value, few)), 4 if value else 2)
-    text = f'{value:{"+" if signed else ""}.{digits}f}'
+    text = f'{value:.{digits}f}'
     return (text.replace('-0', '0') if float(text) == 0 else text).replace('-', '−')
 
 
@@ -310,28 +310,27 @@ def _parts(one: Sample) -> tuple[np.ndarray, float]:
 
 @dataclass(frozen=True)
 class Growth:
-    """The scores of one method over fractions of the training images, and what the last step of them gained."""
+    """The scores of one method by number of training images, and what the last step of these numbers gained."""
 
     label: str
-    scores: dict[float, Interval]
-    images: dict[float, int]
+    scores: dict[int, Interval]
     gain: Interval
 
     def sentence(self) -> str:
-        """Whether more training images would help, as far as the last step of the fractions says."""
-        few, most = sorted(self.images.values())[-2:]
+        """Whether more training images would help, as far as the last step says."""
+        few, most = sorted(self.scores)[-2:]
         step = f'{self.label}: from {few:,} to {most:,} training images'
-        if not self.gain.known:
-            return f'{step}, {SCORE} changed by {number(self.gain.value, signed=True)}; too few runs for an interval.'
-        if not (self.gain.decides and self.gain.detectable):
+        if not self.gain.decides:
+            return f'{step}, {SCORE} changed by {spread(self.gain)}; {UNDECIDED}.'
+        if not self.gain.detectable:
             return f'{step}, no gain in {SCORE} is detectable ({spread(self.gain)}).'
         if self.gain.value < 0:
             return f'{step}, {SCORE} fell by {spread(negative(self.gain))}.'
         return f'{step}, {SCORE} rose by {spread(self.gain)}; more images are likely to help.'
 
 
-def growth(label: str, samples: Mapping[float, Sample], images: Mapping[float, int]) -> Growth:
-    """From the samples of one method by fraction of the training images; two fractions at least."""
-    *_, few, most = fractions = sorted(samples)
-    scores = {fraction: samples[fraction].interval() for fraction in fractions}
-    return Growth(label, scores, dict(images), (samples[most] - samples[few]).interval())
+def growth(label: str, samples: Mapping[int, Sample]) -> Growth:
+    """From the samples of one method by number of training images; two numbers at least."""
+    *_, few, most = counts = sorted(samples)
+    scores = {images: samples[images].interval() for images in counts}
+    return Growth(label, scores, (samples[most] - samples[few]).interval())

@@ -60,14 +60,13 @@ def curves(growths: Sequence[Growth]) -> str:
         figure = style.new_figure(6.0, 3.2)
         axes = figure.subplots()
         for number, one in enumerate(growths):
-            fractions, colour = sorted(one.scores), COLOURS[number % len(COLOURS)]
+            colour, found = COLOURS[number % len(COLOURS)], list(one.scores.values())
             apart = 1 + 0.03 * (number - (len(growths) - 1) / 2)  # side by side, where two curves are nearly one
-            images = [apart * one.images[fraction] for fraction in fractions]
-            found = [one.scores[fraction] for fraction in fractions]
+            images = [apart * count for count in one.scores]
             axes.plot(images, [p.value for p in found], label=one.label, color=colour, marker='os^D'[number % 4])
             low, high = [p.low for p in found], [p.high for p in found]
             axes.fill_between(images, low, high, color=colour, alpha=0.15, linewidth=0)
-        ticks = sorted({count for one in growths for count in one.images.values()})
+        ticks = sorted({count for one in growths for count in one.scores})
         axes.set_xscale('log')
         axes.set_xticks(ticks, [f'{count:,}' for count in ticks])
         axes.minorticks_off()

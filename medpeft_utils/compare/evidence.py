@@ -33,7 +33,6 @@ class Evidence:
         growths: the learning curves that were asked for.
         failures: a line for each run that failed or died.
         test: the test split; None where nothing has finished.
-        classes: their names.
         waiting: how many runs are not done yet.
         apart: how many finished runs of this study had other settings, and are left out.
         older: how many runs were done by older code alone.
@@ -44,14 +43,9 @@ class Evidence:
     growths: list[Growth] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     test: TestSplit | None = None
-    classes: list[str] = field(default_factory=list)
     waiting: int = 0
     apart: int = 0
     older: int = 0
-
-    @property
-    def of_chosen(self) -> list[dict[str, Any]]:
-        return self.records[self.answer.chosen.label]
 
 
 def gather(runs: Sequence[Run], latest: Sequence[Run], folder: StudyFolder, with_older: bool = False) -> Evidence:
@@ -95,57 +89,48 @@ def _settings(run: Run) -> str:
 
 def _compare(found: Evidence, done: dict[tuple, list[dict[str, Any]]]) -> None:
     record = next(iter(done.values()))[0]
-    found.classes = record['data']['classes']
-    tested = rows.read(record, 'test')
-    found.test = TestSplit(tested.labels, tested.groups, len(found.classes), draws=DRAWS)
+    classes, tested = record['data']['classes'], rows.read(record, 'test')
+    found.test = TestSplit(tested.labels, tested.groups, len(classes), draws=DRAWS)
     names = _names({backbone for _, backbone, _ in done})
-    candidates, shares = [], defaultdict(dict)
-    for (method, backbone, share), runs in done.items():
-        label = method + names[backbone]
-        test = _sample(found.test, runs)
-        shares[label][share] = test, _training_images(runs[0])
-        if share == 1.0:
+    candidates, curves = [], defaultdict(dict)
+    for (method, backbone, fraction), runs in done.items():
+        label, test = method + names[backbone], _sample(found.test, runs)
+        data = runs[0]['data']
+        curves[label][(data.get('used') or data['counts'])['train']] = test
+        if fraction == 1.0:
             found.records[label] = runs
             candidates.append(_candidate(label, runs, test))
+    found.growths = [growth(label, samples) for label, samples in curves.items() if len(samples) > 1]
+    if not candidates:
+        return
     commonest = np.bincount(rows.read(record, 'validation').labels).argmax()  # as in training: splits are stratified
     constant = found.test.f1(np.full(len(tested.labels), commonest), 'macro')
     keys = dict.fromkeys(key for one in candidates for key in one.test.keys)
-    if candidates:
-        tests = np.bincount(tested.labels, minlength=len(found.classes)).tolist()
-        few = too_few(dict(zip(found.classes, tests, strict=True)))
-        found.answer = decide(candidates, Sample.of_runs(dict.fromkeys(keys, constant), found.test.groups), few)
-    for label, samples in shares.items():
-        if len(samples) > 1:
-            by_share = {share: sample for share, (sample, _) in samples.items()}
-            found.growths.append(growth(label, by_share, {share: count for share, (_, count) in samples.items()}))
+    few = too_few({name: int((tested.labels == k).sum()) for k, name in enumerate(classes)})
+    found.answer = decide(candidates, Sample.of_runs(dict.fromkeys(keys, constant), found.test.groups), few)
+    found.growths.sort(key=lambda one: one.label != found.answer.chosen.label)
 
 
 def _names(found: set[tuple[str, int]]) -> dict[tuple[str, int], str]:
-    """What tells (backbone, pixels) from the others: nothing where there is one, its name, or its pixels too."""
+    """What to add to a method of each (backbone, pixels): nothing where there is one, its name, or its pixels too."""
     if len(found) == 1:
         return dict.fromkeys(found, '')
     labels = [label for label, _ in found]
     return {(label, side): f' on {label}' + f' at {side} px' * (labels.count(label) > 1) for label, side in found}
 
 
-def _training_images(record: dict[str, Any]) -> int:
-    data = record['data']
-    return (data.get('used') or data['counts'])['train']
-
-
 def _sample(test: TestSplit, runs: list[dict[str, Any]]) -> Sample:
     """Macro F1 of the runs of one candidate on the test split."""
-    by_seed = sorted(runs, key=lambda record: record['parameters']['seed'])
     scores = {
         (record['data']['split_hash'], record['parameters']['seed']): test.f1(rows.read(record).arg_max, 'macro')
-        for record in by_seed
+        for record in sorted(runs, key=lambda record: record['parameters']['seed'])
     }
     return Sample.of_runs(scores, test.groups)
 
 
-def _candidate(label: str, found: list[dict[str, Any]], test: Sample) -> Candidate:
-    validation = float(np.mean([record['metrics']['validation']['f1_macro'] for record in found]))
-    probe = found[0]['method']['key'] == 'linear_probing'  # which takes no steps of the kind that others take
-    steps = [record['time'].get('step_seconds') for record in found if not probe]
-    seconds = float(np.median(steps)) if steps and None not in steps else None
-    return Candidate(label, validation, test, found[0]['cost']['adapter_bytes'], seconds)
+def _candidate(label: str, runs: list[dict[str, Any]], test: Sample) -> Candidate:
+    validation = float(np.mean([record['metrics']['validation']['f1_macro'] for record in runs]))
+    steps = [record['time'].get('step_seconds') for record in runs]
+    if runs[0]['method']['key'] == 'linear_probing' or None in steps:  # a probe takes no steps like those of others
+        return Candidate(label, validation, test, runs[0]['cost']['adapter_bytes'])
+    return Candidate(label, validation, test, runs[0]['cost']['adapter_bytes'], float(np.median(steps)))

@@ -68,7 +68,7 @@ def _answer(found: Evidence) -> Section:
     lines += [_line(chosen, relation) for relation in answer.relations]
     blocks = [Words(answer.recommendation(), strong=True), Listed(lines), Words(f'{_basis(found)} {NOT_CLINICAL}')]
     if found.waiting:
-        blocks.append(Words(f'{found.waiting} runs have not finished: this is what the others show so far.'))
+        blocks.append(Words(f'{found.waiting} runs have not finished; the same command continues with them. This is what the others show.'))
     return Section('Answer', blocks, short=True)
 
 
@@ -136,7 +136,8 @@ def _data(found: Evidence, about: dict[str, Any]) -> Section:
 
 
 def _how(found: Evidence, about: dict[str, Any]) -> Section:
-    record, every = found.of_chosen[0], [run for runs in found.records.values() for run in runs]
+    record = found.records[found.answer.chosen.label][0]
+    every = [run for runs in found.records.values() for run in runs]
     parameters, environment = record['parameters'], record['environment']
     given = ('batch_size', 'epochs', 'min_steps', 'max_steps', 'search_trials', 'augmentation', 'head')
     settings = ', '.join(f'{name.replace("_", " ")} {parameters[name]}' for name in given if name in parameters)
