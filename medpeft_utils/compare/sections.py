@@ -63,12 +63,13 @@ def page_of(found: Evidence, about: dict[str, Any]) -> Page:
 
 def _answer(found: Evidence) -> Section:
     answer, chosen = found.answer, found.answer.chosen
-    best = ', the best of them' if answer.best else ''
-    lines = [f'{chosen.label}: {spread(chosen.score)}; chosen on validation{best}.']
+    best = ', and detectably better than all others' if answer.best else ''
+    lines = [f'{chosen.label}: {spread(chosen.score)}; the highest score on validation{best}.']
     lines += [_line(chosen, relation) for relation in answer.relations]
     blocks = [Words(answer.recommendation(), strong=True), Listed(lines), Words(f'{_basis(found)} {NOT_CLINICAL}')]
     if found.waiting:
-        blocks.append(Words(f'{found.waiting} runs have not finished; the same command continues with them. This is what the others show.'))
+        waiting = f'{found.waiting} runs have not finished; the same command continues with them.'
+        blocks.append(Words(f'{waiting} This is what the others show so far.'))
     return Section('Answer', blocks, short=True)
 
 
