@@ -16,7 +16,7 @@ from medpeft_utils import auroc, backbones, data, methods, report
 from medpeft_utils.core.errors import BadInput, UnknownName
 from medpeft_utils.data.cards import DataCard
 from medpeft_utils.data.dataset import Dataset
-from medpeft_utils.report import cxr_claims, cxr_scores, paper
+from medpeft_utils.report import cxr, cxr_scores, paper
 from medpeft_utils.training import recording
 from medpeft_utils.training.config import TrainingConfig, layer_of
 from medpeft_utils.training.loop import Evaluation, Task, fit
@@ -411,7 +411,7 @@ def eighteen(lost: int = 5, seeds: int = 3, **other) -> pd.DataFrame:
 
 
 def verdicts(records: pd.DataFrame) -> dict[str, str]:
-    return {name: answer.verdict for name, answer in cxr_claims.CLAIMS.answers(records).items()}
+    return {name: answer.verdict for name, answer in cxr.CLAIMS.answers(records).items()}
 
 
 def test_the_papers_own_outcome_is_called_reproduced():

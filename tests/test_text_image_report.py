@@ -11,7 +11,7 @@ from tiny_generation import BASE_FID, paper_like, record, sample, study
 
 from medpeft_utils import report
 from medpeft_utils.core.errors import BadInput
-from medpeft_utils.report import paper, source, text_image_claims, text_image_prompts
+from medpeft_utils.report import paper, source, text_image_figures, text_image_tables
 from medpeft_utils.report import text_image_scores as ti
 from medpeft_utils.text_image.plots import read_strip
 
@@ -71,8 +71,8 @@ def test_gaps_stay_gaps_and_ranks_are_over_sizes_that_all_have(tmp_path: Path):
 def test_prompts_and_fid_are_shown_beside_the_untuned_pipeline_and_real_images(invented: pd.DataFrame):
     figure = report.render('prompt_following', invented)
     found = figure.data.set_index(['method', 'pairs'])
-    assert {ti.BASE, text_image_prompts.REAL, 'LoRA'} <= set(found.index.get_level_values('method'))
-    assert found.loc[(text_image_prompts.REAL, 400), 'fid'] == pytest.approx(3.1)
+    assert {ti.BASE, text_image_figures.REAL, 'LoRA'} <= set(found.index.get_level_values('method'))
+    assert found.loc[(text_image_figures.REAL, 400), 'fid'] == pytest.approx(3.1)
     assert found.loc[(ti.BASE, 400), 'fid'] == pytest.approx(BASE_FID, abs=3)
     assert 'synthetic' in figure.title
     assert 'Training steps by pairs: 400 with 4,000, 200 with 2,000, 40 with 400.' in ' '.join(figure.notes)
@@ -112,7 +112,7 @@ def test_the_kid_of_tuned_and_untuned_images_is_paired_over_the_patients(tmp_pat
     assert rows.loc['Bias', ['gain', 'gain_low', 'gain_high']].tolist() == pytest.approx([3.8] * 3)  # (400 - 20) / 100
     assert rows.loc[ti.ALL, 'gain_low'] == pytest.approx(3.75)
     drawn = report.render('prompt_following', found).data.set_index('method')
-    assert drawn.loc['LoRA', 'kid_gain'] == pytest.approx(3.7) and drawn.loc[text_image_prompts.REAL, 'kid'] == 0.001
+    assert drawn.loc['LoRA', 'kid_gain'] == pytest.approx(3.7) and drawn.loc[text_image_figures.REAL, 'kid'] == 0.001
 
 
 def test_fids_of_different_encoders_are_told(tmp_path: Path):
@@ -145,7 +145,7 @@ def test_lora_stands_beside_adapters_left_out(invented: pd.DataFrame):
 
 
 def verdicts(records: pd.DataFrame) -> dict[str, str]:
-    return {name: answer.verdict for name, answer in text_image_claims.CLAIMS.answers(records).items()}
+    return {name: answer.verdict for name, answer in text_image_tables.CLAIMS.answers(records).items()}
 
 
 def test_the_printed_numbers_bear_out_what_the_paper_claims():
@@ -174,7 +174,7 @@ def test_a_lora_that_works_contradicts_the_paper(tmp_path: Path):
         for method, fid in (('Full FT', 70.0), ('Bias', 20.0), ('LoRA', 15.0))
         for seed in range(3)
     ]
-    found = text_image_claims.CLAIMS.answers(study(tmp_path, rows))
+    found = text_image_tables.CLAIMS.answers(study(tmp_path, rows))
     answer = found['lora_fails_on_generation']
     assert answer.verdict == 'contradicted' and any('LoRA minus Full FT: -' in line for line in answer.decides)
     assert found['bias_best_on_generation'].verdict == 'contradicted'

@@ -15,7 +15,7 @@ from medpeft_utils.report import provenance, scores
 from medpeft_utils.report.output import Nothing, Output, Row, Table, renderer
 
 OPEN = 'for people'
-NOT_CLINICAL = 'Research software; it is no medical device, and nothing here was evaluated on patients prospectively.'
+NOT_CLINICAL = 'This is research software and no medical device; nothing here was evaluated prospectively on patients.'
 
 
 @dataclass(frozen=True)
@@ -31,21 +31,18 @@ class Study:
         return provenance.listed(found, most)
 
 
+def _ends(counts: set[int]) -> str:
+    return f'{min(counts):,}' + (f' to {max(counts):,}' if len(counts) > 1 else '')
+
+
 def _counts(study: Study) -> str:
     """Images of each partition by data set; a range where runs used shares of the training images."""
     found: dict[str, dict[str, set[int]]] = {}
     for record in study.records:
-        data = record['data']
-        for split, count in data['counts'].items():
-            found.setdefault(data['label'], {}).setdefault(split, set()).add(count)
-
-    def words(counts: set[int]) -> str:
-        return f'{min(counts):,}' + (f' to {max(counts):,}' if len(counts) > 1 else '')
-
-    return '; '.join(
-        f'{label} ({", ".join(f"{split} {words(counts)}" for split, counts in splits.items())})'
-        for label, splits in found.items()
-    )
+        for split, count in record['data']['counts'].items():
+            found.setdefault(record['data']['label'], {}).setdefault(split, set()).add(count)
+    parts = {label: ', '.join(f'{split} {_ends(n)}' for split, n in splits.items()) for label, splits in found.items()}
+    return '; '.join(f'{label} ({words})' for label, words in parts.items())
 
 
 def _partitions(study: Study) -> str:
@@ -76,9 +73,7 @@ def _methods(study: Study) -> str:
     counts: dict[str, set[int]] = {}
     for record in study.records:
         counts.setdefault(record['method']['label'], set()).add(record['method'].get('trainable_parameters') or 0)
-    told = (
-        f'{label} ({min(found):,}{f" to {max(found):,}" if len(found) > 1 else ""})' for label, found in counts.items()
-    )
+    told = (f'{label} ({_ends(found)})' for label, found in counts.items())
     return f'{", ".join(told)}; in brackets: trainable parameters beside the head'
 
 
@@ -105,23 +100,14 @@ def _attributes(study: Study) -> str:
     return '. '.join(told.values())
 
 
-def _searched(study: Study) -> str:
-    return study.listed(
-        lambda r: f'{r["learning_rate"].get("how")}, {len(r["learning_rate"].get("trials") or [])} trials'
-    )
-
-
 def _training(study: Study) -> str:
     steps = [scores.training_of(record) for record in study.records]
     heads = provenance.listed(one['head'] for one in steps if one['head'])
     text = provenance.from_to((one['steps'] for one in steps), 'step')
     batch = study.listed(lambda r: r['parameters'].get('batch_size'))
-    return f'AdamW; {text or "steps unknown"}; batch {batch}; head {heads or "unknown"}; {_searched(study)}'
-
-
-def _patients(study: Study) -> str:
-    held = sum('rows' in record for record in study.records)
-    return f'{held} of {len(study.records)} records keep every test row with its patient or lesion'
+    rates = (record['learning_rate'] for record in study.records)
+    searched = provenance.listed(f'{rate.get("how")}, {len(rate.get("trials") or [])} trials' for rate in rates)
+    return f'AdamW; {text or "steps unknown"}; batch {batch}; head {heads or "unknown"}; {searched}'
 
 
 ITEMS: tuple[tuple[str, str, str, Callable[[Study], str] | None], ...] = (
@@ -141,7 +127,8 @@ ITEMS: tuple[tuple[str, str, str, Callable[[Study], str] | None], ...] = (
     ('Training and choice of hyperparameters', 'CLAIM', 'REFORMS', _training),
     ('Metrics, and their uncertainty', 'CLAIM', 'TRIPOD+AI',
      lambda s: 'F1 (weighted, macro, micro), AUROC; intervals of 95 % over patients and seeds, or over splits'),
-    ('Rows for checking', 'REFORMS', 'TRIPOD+AI', _patients),
+    ('Rows for checking', 'REFORMS', 'TRIPOD+AI',
+     lambda s: f'{sum("rows" in r for r in s.records)} of {len(s.records)} records keep all test rows and patients'),
     ('Calibration', 'CLAIM', 'TRIPOD+AI', lambda s: 'clinical.md and calibration.md beside this page'),
     ('Subgroups and fairness', 'CLAIM', 'TRIPOD+AI', lambda s: 'subgroups.md beside this page, or why there is none'),
     ('External test data', 'CLAIM', 'TRIPOD+AI', None),

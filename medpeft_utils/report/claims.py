@@ -258,7 +258,7 @@ class ClaimsPage(Table):
         axis.tick_params(length=0)
         axis.grid(False)
         axis.spines[:].set_visible(False)
-        style.footer(figure, self.notes[:2])
+        style.footer(figure, self.notes[:2], self.synthetic)
         return figure
 
     def markdown(self) -> str:

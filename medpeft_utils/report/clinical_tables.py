@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,14 +12,15 @@ import pandas as pd
 
 from medpeft_utils.core.drawing import plain
 from medpeft_utils.report import clinical, cxr_scores, paper, provenance, scores, style
+from medpeft_utils.report.claims import CONSEQUENCE
 from medpeft_utils.report.inference import Interval, Sample, TestSplit
 from medpeft_utils.report.output import MISSING, Figure, Nothing, Output, Row, Table, renderer
-from medpeft_utils.report.style import sheet
+from medpeft_utils.report.style import bar, legend, sheet
 
 SHOWN = ('Full FT', 'Linear Probing', 'LoRA', 'SSF', 'BitFit', 'Bias Tuning')
 NO_ROWS = 'These records hold no rows of validation and test: clinical metrics are not available.'
 OF_INTEREST = ('malignant', 'mel', 'melanoma', 'glaucoma', 'pneumonia', 'lung opacity', 'effusion')
-NOT_CLINICAL = 'No clinical evaluation: retrospective images, no prospective patient, no reader.'
+NOT_CLINICAL = 'This is not a clinical evaluation: the images are retrospective, and no reader saw them.'
 
 
 _TEMPERATURES: dict[tuple[str, str], float] = {}
@@ -35,9 +36,8 @@ class Run:
     split: str
     seed: int
     ratio: float
-    record: dict
-    backbone: str
     synthetic: bool
+    record: dict
 
     @property
     def classes(self) -> list[str]:
@@ -63,10 +63,8 @@ class Run:
     def probabilities(self, split: str, scaled: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """Labels as 0 and 1 [N, K] and probabilities [N, K]; scaled by the temperature fitted on validation."""
         labels, _, _, odds = self.rows(split)
-        several, warmth = labels.ndim > 1, 1.0
-        if scaled:
-            warmth = self.temperature
-        p = clinical.class_probabilities(odds, several, warmth)
+        several = labels.ndim > 1
+        p = clinical.class_probabilities(odds, several, self.temperature if scaled else 1.0)
         return (labels if several else np.eye(p.shape[1], dtype=int)[labels]), p
 
 
@@ -75,17 +73,18 @@ def runs_with_rows(records: pd.DataFrame, f1: str = 'weighted') -> list[Run]:
     if 'record' not in records:
         return []
     whole = records.drop_duplicates('run').set_index('run')['record']
-    table = scores.table_scores(records, f1)
-    found = [(r.run, r.encoder, r.data, r.method, r.split, r.seed, r.ratio, r.backbone_label, r.synthetic)
-             for r in table.itertuples()]  # fmt: skip
-    for r in cxr_scores.one_rank(cxr_scores.runs(records)).itertuples():
-        data = r.data if r.fraction == 1 else f'{r.data}, {100 * r.fraction:g} %'
-        found.append((r.run, r.encoder, data, r.method, r.split[0], r.seed, r.ratio, r.backbone_label, r.synthetic))
-    runs = []
-    for run, encoder, data, method, split, seed, ratio, backbone, synthetic in found:
-        record = whole[run]
-        if isinstance(record, dict) and {'validation', 'test'} <= set(record.get('rows') or {}):
-            runs.append(Run(encoder, data, method, split, seed, ratio, record, backbone, bool(synthetic)))
+    radiographs = cxr_scores.one_rank(cxr_scores.runs(records))
+    words = [
+        f'{data}, {100 * share:g} %' for data, share in zip(radiographs['data'], radiographs['fraction'], strict=True)
+    ]
+    data = radiographs['data'].where(radiographs['fraction'] == 1, words)
+    radiographs = radiographs.assign(data=data, split=[split for split, *_ in radiographs['split']])
+    runs, names = [], [name for name in Run.__dataclass_fields__ if name != 'record']
+    for table in (scores.table_scores(records, f1), radiographs):
+        for one in table.to_dict('records'):
+            record = whole[one['run']]
+            if isinstance(record, dict) and {'validation', 'test'} <= set(record.get('rows') or {}):
+                runs.append(Run(record=record, **{name: one[name] for name in names}))
     return runs
 
 
@@ -111,10 +110,9 @@ def differences(methods: dict[str, list[Run]], measure: Callable[[Run], np.ndarr
     """{method: its mean quantity minus that of full FT}, paired; nothing where full FT was not run."""
     if scores.FULL not in methods:
         return {}
-    base = sample(methods[scores.FULL], measure)
-    return {
-        method: (sample(own, measure) - base).interval() for method, own in methods.items() if method != scores.FULL
-    }
+    found = {method: sample(own, measure) for method, own in methods.items()}
+    base = found.pop(scores.FULL)
+    return {method: (one - base).interval() for method, one in found.items()}
 
 
 def positive(classes: list[str]) -> int:
@@ -128,35 +126,33 @@ def positive(classes: list[str]) -> int:
 
 def _measured(runs: list[Run], k: int) -> dict[str, Interval | float]:
     """The numbers of one class over the runs of one method."""
-    ready = {id(run): (run.test, *(part[:, k] for part in run.probabilities('test'))) for run in runs}
-    warm = {id(run): run.probabilities('test', scaled=True)[1][:, k] for run in runs}
-    valid = {id(run): [part[:, k] for part in run.probabilities('validation')] for run in runs}
+    test, warm, valid = (
+        {id(run): [part[:, k] for part in run.probabilities(*which)] for run in runs}
+        for which in (('test',), ('test', True), ('validation',))
+    )
 
     def mean(measure: Callable) -> float:
-        return _mean([measure(*ready[id(run)][1:]) for run in runs])
+        return _mean([measure(*test[id(run)]) for run in runs])
+
+    def drawn(measure: Callable, of: dict = test) -> Interval:
+        return sample(runs, lambda run: measure(run.test, *of[id(run)])).interval()
 
     found: dict[str, Interval | float] = {
         'prevalence': mean(lambda y, p: float(y.mean())),
-        'auroc': sample(runs, lambda run: clinical.drawn_auroc(*ready[id(run)])).interval(),
+        'auroc': drawn(clinical.drawn_auroc),
         'auprc': mean(clinical.average_precision),
-        'brier': sample(runs, lambda run: clinical.drawn_brier(*ready[id(run)])).interval(),
-        'ece': sample(runs, lambda run: clinical.drawn_calibration_error(*ready[id(run)])).interval(),
-        'ece_scaled': sample(
-            runs, lambda run: clinical.drawn_calibration_error(*ready[id(run)][:2], warm[id(run)])
-        ).interval(),
+        'brier': drawn(clinical.drawn_brier),
+        'ece': drawn(clinical.drawn_calibration_error),
+        'ece_scaled': drawn(clinical.drawn_calibration_error, warm),
         'slope': mean(lambda y, p: clinical.calibration_line(y, p)[0]),
         'intercept': mean(lambda y, p: clinical.calibration_line(y, p)[1]),
     }
     for wanted in (0.9, 0.95):
         for name, place, other in (('specificity', 0, 'sensitivity'), ('sensitivity', 1, 'specificity')):
             find = getattr(clinical, f'threshold_at_{name}')
-            at = {id(run): find(*valid[id(run)], wanted) for run in runs}
-
-            def rates(run: Run, at=at) -> tuple[np.ndarray, np.ndarray]:
-                return clinical.drawn_rates(*ready[id(run)], at[id(run)])
-
-            reached = sample(runs, lambda run, place=place, rates=rates: rates(run)[place]).interval()
-            kept = _mean([rates(run)[1 - place][0] for run in runs])
+            rates = {id(r): clinical.drawn_rates(r.test, *test[id(r)], find(*valid[id(r)], wanted)) for r in runs}
+            reached = sample(runs, lambda run, of=rates, place=place: of[id(run)][place]).interval()
+            kept = _mean([rates[id(run)][1 - place][0] for run in runs])
             found |= {f'{other}_at_{name}_{100 * wanted:g}': reached, f'{name}_reached_{100 * wanted:g}': kept}
     return found
 
@@ -256,27 +252,19 @@ def _curves(axes, methods: dict[str, list[Run]], k: int) -> list[dict]:
     edges = np.unique(np.quantile(every, np.linspace(0, 1, 9)))
     edges[0], edges[-1] = 0.0, 1.0
     for method, runs in methods.items():
-        look, ready = style.look(method), {}
-        for run in runs:
-            y, p = (part[:, k] for part in run.probabilities('test'))
-            ready[run.split, run.seed] = (run, y, p)
-        x = np.array([[p[(p >= a) & (p <= b)].mean() if ((p >= a) & (p <= b)).any() else math.nan
-                       for a, b in itertools.pairwise(edges)] for _, _, p in ready.values()])  # fmt: skip
+        look, ready = style.look(method), {id(run): [part[:, k] for part in run.probabilities('test')] for run in runs}
+        inside = [[p[(p >= a) & (p <= b)] for a, b in itertools.pairwise(edges)] for _, p in ready.values()]
+        x = np.array([[part.mean() if len(part) else math.nan for part in parts] for parts in inside])
         bands = (
             (left, np.nanmean(x, axis=0), clinical.drawn_reliability, edges, 'reliability'),
             (right, thresholds, clinical.drawn_net_benefit, thresholds, 'net benefit'),
         )
         for axis, at, measure, given, name in bands:
-            tables = {key: measure(run.test, y, p, given) for key, (run, y, p) in ready.items()}
-            found = [
-                sample(runs, lambda run, n=n, t=tables: t[run.split, run.seed][:, n]).interval() for n in range(len(at))
-            ]
+            tables = {id(run): measure(run.test, *ready[id(run)], given) for run in runs}
+            found = [sample(runs, lambda run, n=n, t=tables: t[id(run)][:, n]).interval() for n in range(len(at))]
             values, low, high = (np.array([getattr(one, end) for one in found]) for end in ('value', 'low', 'high'))
-            marks = {
-                'marker': look['marker'] if axis is left else '',
-                'markeredgecolor': 'white',
-                'markeredgewidth': 0.4,
-            }
+            marker = look['marker'] if axis is left else ''
+            marks = {'marker': marker, 'markeredgecolor': 'white', 'markeredgewidth': 0.4}
             axis.plot(at, values, color=look['color'], label=method, zorder=4, **marks)
             if axis is left:  # a frequency
                 low, high = np.maximum(low, 0), np.minimum(high, 1)
@@ -324,4 +312,85 @@ def clinical_curves(records: pd.DataFrame, f1: str = 'weighted') -> Output:
         footer=['Bands: 95 %.', *over(used)],
         notes=[*over(used), 'Bands: 95 %. Dashed: perfect calibration. ' + NOT_CLINICAL],
         data=pd.DataFrame(drawn),
+    )
+
+
+# ---- differences from full fine-tuning as dots with bars: does PEFT calibrate worse?
+
+BARS = 'Bars: 95 % intervals. Grey: no difference of consequence (2 points).'
+
+
+def class_wise_error(run: Run, scaled: bool) -> np.ndarray:
+    """[1 + draws] expected calibration error, the mean over the classes that occur."""
+    y, p = run.probabilities('test', scaled)
+    split = run.test
+    here = [k for k in range(y.shape[1]) if 0 < y[:, k].sum() < len(y)]
+    return np.mean([clinical.drawn_calibration_error(split, y[:, k], p[:, k]) for k in here], axis=0)
+
+
+def forest(figures: list[tuple[str, dict[str, dict[str, Interval]]]], words: str, marks: dict[str, str]):
+    """A panel a data set, a row a method: differences from full FT with their bars; `marks` are kind to marker."""
+    methods = list(dict.fromkeys(method for _, found in figures for kind in found.values() for method in kind))
+    size = max(2.1, 7 / len(figures)), 0.21 * len(methods) + 1.25
+    figure, axes = sheet(1, len(figures), *size, sharex=True, sharey=True)
+    for axis, (title, found) in zip(axes[0], figures, strict=True):
+        axis.axvspan(-100 * CONSEQUENCE, 100 * CONSEQUENCE, color=style.PALE, alpha=0.35, linewidth=0, zorder=0)
+        axis.axvline(0, color=style.INK, linewidth=0.8, zorder=1)
+        for aside, (kind, by_method) in enumerate(found.items()):
+            for method, one in by_method.items():
+                at = methods.index(method) + 0.26 * (aside - (len(found) - 1) / 2)
+                colour = style.palette()[(0, 1)[aside % 2]]
+                bar(axis, at, 100 * one.low, 100 * one.high, colour, across=True)
+                label = kind if method == next(iter(by_method)) else None
+                how = {'color': colour, 'marker': marks[kind], 'linestyle': '', 'markeredgecolor': 'white', 'zorder': 4}
+                axis.plot(100 * one.value, at, label=label, **how)
+        axis.set_title(title)
+        axis.set_xlabel(words)
+        axis.grid(axis='y', visible=False)
+    axes[0, 0].set_yticks(range(len(methods)), methods)
+    axes[0, 0].set_ylim(len(methods) - 0.4, -0.6)
+    if len(marks) > 1:
+        legend(figure, axes[0, :1])
+    return figure
+
+
+@renderer(
+    'calibration',
+    'Does PEFT calibrate worse than full fine-tuning?',
+    'Are the probabilities of PEFT less reliable than those of full FT?',
+)
+def calibration(records: pd.DataFrame, f1: str = 'weighted') -> Output:
+    """Class-wise calibration error minus that of full FT, before and after a temperature fitted on validation."""
+    runs = runs_with_rows(records, f1)
+    panels, data = [], []
+    for (encoder, name), methods in cells(runs):
+        found = {}
+        for kind, scaled in (('as trained', False), ('after a temperature', True)):
+            found[kind] = differences(methods, lambda run, scaled=scaled: class_wise_error(run, scaled))
+            about = {'encoder': encoder, 'dataset': name, 'kind': kind}
+            data += [about | {'method': m, 'difference': one, 'over': one.over} for m, one in found[kind].items()]
+        if found['as trained']:
+            panels.append((f'{name}\n{encoder}', found))
+    if not panels:
+        return Nothing(notes=[NO_ROWS])
+    panels = sorted(panels, key=lambda panel: -len(panel[1]['as trained']))[:4]
+    counts, synthetic = verdicts([row['difference'] for row in data]), any(run.synthetic for run in runs)
+    figure = forest(panels, 'calibration error minus\nfull FT, points', {'as trained': 'o', 'after a temperature': 'D'})
+    return Figure(
+        synthetic=synthetic,
+        figure=figure,
+        footer=[BARS, counts, *over(runs)],
+        notes=[counts, *over(runs), 'To the right: worse than full FT.', BARS],
+        data=data,
+    )
+
+
+def verdicts(found: Sequence[Interval]) -> str:
+    """How many of these differences are detectable, and of consequence, in a sentence."""
+    known = [one for one in found if one.known]
+    worse, better = sum(one.low > 0 for one in known), sum(one.high < 0 for one in known)
+    none = sum(one.low > -CONSEQUENCE and one.high < CONSEQUENCE for one in known)
+    return (
+        f'Of {len(known)} differences from full FT, {worse} are detectably larger and {better} detectably smaller; '
+        f'{none} exclude a difference of consequence (2 points). Not corrected for their number.'
     )

@@ -9,10 +9,10 @@ import click
 import pandas as pd
 
 from medpeft_utils.core.errors import BadInput
-from medpeft_utils.report import paper, provenance, scores, source, style
-from medpeft_utils.report.figure3 import pareto
+from medpeft_utils.report import paper, provenance, scores, source
+from medpeft_utils.report.figure3 import draw_points, front_of, on_complete_sets
 from medpeft_utils.report.output import MISSING, Figure, Nothing, Output, Row, Table, renderer
-from medpeft_utils.report.style import place_labels, sheet
+from medpeft_utils.report.style import sheet
 from medpeft_utils.study.paths import project_root
 
 NO_COST = 'These records hold no costs.'
@@ -105,26 +105,22 @@ def cost_front(records: pd.DataFrame, f1: str = 'weighted') -> Output:
         return Nothing(notes=[NO_COST])
     encoder = runs.groupby('encoder')['method'].nunique().idxmax()
     here = chosen[chosen['encoder'] == encoder]
-    blocks = scores.complete(scores.grid(here, list(dict.fromkeys(here['method'])), [encoder]))
-    here = here[here['data'].isin(blocks.index.get_level_values('data'))]
-    medians = runs[runs['encoder'] == encoder].groupby('method')[list(FRONT)].median()
-    methods = [method for method in blocks if method in medians.index]
-    samples = scores.block_samples(here)
-    better = [[a != b and scores.mean_difference(samples, a, b).low > 0 for b in methods] for a in methods]
-    means, data = blocks[methods].mean(), []
-    measured = [name for name in FRONT if (medians.loc[methods, name] > 0).any()]
-    if not measured:
+    here, blocks = on_complete_sets(here, list(dict.fromkeys(here['method'])))
+    costs = runs[runs['encoder'] == encoder].groupby('method')[list(FRONT)].median()
+    costs = costs.loc[[method for method in blocks if method in costs.index]]
+    costs = costs.where(costs > 0).dropna(axis='columns', how='all')
+    if costs.empty:
         return Nothing(notes=[NO_COST])
-    notes = provenance.describe(records, here, f1)
-    figure, axes = sheet(1, len(measured), 3.2 if len(measured) > 1 else 4.5, 2.9, sharey=True)
-    for axis, name in zip(axes[0], measured, strict=True):
-        cost_ = medians.loc[methods, name]
-        known = [place for place, method in enumerate(methods) if cost_[method] > 0]
-        front = pareto([cost_.iloc[i] for i in known], [[better[i][j] for j in known] for i in known])
-        _draw(axis, [methods[i] for i in known], cost_, means, [methods[known[i]] for i in front])
+    notes, means, data = provenance.describe(records, here, f1), blocks.mean(), []
+    figure, axes = sheet(1, costs.shape[1], 3.2 if costs.shape[1] > 1 else 4.5, 2.9, sharey=True)
+    for axis, (name, cost_) in zip(axes[0], costs.items(), strict=True):
+        front = front_of(cost_.dropna(), scores.block_samples(here))
+        rows = pd.DataFrame({'cost': cost_.dropna(), 'score': means}).dropna().loc[cost_.dropna().index].reset_index()
+        axis.margins(y=0.12)
+        draw_points(axis, rows, front, reach=8, size=6)
         axis.set_xlabel(f'{FRONT[name]} (log scale)')
-        data += [{'encoder': encoder, 'cost': name, 'method': methods[i], 'value': cost_.iloc[i],
-                  'score': means[methods[i]], 'on_front': known.index(i) in front} for i in known]  # fmt: skip
+        rows = rows.assign(encoder=encoder, cost_name=name, on_front=rows['method'].isin(front))
+        data.append(rows[['encoder', 'cost_name', 'method', 'cost', 'score', 'on_front']])
     axes[0, 0].set_ylabel(f'average {f1} F1')
     axes[0, 0].set_title(f'{here["backbone_label"].iloc[0]}, {provenance.from_to([len(blocks)], "data set")}')
     more = 'Dashed: the front. A dearer method is on it only where it is detectably better than the one before it.'
@@ -133,28 +129,7 @@ def cost_front(records: pd.DataFrame, f1: str = 'weighted') -> Output:
         figure=figure,
         footer=notes,
         notes=[*notes, more],
-        data=pd.DataFrame(data),
-    )
-
-
-def _draw(axes, methods: list[str], cost_: pd.Series, means: pd.Series, front: list[str]) -> None:
-    axes.set_xscale('log')
-    least, most = cost_[methods].min(), cost_[methods].max()
-    axes.set_xlim(least / 3, most * 8)
-    lines = axes.step(cost_[front], means[front], where='post', color=style.GREY, linewidth=0.9, linestyle='--')
-    for method in methods:
-        look = style.look(method)
-        how = {'markeredgecolor': 'white', 'markersize': 6, 'markeredgewidth': 0.5}
-        axes.plot(cost_[method], means[method], marker=look['marker'], color=look['color'], **how)
-    axes.minorticks_off()
-    axes.figure.draw_without_rendering()
-    place_labels(
-        axes,
-        list(zip(cost_[methods], means[methods], strict=True)),
-        methods,
-        [style.look(m)['color'] for m in methods],
-        lines,
-        6,
+        data=pd.concat(data).rename(columns={'cost': 'value', 'cost_name': 'cost'}),
     )
 
 

@@ -12,7 +12,6 @@ import math
 import numpy as np
 import pandas as pd
 
-from medpeft_utils.core.errors import BadInput
 from medpeft_utils.report import paper, provenance, scores
 
 EXPERIMENT = 'cxr_lora_vs_full'
@@ -43,14 +42,7 @@ def runs(records: pd.DataFrame) -> pd.DataFrame:
     suffixes = scores.random_weights(done)
     found = [_run(row, suffix) for row, suffix in zip(done.itertuples(), suffixes, strict=True)]
     table = pd.DataFrame(found, columns=_COLUMNS)
-    twice = table[table.duplicated([*TASK, 'method', 'rank', 'seed'], keep=False)]
-    if len(twice):
-        first = twice.iloc[0]
-        raise BadInput(
-            f'several records (such as run {first["run"]}) for {first["method"]} on {first["data"]} with '
-            f'{first["encoder"]}, {first["fraction"]:.0%} of the labels, seed {first["seed"]}; a report takes one: put '
-            'the variants into a profile of their own'
-        )
+    scores.refuse_several(table, [*TASK, 'method', 'rank', 'seed'])
     order = {name: place for place, name in enumerate([*MODELS, *DATASETS.values()])}
     keys = table[['encoder', 'data']].map(lambda name: order.get(name, len(order)))
     keys = keys.assign(f=table['fraction'], s=table['seed'])

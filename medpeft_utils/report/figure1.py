@@ -19,8 +19,8 @@ DRAWN = (
 
 
 CROSSOVER_NOTE = (
-    'The last size at which the gain over full fine-tuning changes from plus to minus, linear in the gain and in the '
-    'logarithm of the size. "None detectable": the interval reaches beyond the sizes that were run.'
+    'Crossover: the last size at which the gain over full fine-tuning turns from plus to minus, interpolated linearly '
+    'in the gain and in the logarithm of the size. "None detectable": its interval reaches beyond the sizes that were run.'
 )
 
 
@@ -56,9 +56,7 @@ def _curves(axes, rows: pd.DataFrame, printed: pd.DataFrame, methods: list[str])
         look = style.look(method)
         theirs = printed[printed['method'] == method].sort_values('fraction')
         if len(theirs):
-            of = theirs['encoder'].iloc[0]
-            named = f' ({of})' if of not in set(rows['encoder']) else ''
-            how = {**look, **DASHED, 'label': f'{method}, paper{named}'}
+            how = {**look, **DASHED, 'label': f'{method}, paper'}
             axes.plot(100 * theirs['fraction'], theirs['score'], **how)
         one = rows[rows['method'] == method].sort_values('fraction')
         x = 100 * one['fraction']
@@ -130,7 +128,9 @@ def figure1(records: pd.DataFrame, f1: str = 'weighted') -> Output:
     panels = list(curves.groupby(['encoder', 'data'], sort=False))
     notes = provenance.describe(records, curves, f1)
     bars = [] if published else ['Bands and bars: 95 % intervals.']
-    bars += ['Thin dashed: the paper.'] if not published and set(printed['data']) & set(curves['data']) else []
+    if not published and set(printed['data']) & set(curves['data']):
+        others = sorted(set(curves['encoder']) - set(printed['encoder']))
+        bars.append(f'Thin dashed: the paper{" (ViT-Base)" if others else ""}.')
     figure, axes = sheet(2, len(panels), 5.0 if len(panels) == 1 else 3.5, 2.35, sharey='row', height_ratios=(3, 2))
     for (upper, lower), ((encoder, data), chosen) in zip(axes.T, panels, strict=True):
         beside = encoder if encoder in set(printed['encoder']) else 'ViT-Base'  # the one that others stand for
@@ -148,7 +148,7 @@ def figure1(records: pd.DataFrame, f1: str = 'weighted') -> Output:
         upper.set_title(f'{first["backbone_label"]}, {str(first["dataset_label"]).replace(" (synthetic)", "")}')
     axes[0, 0].set_ylabel(f'{"" if published else f1 + " "}F1, test split')
     axes[1, 0].set_ylabel('gain over full FT, points')
-    legend(figure, axes[0], ncols=3 * min(len(panels), 2), fontsize=6.5)
+    legend(figure, axes[0], fontsize=6.5)
     more = [DRAWN, *provenance.rates(records, curves)]
     if not published and (curves['data'] == 'HAM10000').any():
         more.append(f'Thin dashed lines: the paper, read off its Figure 1 ({paper.CITATION}).')

@@ -17,12 +17,12 @@ LARGEST_AREA = 700  # square points of the disc of a method that trains every pa
 DRAWN = (
     'Disc: area proportional to the share of the parameters that is trained. Dashed: Pareto front, of methods that '
     'are detectably better than every cheaper one on it. F1: average over the data sets on which no method is missing; '
-    'bar: 95 % of the difference from full FT, around the method. Linear probing: the head alone.'
+    'bar: 95 % interval of the difference from full FT, around the method. Linear probing: the head alone.'
 )
-BARS = 'Bars: 95 % of the difference from full FT, around the method. Disc: the share that is trained.'
+BARS = 'Bars: 95 % intervals of the difference from full FT, around each method. Disc: the share that is trained.'
 RANKED = (
     'Ranks of unrounded scores, ties share their average rank, over data sets and encoders (blocks) in which no method '
-    'is missing. Bar: 95 % over patients and seeds. Ranks hide by how much: differences are in the tables.'
+    'is missing. Ranks do not show how large a difference is; the tables do.'
 )
 
 
@@ -40,6 +40,20 @@ def pareto(cost: Sequence[float], better: Sequence[Sequence[bool]]) -> list[int]
     return front
 
 
+def front_of(cost: pd.Series, samples: Sequence[dict]) -> list[str]:
+    """The methods on the front of a cost (indexed by method), by their samples on each data set."""
+    names = list(cost.index)
+    better = [[a != b and scores.mean_difference(samples, a, b).low > 0 for b in names] for a in names]
+    return [names[place] for place in pareto(list(cost), better)]
+
+
+def on_complete_sets(chosen: pd.DataFrame, methods: Sequence[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The runs on data sets of which no method is missing, and their means: a row a data set, a column a method."""
+    order = scores.in_order(chosen['method'], methods)
+    blocks = scores.complete(scores.grid(chosen, order, list(chosen['encoder'].unique())))
+    return chosen[pd.MultiIndex.from_frame(chosen[['encoder', 'data']]).isin(blocks.index)], blocks
+
+
 def _printed(encoder: str, methods: Sequence[str]) -> pd.DataFrame:
     """The paper's averages and parameters of an encoder."""
     parameters = paper.printed_parameters(encoder).reindex(methods).map(paper.parse_count)
@@ -48,28 +62,23 @@ def _printed(encoder: str, methods: Sequence[str]) -> pd.DataFrame:
     return rows.assign(low=math.nan, high=math.nan, datasets=5, encoder=encoder).rename_axis('method').reset_index()
 
 
-def _measured(chosen: pd.DataFrame, methods: Sequence[str]) -> tuple[pd.DataFrame, pd.DataFrame, list[int]]:
-    """The runs of one encoder on complete data sets, their averages and counts, and the places on its front."""
-    order = scores.in_order(chosen['method'], methods)
-    blocks = scores.complete(scores.grid(chosen, order, list(chosen['encoder'].unique())))
+def _measured(chosen: pd.DataFrame, methods: Sequence[str]) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
+    """The runs of one encoder on complete data sets, their averages and counts, and the methods on its front."""
+    here, blocks = on_complete_sets(chosen, methods)
     if not blocks.size:
         return chosen, pd.DataFrame(), []
-    here = chosen[chosen['data'].isin(blocks.index.get_level_values('data'))]
     counted = here.groupby('method')[['trainable_parameters', 'head_parameters', 'total_parameters']].mean()
     rows, samples = [], scores.block_samples(here)
     for method in blocks.columns:
-        apart = scores.mean_difference(samples, method) if scores.FULL in blocks and method != scores.FULL else None
-        mean, count = blocks[method].mean(), counted.loc[method]
-        parameters = count['head_parameters' if method == 'Linear Probing' else 'trainable_parameters']
-        ends = {'low': math.nan, 'high': math.nan}
-        if apart is not None and apart.known:
+        mean, count, ends = blocks[method].mean(), counted.loc[method], {'low': math.nan, 'high': math.nan}
+        if scores.FULL in blocks and method != scores.FULL:
+            apart = scores.mean_difference(samples, method)
             ends = {'low': mean + apart.low - apart.value, 'high': mean + apart.high - apart.value}
+        parameters = count['head_parameters' if method == 'Linear Probing' else 'trainable_parameters']
         share = parameters / count['total_parameters']
         rows.append({'method': method, 'f1': mean, 'parameters': parameters, 'share': share, **ends})
     table = pd.DataFrame(rows).assign(datasets=len(blocks), encoder=chosen['encoder'].iloc[0])
-    names = list(table['method'])
-    better = [[a != b and scores.mean_difference(samples, a, b).low > 0 for b in names] for a in names]
-    return here, table, pareto(list(table['parameters']), better)
+    return here, table, front_of(table.set_index('method')['parameters'], samples)
 
 
 def _units(value: float, position: int = 0) -> str:
@@ -79,36 +88,45 @@ def _units(value: float, position: int = 0) -> str:
     return f'{value:g}'
 
 
-def _draw(axes, rows: pd.DataFrame, front: list[int], title: str) -> None:
-    """Points, discs, bars and the front, with a label at each point."""
-    rows = rows.dropna(subset=['f1', 'parameters'])
+def draw_points(
+    axes, rows: pd.DataFrame, front: Sequence[str], reach: float = 6, lines: Sequence = (), size: float = 7
+):
+    """Points against a logarithmic cost with the front, and a label at each.
+
+    Args:
+        rows: columns method, cost, score.
+        front: the methods on it, from cheap to dear.
+        reach: room to the right of the dearest, as a factor.
+        lines: that no label should lie on.
+        size: of the labels, in points.
+    """
     axes.set_xscale('log')
-    axes.set_xlim(rows['parameters'].min() / 3, rows['parameters'].max() * 6)
+    axes.set_xlim(rows['cost'].min() / 3, rows['cost'].max() * reach)
+    at = rows.set_index('method')
+    step = axes.step(at['cost'][front], at['score'][front], where='post', color=style.GREY, linewidth=0.9, ls='--')
+    colors = [style.look(method)['color'] for method in rows['method']]
+    for row, color in zip(rows.itertuples(), colors, strict=True):
+        how = {'color': color, 'markeredgecolor': 'white', 'markersize': 6, 'markeredgewidth': 0.6, 'zorder': 4}
+        axes.plot(row.cost, row.score, marker=style.look(row.method)['marker'], **how)
+    axes.minorticks_off()
+    axes.figure.draw_without_rendering()  # the layout must be final before labels find their places
+    place_labels(axes, rows[['cost', 'score']].to_numpy(), list(rows['method']), colors, [*step, *lines], size)
+
+
+def _draw(axes, rows: pd.DataFrame, front: list[str], title: str) -> None:
+    """Discs, bars, points and the front of one encoder."""
+    rows = rows.dropna(subset=['f1', 'parameters'])
     low, high = rows[['f1', 'low']].min().min(), rows[['f1', 'high']].max().max()
-    room = max(high - low, 0.02)
+    room, lines = max(high - low, 0.02), []
     axes.set_ylim(low - 0.14 * room, high + 0.16 * room)
-    lines = []
-    if len(front) > 1:
-        points = rows.iloc[front]
-        lines += axes.step(points['parameters'], points['f1'], where='post', color=style.GREY, linewidth=0.9, ls='--')
     for row in rows.itertuples():
-        look = style.look(row.method)
-        axes.scatter(row.parameters, row.f1, s=LARGEST_AREA * row.share, alpha=0.2, color=look['color'], linewidth=0)
-        lines += bar(axes, row.parameters, row.low, row.high, look['color'])
-        axes.plot(row.parameters, row.f1, marker=look['marker'], color=look['color'], markeredgecolor='white',
-                  zorder=4, markersize=6, markeredgewidth=0.6)  # fmt: skip
+        color = style.look(row.method)['color']
+        axes.scatter(row.parameters, row.f1, s=LARGEST_AREA * row.share, alpha=0.2, color=color, linewidth=0)
+        lines += bar(axes, row.parameters, row.low, row.high, color)
     axes.set_title(title)
     axes.xaxis.set_major_formatter(_units)
     axes.locator_params(axis='y', nbins=6, steps=[1, 2, 5, 10])
-    axes.minorticks_off()
-    axes.figure.draw_without_rendering()  # the layout must be final before labels find their places
-    place_labels(
-        axes,
-        rows[['parameters', 'f1']].to_numpy(),
-        rows['method'].to_list(),
-        [style.look(m)['color'] for m in rows['method']],
-        lines,
-    )
+    draw_points(axes, rows.rename(columns={'parameters': 'cost', 'f1': 'score'}), front, lines=lines)
 
 
 @renderer(
@@ -186,11 +204,9 @@ def _ladder(axes, table: pd.DataFrame) -> None:
 
 def average_ranks(chosen: pd.DataFrame, layout: Layout) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The runs on complete (encoder, data) blocks, and their average ranks: unrounded scores, ties share theirs."""
-    order = scores.in_order(chosen['method'], layout.methods)
-    blocks = scores.complete(scores.grid(chosen, order, list(chosen['encoder'].unique())))
+    here, blocks = on_complete_sets(chosen, layout.methods)
     if blocks.shape[1] < 3 or not len(blocks):
         return chosen, pd.DataFrame()
-    here = chosen[pd.MultiIndex.from_frame(chosen[['encoder', 'data']]).isin(blocks.index)]
     found = scores.average_rank(blocks, 'average', decimals=None)
     table = pd.DataFrame({'method': found.index, 'average_rank': found.to_numpy(), 'low': math.nan, 'high': math.nan})
     drawn = None if chosen['printed'].any() else _rank_draws(here, blocks)
@@ -203,7 +219,7 @@ def average_ranks(chosen: pd.DataFrame, layout: Layout) -> tuple[pd.DataFrame, p
 def ranks_figure(records: pd.DataFrame, f1: str = 'weighted') -> Output:
     """Average ranks on CNNs and on vision transformers: a picture, not a test."""
     chosen, panels = scores.table_scores(records, f1), []
-    for layout, family in ((TABLE2, 'CNNs'), (TABLE3, 'vision transformers')):
+    for layout, family in ((TABLE2, 'CNNs'), (TABLE3, 'Vision transformers')):
         here = layout.of(chosen)
         here, table = average_ranks(here, layout) if len(here) else (here, pd.DataFrame())
         if len(table):
@@ -212,7 +228,7 @@ def ranks_figure(records: pd.DataFrame, f1: str = 'weighted') -> Output:
         return Nothing(notes=['No three methods were run on one data set.'])
     used, data = (pd.concat(parts, ignore_index=True) for parts in zip(*panels, strict=True))
     notes = provenance.describe(records, used, f1)
-    bars = ['Bars: 95 % intervals.'] if data['low'].notna().any() else []
+    bars = ['Bars: 95 % intervals over patients and seeds.'] if data['low'].notna().any() else []
     height = 0.22 * max(len(table) for _, table in panels) + 0.9
     figure, axes = sheet(1, len(panels), 3.5, height)
     for axis, (_, table) in zip(axes[0], panels, strict=True):
@@ -222,6 +238,6 @@ def ranks_figure(records: pd.DataFrame, f1: str = 'weighted') -> Output:
         synthetic=provenance.is_synthetic(used),
         figure=figure,
         footer=[*bars, *notes],
-        notes=[*notes, RANKED],
+        notes=[*notes, *bars, RANKED],
         data=data,
     )

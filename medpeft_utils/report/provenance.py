@@ -10,7 +10,7 @@ from medpeft_utils.report import paper, scores
 
 PROBE = 'Linear Probing'
 INTERVALS = {
-    'patients and seeds': 'Intervals: 95 %, patients (or lesions) and seeds drawn together, differences paired.',
+    'patients and seeds': 'Intervals: 95 %, patients (or lesions) and seeds resampled together, differences paired.',
     'patients': 'Intervals: 95 % over patients (or lesions), one seed: training randomness is not included.',
     'seeds': 'Intervals: 95 % over seeds alone. Intervals over patients are not available: these records hold no rows.',
     'splits': 'Intervals: 95 % over splits, with the variance of Nadeau and Bengio.',
@@ -144,6 +144,7 @@ def rates(records: pd.DataFrame, chosen: pd.DataFrame) -> list[str]:
         chosen: the scores that are shown, as from `scores.seed_scores`.
     """
     whole = records.drop_duplicates('run').set_index('run').get('record', pd.Series(dtype=object))
+    chosen = chosen[chosen['method'] != PROBE]  # fitted to convergence, it has no rate
     by_backbone: dict[str, list[str]] = {}
     for run, label in zip(chosen['run'], chosen['backbone_label'], strict=True):
         if run in whole.index and isinstance(whole[run], dict):

@@ -143,31 +143,27 @@ def _about(record: Mapping | None, f1: str) -> dict:
     """What a record holds beside its score; defaults where there is no whole record."""
     if not isinstance(record, Mapping):
         found = {'split': '', 'draws': None, 'groups': 0, 'ratio': 0.25, 'head': '', 'steps': math.nan}
-        return found | {'passes': math.nan, 'selection': '', 'one_class': '', 'edge': ''}
+        return found | {'passes': math.nan, 'selection': '', 'edge': '', 'one_class': ''}
     draws, groups = _drawn(record, f1)
     counts = record['data']['counts']
-    found = {'split': record['data'].get('split_hash', ''), 'draws': draws, 'groups': groups}
-    found['ratio'] = counts['test'] / max(counts['train'], 1) if 'test' in counts else 0.25
+    ratio = counts['test'] / max(counts['train'], 1) if 'test' in counts else 0.25
+    found = {'split': record['data'].get('split_hash', ''), 'draws': draws, 'groups': groups, 'ratio': ratio}
     return found | training_of(record) | {'one_class': one_class(record)}
 
 
 def training_of(record: Mapping) -> dict:
     """How a run was trained: head, steps, passes over the images, and at which edge its search ended ('' for none)."""
     training, last = record.get('training') or {}, (record.get('curve') or [{}])[-1]
+    edge = (record.get('learning_rate') or {}).get('edge') or ''
+    if isinstance(edge, Mapping):
+        edge = ', '.join(f'{name.replace("_", " ")} {side}' for name, side in edge.items())
     return {
         'head': training.get('head') or record['parameters'].get('head') or '',
         'steps': float(training.get('steps') or last.get('step') or math.nan),
         'passes': float(training.get('epochs') or last.get('epoch') or math.nan),
         'selection': training.get('selection') or '',
-        'edge': _edge((record.get('learning_rate') or {}).get('edge')),
+        'edge': edge,
     }
-
-
-def _edge(edge: Mapping[str, str] | str | None) -> str:
-    """At which edge a search ended, in words: 'head low'; '' for none."""
-    if isinstance(edge, Mapping):
-        return ', '.join(f'{name.replace("_", " ")} {side}' for name, side in edge.items())
-    return edge or ''
 
 
 def one_class(record: Mapping) -> str:
@@ -189,16 +185,21 @@ def _one_a_seed(scores: pd.DataFrame) -> pd.DataFrame:
     varied = kept.groupby(CELL)['steps'].transform('nunique') > 1
     several = kept.duplicated([*CELL, 'seed', 'split'], keep=False)
     kept = kept[~(varied & several) | (kept['steps'] == steps)]  # and with several numbers of steps: the most
-    twice = kept.duplicated([*CELL, 'seed', 'split'], keep=False)
-    if twice.any():
-        first = kept[twice].iloc[0]
-        runs = kept[(kept[[*CELL, 'seed']] == first[[*CELL, 'seed']]).all(axis=1)]['run']
-        raise BadInput(
-            f'{len(runs)} records (runs {", ".join(map(str, runs))}) for {first["method"]} on {first["data"]} with '
-            f'{first["encoder"]}, {first["fraction"]:.0%} of the images, seed {first["seed"]}; a report takes one: '
-            'put the variants into a profile of their own'
-        )
+    refuse_several(kept, [*CELL, 'seed', 'split'])
     return kept.drop(columns='second').reset_index(drop=True)
+
+
+def refuse_several(table: pd.DataFrame, key: Sequence[str]) -> None:
+    """Raise BadInput where several runs of a table have the same key."""
+    twice = table[table.duplicated(list(key), keep=False)]
+    if len(twice):
+        first = twice.iloc[0]
+        size = f'{first["pairs"]:,} pairs' if 'pairs' in first else f'{first["fraction"]:.0%} of the images'
+        raise BadInput(
+            f'several records of one cell and seed (runs {", ".join(map(str, twice["run"].head(8)))}): '
+            f'{first["method"]} on {first["data"]} with {first["backbone_label"]}, {size}, seed {first["seed"]}; a '
+            'report takes one: put the variants into a profile of their own'
+        )
 
 
 def table_scores(records: pd.DataFrame, f1: str = 'weighted') -> pd.DataFrame:
@@ -234,12 +235,8 @@ def gain(rows: pd.DataFrame, method: str, baseline: str = FULL) -> Sample:
 
 def gains_by(scores: pd.DataFrame, method: str, baseline: str = FULL, by: Sequence[str] = ('encoder', 'data')):
     """{key: `gain`} for each key of the columns `by` under which both were run, in the order of the rows."""
-    found = {}
-    for key, rows in scores.groupby(list(by), sort=False):
-        one = gain(rows, method, baseline)
-        if len(one.values):
-            found[key] = one
-    return found
+    found = {key: gain(rows, method, baseline) for key, rows in scores.groupby(list(by), sort=False)}
+    return {key: one for key, one in found.items() if len(one.values)}
 
 
 def block_samples(rows: pd.DataFrame) -> list[dict[str, Sample]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
@@ -62,6 +63,10 @@ FOOTER = 2  # lines; the rest of the notes stands on the page beside the figure
 BENEATH = 0.15 * FOOTER + 0.06  # inches of them
 
 
+def _lines(text: str, letters: int) -> list[str]:
+    return textwrap.wrap(text, letters, break_on_hyphens=False)
+
+
 def footer(figure, notes: Sequence[str], synthetic: bool = False) -> None:
     """Two lines at the bottom of a figure: as many whole sentences of the notes, in their order, as they hold.
 
@@ -71,10 +76,10 @@ def footer(figure, notes: Sequence[str], synthetic: bool = False) -> None:
     letters = int((width - (1.15 if synthetic else 0.0)) * 20)
     for sentence in (one for note in notes for one in re.split(r'(?<=[.;]) (?=[A-Z])', note)):
         said = synthetic and sentence == 'SYNTHETIC images.'  # by the badge
-        if not said and len(textwrap.wrap(f'{kept} {sentence}', letters)) <= FOOTER:
+        if not said and len(_lines(f'{kept} {sentence}', letters)) <= FOOTER:
             kept = f'{kept} {sentence}'.strip()
     how = {'y': BENEATH / height, 'va': 'top'}
-    text = plain(textwrap.fill(kept, letters))
+    text = plain('\n'.join(_lines(kept, letters)))
     figure.text(x=0.06 / width, s=text, size=6.2, color=GREY, linespacing=1.3, **how)
     if synthetic:
         box = {'boxstyle': 'round,pad=0.25', 'facecolor': '#fff3c4', 'edgecolor': 'none'}
@@ -96,7 +101,8 @@ def sheet(rows: int, columns: int, width: float = 3.5, height: float = 2.6, **ho
 def legend(figure, axes: Iterable, **how) -> None:
     """A legend above all panels that names each line of these axes once."""
     named = {label: one for axis in axes for one, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-    how = {'loc': 'outside upper center', 'ncols': 3, 'frameon': False, 'fontsize': 7} | how
+    columns = math.ceil(len(named) / 2) if len(named) > 3 else len(named)
+    how = {'loc': 'outside upper center', 'ncols': columns, 'frameon': False, 'fontsize': 7} | how
     figure.legend(named.values(), named, **how)
 
 

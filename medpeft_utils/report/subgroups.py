@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,8 +11,7 @@ import pandas as pd
 from medpeft_utils import auroc
 from medpeft_utils.core.errors import BadInput
 from medpeft_utils.report import clinical, provenance
-from medpeft_utils.report.calibration import BARS, forest, verdicts
-from medpeft_utils.report.clinical_tables import NO_ROWS, Run, cells, runs_with_rows, sample
+from medpeft_utils.report.clinical_tables import BARS, NO_ROWS, Run, cells, forest, runs_with_rows, sample, verdicts
 from medpeft_utils.report.inference import TestSplit
 from medpeft_utils.report.output import MISSING, Figure, Nothing, Output, Row, Table, renderer
 
@@ -47,14 +45,10 @@ class By:
             return text.where(values.notna(), '').to_numpy(dtype=object)
         numbers = pd.to_numeric(text, errors='coerce')
         if len(self.cuts) == 1:
-            at = float(self.cuts[0])
-            named = np.where(numbers < at, f'under {self.cuts[0]}', f'{self.cuts[0]} and over')
-            return np.where(numbers.notna(), named, '').astype(object)
-        found = np.full(len(text), '', dtype=object)
-        for cut in self.cuts:
-            digits = numbers.map(lambda n: '' if math.isnan(n) else f'{n:g}')
-            found[digits.isin(list(cut)).to_numpy()] = cut
-        return found
+            under = np.where(numbers < float(self.cuts[0]), f'under {self.cuts[0]}', f'{self.cuts[0]} and over')
+            return np.where(numbers.notna(), under, '').astype(object)
+        of_digit = {digit: cut for cut in self.cuts for digit in cut}
+        return numbers.map(lambda number: of_digit.get(f'{number:g}', '')).to_numpy(dtype=object)
 
 
 def subgroups(run: Run, by: By) -> np.ndarray | None:
@@ -122,63 +116,51 @@ def permuted(y, p, of, groups, names, classes, seed: int = 0, times: int = PERMU
     return float((1 + (gaps[1:] >= gaps[0] - 1e-12).sum()) / (1 + times))
 
 
-def _wanted(records: pd.DataFrame) -> list[By]:
-    return [By.parse(text) for text in records.attrs.get('by') or BY]
-
-
 def measured(records: pd.DataFrame, f1: str = 'weighted') -> tuple[list[dict], list[str]]:
     """A row for each encoder, data set, attribute and method, and what could not be judged, in sentences."""
     given = (f1, tuple(records.attrs.get('by') or BY))
     if _LAST and _LAST[0] is records and _LAST[1] == given:  # the table and the figure ask for the same
         return _LAST[2]
     rows, missing = [], []
-    for by in _wanted(records):
-        for (encoder, data), methods in cells(runs_with_rows(records, f1)):
-            every = [run for own in methods.values() for run in own]
-            if any(subgroups(run, by) is None for run in every):
-                missing.append(f'{data} holds no {by.column!r}.')
-                continue
-            ready = {}
-            for run in every:
-                (y, p), of = run.probabilities('test'), subgroups(run, by)
-                ready[id(run)] = (y, p, of, *judged(y, of))
-            names = set.intersection(*(set(one[3]) for one in ready.values()))
-            classes = set.intersection(*(set(one[4]) for one in ready.values()))
-            if len(names) < 2 or not classes:
-                missing.append(f'{data} by {by.column}: too few (under {FEWEST} positives or negatives in a subgroup).')
-                continue
-            rows += _of_cell((encoder, data, by), methods, ready, sorted(names), sorted(classes))
+    every = list(cells(runs_with_rows(records, f1))) if 'record' in records else []
+    for by in map(By.parse, given[1]):
+        for (encoder, data), methods in every:
+            about = {'encoder': encoder, 'dataset': data, 'by': by.column}
+            found, why = _of_cell(methods, by)
+            rows += [about | row for row in found]
+            missing += [why.format(**about)] if why else []
     _LAST[:] = [records, given, (rows, list(dict.fromkeys(missing)))]
     return _LAST[2]
 
 
-def _of_cell(
-    key: tuple, methods: dict[str, list[Run]], ready: dict, names: list[str], classes: list[int]
-) -> list[dict]:
-    encoder, data, by = key
-    found = {}
-    for own in methods.values():
-        for run in own:
-            y, p, of, *_ = ready[id(run)]
-            found[id(run)] = areas(run.test, y, p, of, names, classes)
+def _of_cell(methods: dict[str, list[Run]], by: By) -> tuple[list[dict], str]:
+    """A row for each method of one encoder and data set; or why they cannot be judged, to be filled in with both."""
+    runs = [run for own in methods.values() for run in own]
+    of = {id(run): subgroups(run, by) for run in runs}
+    if any(one is None for one in of.values()):
+        return [], '{dataset} holds no {by!r}.'
+    tested = {id(run): run.probabilities('test') for run in runs}
+    fit = [judged(tested[id(run)][0], of[id(run)]) for run in runs]
+    names, classes = (sorted(set.intersection(*map(set, parts))) for parts in zip(*fit, strict=True))
+    if len(names) < 2 or not classes:
+        return [], f'{{dataset}} by {{by}}: too few (under {FEWEST} positives or negatives in a subgroup).'
+    found = {id(run): areas(run.test, *tested[id(run)], of[id(run)], names, classes) for run in runs}
 
     def gap_of(own: list[Run]):
         high, low = ends([found[id(run)] for run in own])
         return sample(own, lambda run: found[id(run)][:, high] - found[id(run)][:, low])
 
-    base = gap_of(methods['Full FT']) if 'Full FT' in methods else None
-    rows = []
+    base, rows = gap_of(methods['Full FT']) if 'Full FT' in methods else None, []
     for method, own in methods.items():
-        gaps = gap_of(own)
-        y, p, of, *_ = ready[id(own[0])]
-        row = {'encoder': encoder, 'dataset': data, 'by': by.column, 'method': method, 'gap': gaps.interval()}
-        row['synthetic'] = own[0].synthetic
-        row['p'] = permuted(y, p, of, own[0].rows('test')[1], names, classes)
+        gaps, first = gap_of(own), own[0]
+        groups, y = of[id(first)], tested[id(first)]
+        row = {'method': method, 'gap': gaps.interval(), 'synthetic': first.synthetic}
+        row['p'] = permuted(*y, groups, first.rows('test')[1], names, classes)
         row['scores'] = {n: sample(own, lambda run, n=i: found[id(run)][:, n]).interval() for i, n in enumerate(names)}
-        row['images'] = {name: int((of == name).sum()) for name in names}
+        row['images'] = {name: int((groups == name).sum()) for name in names}
         row['change'] = (gaps - base).interval() if base is not None and method != 'Full FT' else None
         rows.append(row)
-    return rows
+    return rows, ''
 
 
 NOTE = (
@@ -190,10 +172,10 @@ NOTE = (
 @renderer('subgroups', 'Scores by subgroup, and the gap between subgroups', 'Does a method serve all patients alike?')
 def subgroup_table(records: pd.DataFrame, f1: str = 'weighted') -> Output:
     """AUROC by subgroup with the gap, its permutation p, and its change against full FT."""
-    found, missing = measured(records, f1) if 'record' in records else ([], [])
+    found, missing = measured(records, f1)
     if not found:
         return Nothing(notes=missing or [NO_ROWS])
-    rows, data = [], []
+    rows, data, least = [], [], []
     for row in found:
         by_group = '; '.join(f'{n} ({row["images"][n]:,}) {s.text(1, False, 2)}' for n, s in row['scores'].items())
         change = row['change'].text(1, digits=3) if row['change'] is not None else ''
@@ -202,21 +184,17 @@ def subgroup_table(records: pd.DataFrame, f1: str = 'weighted') -> Output:
         about = {name: row[name] for name in ('encoder', 'dataset', 'by', 'method', 'p')}
         about |= {f'auroc {n}': s.value for n, s in row['scores'].items()}
         data.append(about | {name: row[name] for name in ('gap', 'change') if row[name] is not None})
+        if row['change'] is not None and row['change'].known:
+            least.append((f'{row["dataset"]} by {row["by"]}', row['change'].smallest, row['change'].groups))
     return Table(
         columns=['Encoder', 'Data', 'By', 'Method', 'AUROC by subgroup (images)', 'Gap', 'p', 'Change against full FT'],
         rows=rows,
         notes=[NOTE, *missing],
-        top=provenance.least(_detectable(found), 'of a gap from that of full FT'),
+        top=provenance.least(least, 'of a gap from that of full FT'),
         synthetic=any(row['synthetic'] for row in found),
         data=data,
         left=True,
     )
-
-
-def _detectable(found: list[dict]) -> list[tuple[str, float, int]]:
-    """The smallest detectable change of a gap, of each row that has one: for `provenance.least`."""
-    known = [row for row in found if row['change'] is not None and row['change'].known]
-    return [(f'{r["dataset"]} by {r["by"]}', r['change'].smallest, r['change'].groups) for r in known]
 
 
 @renderer(
@@ -226,7 +204,7 @@ def _detectable(found: list[dict]) -> list[tuple[str, float, int]]:
 )
 def gaps(records: pd.DataFrame, f1: str = 'weighted') -> Output:
     """The change of the gap against full FT, by method; a panel for each data set and attribute."""
-    found, missing = measured(records, f1) if 'record' in records else ([], [])
+    found, missing = measured(records, f1)
     found, panels = [row for row in found if row['change'] is not None], {}
     for row in found:
         title = f'{row["dataset"]} by {row["by"]}\n{row["encoder"]}'

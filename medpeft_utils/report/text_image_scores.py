@@ -7,13 +7,12 @@ methods with the same training and sampling seed start from the same noise, so t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
 from medpeft_utils.auroc import quantiles
-from medpeft_utils.core.errors import BadInput
 from medpeft_utils.report import paper, provenance, scores
 from medpeft_utils.report.inference import Sample
 
@@ -44,14 +43,7 @@ def runs(records: pd.DataFrame) -> pd.DataFrame:
         return pd.DataFrame(columns=_RUN)
     done = records[(records['status'] == 'done') & (records['experiment'] == EXPERIMENT)]
     table = pd.DataFrame([_run(record) for record in done['record']], columns=_RUN)
-    twice = table[table.duplicated([*CELL, 'seed'], keep=False)]
-    if len(twice):
-        first = twice.iloc[0]
-        raise BadInput(
-            f'several records (such as run {first["run"]}) for {first["method"]} on {first["data"]} with '
-            f'{first["pairs"]:,} training pairs, seed {first["seed"]}; a report takes one: put the variants into a '
-            'profile of their own'
-        )
+    scores.refuse_several(table, [*CELL, 'seed'])
     place = {method: number for number, method in enumerate(METHODS)}
     keys = table.assign(method=table['method'].map(place).fillna(len(place)), pairs=-table['pairs'].astype(int))
     return table.loc[keys.sort_values(['data', 'pairs', 'method', 'seed']).index].reset_index(drop=True)
@@ -136,9 +128,7 @@ def summary(found: pd.DataFrame) -> pd.DataFrame:
     Returns:
         Indexed by method: average_fid, average_rank, sizes; empty where no size has every method.
     """
-    if found.empty:
-        return pd.DataFrame(columns=['average_fid', 'average_rank', 'sizes'])
-    table = scores.complete(means(found))
+    table = scores.complete(means(found)) if len(found) else found
     if table.empty:
         return pd.DataFrame(columns=['average_fid', 'average_rank', 'sizes'])
     rank = scores.average_rank(-table, 'average', decimals=None)
@@ -157,19 +147,13 @@ def detectable(found: pd.DataFrame, name: str = 'fid') -> list[str]:
     return provenance.least(known, f'of {name.upper()} from full FT', '')
 
 
-def sets(table: pd.DataFrame) -> Iterable[tuple[str, pd.DataFrame]]:
-    """The runs of each set of pairs."""
-    return table.groupby('data', sort=False)
-
-
 def spread(values_: pd.Series) -> str:
     """A mean with its standard deviation over seeds: '58.7 ± 1.2'; '-' where there is none."""
     known = values_.dropna()
     if known.empty:
         return '-'
-    digits = 1 if known.mean() >= 10 else 2
-    text = f'{known.mean():.{digits}f}'
-    return text + (f' ± {known.std(ddof=1):.{digits}f}' if len(known) > 1 else '')
+    form = f'{{:.{1 if known.mean() >= 10 else 2}f}}'
+    return form.format(known.mean()) + (f' ± {form.format(known.std(ddof=1))}' if len(known) > 1 else '')
 
 
 def gains(found: pd.DataFrame, better: str, worse: str, name: str = 'fid') -> dict[tuple, Sample]:
@@ -186,15 +170,12 @@ def gains(found: pd.DataFrame, better: str, worse: str, name: str = 'fid') -> di
 
 def _resamples(samples: Sequence[dict], name: str) -> np.ndarray:
     """[draws] AUROC of the findings, or KID, in resamples: mean over sampling seeds, [0] if none is kept."""
-    where = {'auroc': lambda sample: (sample.get('adherence') or {}).get('resamples'), 'kid': _kid_resamples}[name]
-    kept = [where(sample) or [] for sample in samples]
-    if not kept or not all(kept):
-        return np.array([])
-    return np.array(kept, dtype=float).mean(axis=0)  # None becomes NaN
 
+    def of(sample: dict) -> list | None:
+        return sample.get('kid_resamples') if name == 'kid' else (sample.get('adherence') or {}).get('resamples')
 
-def _kid_resamples(sample: dict) -> list | None:
-    return sample.get('kid_resamples')
+    kept = [of(sample) or [] for sample in samples]
+    return np.array(kept, dtype=float).mean(axis=0) if kept and all(kept) else np.array([])  # None becomes NaN
 
 
 def over_untuned(table: pd.DataFrame, name: str = 'auroc') -> pd.DataFrame:
@@ -255,25 +236,22 @@ def describe(records: pd.DataFrame, table: pd.DataFrame) -> list[str]:
 def _encoders(table: pd.DataFrame) -> list[str]:
     """What KID and FID are taken on; and a warning where runs of one set were scored by different encoders."""
     notes = []
-    for data, group in sets(table):
+    for data, group in table.groupby('data', sort=False):
         real = group['real'].iloc[0]
-        quality = number((real.get('adherence') or {}).get('auroc'))
-        about = real.get('encoder') or {}
-        told = f', AUROC {quality:.3f} on real test images' if not math.isnan(quality) else ''
+        quality, about = number((real.get('adherence') or {}).get('auroc')), real.get('encoder') or {}
+        told = '' if math.isnan(quality) else f', AUROC {quality:.3f} on real test images'
         if 'held_out_auroc' in about:
-            told += (
-                f' ({about["training_auroc"]:.3f} on its own {about["training_images"]:,}, '
-                f'{about["held_out_auroc"]:.3f} on those of patients held out)'
-            )
+            told += ' ({training_auroc:.3f} on its own {training_images:,}, {held_out_auroc:.3f} on those of patients '
+            told = told.format(**about) + 'held out)'
         notes.append(
             f'KID and FID on {data}: on {about.get("features", "?")} features of an encoder trained on the '
-            f"{about.get('kind', 'labels')} of its training split{told}; another scale than Inception's, on which the "
-            'paper reports: compare orders, not numbers.'
+            f'{about.get("kind", "labels")} of its training split{told}. The scale differs from that of Inception, which '
+            'the paper uses: compare orders, not numbers.'
         )
-        if group['encoder'].nunique() > 1:
+        if (count := group['encoder'].nunique()) > 1:
             notes.append(
-                f'{data}: {group["encoder"].nunique()} different encoders scored these runs, so distances do '
-                'not compare; run them again with the whole set loaded.'
+                f'{data}: {count} different encoders scored these runs, so distances do not compare; run them again '
+                'with the whole set loaded.'
             )
     return notes
 
