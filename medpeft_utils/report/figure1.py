@@ -20,7 +20,8 @@ DRAWN = (
 
 CROSSOVER_NOTE = (
     'Crossover: the last size at which the gain over full fine-tuning turns from plus to minus, interpolated linearly '
-    'in the gain and in the logarithm of the size. "None detectable": its interval reaches beyond the sizes that were run.'
+    'in the gain and in the logarithm of the size. "None detectable": its interval reaches beyond the sizes that were '
+    'run.'
 )
 
 

@@ -207,9 +207,10 @@ def figure2(records: pd.DataFrame, f1: str = 'weighted') -> Gallery | Withheld:
 REAL = 'Real test images'
 DRAWN = (
     "First panel: AUROC of a classifier's answers on the images against the findings that the prompts ask for, all "
-    'findings pooled; dashed: chance. Second: its difference from the untuned pipeline, paired over the patients of the '
-    'prompts, mean over seeds. Third: KID; dotted: the untuned pipeline; real images show the floor. Fourth: how far KID '
-    'falls below that of the untuned pipeline, paired likewise. Bars: 95 % intervals. Paler: fewer training pairs.'
+    'findings pooled; dashed: chance. Second: its difference from the untuned pipeline, paired over the patients of '
+    'the prompts, mean over seeds. Third: KID; dotted: the untuned pipeline; real images show the floor. Fourth: how '
+    'far KID falls below that of the untuned pipeline, paired likewise. Bars: 95 % intervals. Paler: fewer training '
+    'pairs.'
 )
 
 

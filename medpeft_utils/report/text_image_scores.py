@@ -245,8 +245,8 @@ def _encoders(table: pd.DataFrame) -> list[str]:
             told = told.format(**about) + 'held out)'
         notes.append(
             f'KID and FID on {data}: on {about.get("features", "?")} features of an encoder trained on the '
-            f'{about.get("kind", "labels")} of its training split{told}. The scale differs from that of Inception, which '
-            'the paper uses: compare orders, not numbers.'
+            f'{about.get("kind", "labels")} of its training split{told}. The scale differs from that of Inception, '
+            'which the paper uses: compare orders, not numbers.'
         )
         if (count := group['encoder'].nunique()) > 1:
             notes.append(
