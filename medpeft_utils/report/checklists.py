@@ -128,7 +128,8 @@ ITEMS: tuple[tuple[str, str, str, Callable[[Study], str] | None], ...] = (
     ('Metrics, and their uncertainty', 'CLAIM', 'TRIPOD+AI',
      lambda s: 'F1 (weighted, macro, micro), AUROC; intervals of 95 % over patients and seeds, or over splits'),
     ('Rows for checking', 'REFORMS', 'TRIPOD+AI',
-     lambda s: f'{sum("rows" in r for r in s.records)} of {len(s.records)} records keep all test rows and patients'),
+     lambda s: f'{sum("rows" in r for r in s.records)} of {len(s.records)} records '
+               'keep every test row with its patient or lesion'),
     ('Calibration', 'CLAIM', 'TRIPOD+AI', lambda s: 'clinical.md and calibration.md beside this page'),
     ('Subgroups and fairness', 'CLAIM', 'TRIPOD+AI', lambda s: 'subgroups.md beside this page, or why there is none'),
     ('External test data', 'CLAIM', 'TRIPOD+AI', None),
