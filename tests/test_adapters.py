@@ -189,6 +189,14 @@ def test_a_spoilt_config_is_one_clear_error(peft_folder: Path, text: str):
         exchange.from_peft(peft_folder, backbone('vit'), 'vit')
 
 
+@pytest.mark.parametrize('value', [7, 'head', [7], {'a': 1}])
+def test_modules_to_save_are_a_list_of_names(peft_folder: Path, value):
+    path = peft_folder / exchange.PEFT_CONFIG
+    path.write_text(json.dumps(json.loads(path.read_text()) | {'modules_to_save': value}))
+    with pytest.raises(DoesNotFit, match='modules_to_save='):
+        exchange.from_peft(peft_folder, backbone('vit'), 'vit')
+
+
 def test_a_config_that_names_a_foreign_class_imports_nothing(peft_folder: Path, monkeypatch: pytest.MonkeyPatch):
     (peft_folder / 'evil_library.py').write_text('raise SystemExit("imported")')
     monkeypatch.syspath_prepend(peft_folder)

@@ -137,7 +137,8 @@ def test_every_argument_that_cannot_be_used_is_one_message(tuned, tmp_path: Path
         *('', 'no JSON', '[]', '7', '{"backbone": 3}', '{"data": []}', '[' * 10**5, '{"folder": 3}', '{"rows": []}'),
         '{"backbone": {"name": "x", "label": "x", "family": "unet", "hash": "x", "image_size": -5}}',
         '{"backbone": {"name": "x", "label": "x", "family": "rnn", "hash": "x", "image_size": 5}}',
-        '{"parameters": "seed"}',
+        *('{"parameters": "seed"}', '{"parameters": {"seed": "x"}}', '{"parameters": {"weights": 7}}'),
+        *('{"rows": {"test": 7}}', '{"rows": {"test": {"n": 2}}}', '{"folder": "a\\u0000"}'),
     ],
 )
 def test_a_record_that_is_none_is_said(tuned, tmp_path: Path, content):
@@ -150,6 +151,18 @@ def test_a_record_that_is_none_is_said(tuned, tmp_path: Path, content):
     ):
         error = CliRunner().invoke(medpeft, [*map(str, words)]).exception
         assert isinstance(error, BadInput) and 'record.json' in str(error)
+
+
+def test_names_that_no_file_can_have_are_one_message(tuned, tmp_path: Path):
+    for words in (
+        ('predict', tuned[1], 'n' * 400),
+        ('predict', 'n' * 400, tuned[1]),
+        ('adapter', 'export', tuned[1], 'n' * 400),
+        ('adapter', 'export', 'n' * 400, tmp_path / 'out'),
+        ('adapter', 'load', 'n' * 400),
+    ):
+        result = CliRunner().invoke(medpeft, [*map(str, words)])
+        assert isinstance(result.exception, MedpeftError | SystemExit) and result.exit_code != 0, words
 
 
 def test_what_is_no_number_is_not_drawn(tuned, tmp_path: Path):

@@ -40,7 +40,7 @@ def export(run: str, folder: Path, layout: str, weights: str, results: Path) -> 
     from medpeft_utils.adapters import store
 
     store.export(store.find(run, results), folder, layout, weights)
-    click.echo(f'{folder}: {", ".join(sorted(path.name for path in folder.iterdir()))}')
+    click.echo(f'{click.format_filename(folder)}: {", ".join(sorted(path.name for path in folder.iterdir()))}')
 
 
 @adapter.command()

@@ -147,7 +147,9 @@ def from_peft(folder: Path, model: nn.Module, family: str) -> tuple[dict[str, An
     found = _object((folder / PEFT_CONFIG).read_bytes(), str(folder / PEFT_CONFIG))
     _, tensors = read_tensors(folder / PEFT_WEIGHTS)
     key, config = _method_of(found, folder)
-    saved = [str(name) for name in found.get('modules_to_save') or ()]
+    saved = found.get('modules_to_save') or []
+    if not isinstance(saved, list) or not all(isinstance(name, str) for name in saved):
+        raise DoesNotFit(f'{folder / PEFT_CONFIG}: modules_to_save={short(saved)}; only a list of names is read')
     if key == 'lora' and any(f'{name}.'.startswith(FINAL_NORMS) for name in saved):
         config['train_final_norm'] = True
     layers = _named_layers(found.get('target_modules'), model, folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,9 +42,9 @@ def predict(saved: store.Saved, images: Sequence[Path], weights: str = '') -> pd
 
     if saved.family == 'unet':
         raise DoesNotFit(f'{saved.path} draws images from text; `medpeft generate` does that')
-    missing = [str(path) for path in images if not Path(path).is_file()]
+    missing = [str(path) for path in images if not os.path.isfile(path)]
     if missing:
-        raise BadInput(f'no image {missing[0]}' + (f' (and {len(missing) - 1} more)' if len(missing) > 1 else ''))
+        raise BadInput(f'no image {missing[0][:200]}' + (f' (and {len(missing) - 1} more)' if len(missing) > 1 else ''))
     data = saved.known('data')
     card, device, classes = data_card(data['name']), default_device(), data['classes']
     model, digest, backbone = store.network(saved, weights=weights)

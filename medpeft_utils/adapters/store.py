@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from medpeft_utils.adapters import exchange
 from medpeft_utils.core.errors import BadInput, DoesNotFit, short
-from medpeft_utils.core.files import parse_json, read_tensors, write_json
+from medpeft_utils.core.files import check_writable, parse_json, read_tensors, write_json
 from medpeft_utils.core.schema import checked
+from medpeft_utils.core.values import LARGEST_SEED
 from medpeft_utils.methods.adapted import Adapted, install, read
 
 if TYPE_CHECKING:
@@ -58,18 +59,22 @@ def _schema() -> type:
     class Open(BaseModel):
         model_config = ConfigDict(extra='allow', strict=True)
 
-    whole, name = Annotated[int, Field(ge=0)], Annotated[str, Field(min_length=1, max_length=4096)]
-    data = {'name': (name, ...), 'label': (str, ...), 'counts': (dict[str, whole], ...), 'split_hash': (str, ...)}
-    data |= {'classes': (list[str], []), 'synthetic': (bool, False)}
-    backbone = {'name': (name, ...), 'label': (str, ...), 'hash': (str, ...)}
-    backbone |= {
-        'family': (Literal['vit', 'cnn', 'unet'], ...),
-        'image_size': (Annotated[int, Field(ge=1, le=4096)], ...),
-    }
-    method = {'key': (str, ...), 'label': (str, ...), 'config': (dict, ...), 'trainable_parameters': (whole, ...)}
-    sections = {'data': data, 'backbone': backbone, 'method': method}
-    fields = {key: (create_model(key, __base__=Open, **parts) | None, None) for key, parts in sections.items()}
-    return create_model('Record', __base__=Open, **fields, parameters=(dict, {}), folder=(str, ''), rows=(dict, {}))
+    def part(**fields: Any) -> type:
+        return create_model('Part', __base__=Open, **{name: (kind, ...) for name, kind in fields.items()})
+
+    whole, side = Annotated[int, Field(ge=0)], Annotated[int, Field(ge=1, le=4096)]
+    name = Annotated[str, Field(min_length=1, max_length=4096, pattern='^[^\\x00]+$')]
+    data = part(name=name, label=str, counts=dict[str, whole], split_hash=str)
+    data = create_model('Data', __base__=data, classes=(list[str], []), synthetic=(bool, False))
+    backbone = part(name=name, label=str, hash=str, family=Literal['vit', 'cnn', 'unet'], image_size=side)
+    method = part(key=str, label=str, config=dict[str, Any], trainable_parameters=whole)
+    packed = dict.fromkeys(('labels', 'groups', 'arg_max', 'scores'), str)
+    rows = part(n=whole, classes=whole, multi_label=bool, **packed)
+    seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
+    parameters = create_model('Parameters', __base__=Open, seed=(seed, 0), weights=(name, 'pretrained'))
+    maybe = {'data': data, 'backbone': backbone, 'method': method, 'rows': dict[str, rows], 'folder': name}
+    fields = {key: (kind | None, None) for key, kind in (maybe | {'parameters': parameters}).items()}
+    return create_model('Record', __base__=Open, **fields)
 
 
 def _read_about(path: Path) -> dict[str, Any]:
@@ -148,7 +153,7 @@ def _classes(saved: Saved, name: str) -> int:
 
     _, tensors = read_tensors(saved.path / exchange.PEFT_WEIGHTS)
     head = exchange.PREFIX + next(iter(backbones.head_names(backbones.build(name, 2))), '')
-    if head not in tensors:
+    if head not in tensors or not tensors[head].ndim:
         raise BadInput(f'{saved.path}: it has no weights of a head for {name} ({head}), so its classes are not known')
     return len(tensors[head])
 
@@ -173,7 +178,12 @@ def export(saved: Saved, folder: Path, layout: str, weights: str = '') -> None:
 
     if saved.layout != 'medpeft':
         raise BadInput(f"{saved.path} is in the layout of {saved.layout} already; export a run's own adapter")
-    if folder.exists() and any(folder.iterdir()):
+    try:
+        check_writable(folder)
+    except OSError as error:
+        reason = error.strerror or getattr(error.__cause__, 'strerror', error)
+        raise BadInput(f'{short(str(folder))}: cannot be written ({reason}); give another folder') from None
+    if any(folder.iterdir()):
         raise BadInput(f'{folder} is not empty; give a new folder')
     about, tensors = read(saved.path)
     if layout == 'diffusers':
