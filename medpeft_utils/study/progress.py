@@ -175,7 +175,8 @@ class Progress:
     def ended(self, text: str, counts: Counts, left: TimeLeft, notable: bool) -> None:
         """Tell of a run that ended; on a terminal only of what is notable, since the bar shows the rest."""
         if not self.live:
-            self.say(f'[{counts.settled}/{counts.all}] {text} · {left}')
+            first, line, more = text.partition('\n')
+            self.say(f'[{counts.settled}/{counts.all}] {first} · {left}{line}{more}')
         elif notable:
             self.say(text)
 
