@@ -107,7 +107,7 @@ def applied(name: str, key: str) -> methods.Adapted | None:
 
 
 def table(family: str) -> list[str]:
-    """Methods by networks in Markdown: yes, part (something is passed by), or - where a method does not fit."""
+    """Methods by networks in Markdown: yes, part (something is left out), or – where a method does not fit."""
     keys, notes = methods.names(family), {}
     lines = ['| | ' + ' | '.join(methods.label(key, family) for key in keys) + ' |', '| --- ' * (len(keys) + 1) + '|']
     for name, tiny in FAMILIES[family].items():
@@ -123,7 +123,7 @@ def table(family: str) -> list[str]:
     return [
         *lines,
         '',
-        'What is passed by where it says part:',
+        'What is left out where the table says *part*:',
         '',
         *[f'- {name}; {", ".join(of)}: {what}' for (name, what), of in notes.items()],
         '',
@@ -136,10 +136,10 @@ def page() -> str:
         [
             '# Which method fits which network',
             '',
-            'Made by `python tests/tiny_families.py docs/methods.md` over tiny versions of the networks;',
-            '`tests/test_families.py` holds the page against them, and shows that every trained tensor moves, that',
-            'outputs change and that merging gives the same outputs. *part*: the method fits and passes something of',
-            'its kind by (`Adapted.left_out`); *–*: it finds nothing to train and says so.',
+            '`python tests/tiny_families.py docs/methods.md` writes this page from tiny versions of the networks.',
+            '`tests/test_families.py` checks the page, and that every trained tensor moves, that outputs change and that',
+            'merging gives the same outputs. *part*: the method fits but leaves out something of its kind',
+            '(`Adapted.left_out`); *–*: it finds nothing to train and raises an error.',
             '',
             '## CNNs',
             '',
