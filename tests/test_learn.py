@@ -31,7 +31,7 @@ NAMES = [
     *('07_tsa', '08_adaptformer', '09_sv_diff', '10_difffit', '11_combinations', '12_choose_a_method'),
 ]
 TOLD = ['**Question.**', '**Paper.**', '**Time.**']
-SECTIONS = ['The idea', 'Written anew', 'Where it sits', 'What becomes trainable', 'See it learn', 'Turn one knob']
+SECTIONS = ['The idea', 'Written anew', 'Where it sits', 'What becomes trainable', 'See it learn']
 SECTIONS += ['Pitfalls that people meet', 'What to notice', 'Exercises']
 LINK = re.compile(r'\]\(([^)\s]+)\)')
 

@@ -17,46 +17,10 @@ from medpeft_utils.learn.book import Page, pages
 
 FORMULA = re.compile(r'\$\$(.+?)\$\$|(?<![\\$\w])\$([^$\n]+?)\$(?!\w)', re.DOTALL)
 CODE = re.compile(r'(```.*?```|`[^`\n]*`)', re.DOTALL)
+HEADING = re.compile(r'<h2 id="([^"]+)">(.*?)<a class="anchor-link"')
 LINK = re.compile(r'(href|src)="(?![a-z]+:|#|//)([^"#]+)(#[^"]*)?"')
 
-STYLE = """
-:root { --ink: #1f2328; --muted: #656d76; --line: #d8dee4; --pale: #f6f8fa; --accent: #0173b2; }
-* { box-sizing: border-box; }
-body { margin: 0; color: var(--ink); font: 16px/1.6 system-ui, 'Segoe UI', Helvetica, Arial, sans-serif; }
-nav { position: fixed; inset: 0 auto 0 0; width: 17rem; padding: 1.4rem 1.2rem; overflow-y: auto;
-  background: var(--pale); border-right: 1px solid var(--line); font-size: .9rem; }
-nav h2 { margin: 0 0 .8rem; font-size: 1rem; }
-nav ol { margin: 0; padding: 0; list-style: none; }
-nav a { display: block; padding: .28rem .5rem; border-radius: .3rem; color: var(--ink); text-decoration: none; }
-nav a:hover { background: #e9edf1; }
-nav a[aria-current] { background: var(--accent); color: white; }
-main { margin-left: 17rem; padding: 1.5rem 2.5rem 4rem; max-width: 70rem; }
-main h1 { margin: .2rem 0 1rem; font-size: 1.9rem; line-height: 1.25; }
-main h2 { margin: 2.2rem 0 .6rem; padding-bottom: .25rem; border-bottom: 1px solid var(--line); font-size: 1.35rem; }
-main a { color: var(--accent); }
-img, svg { max-width: 100%; height: auto; }
-pre { margin: .4rem 0; padding: .7rem .9rem; overflow-x: auto; border-radius: .4rem; font: .84rem/1.5 ui-monospace,
-  'SFMono-Regular', Menlo, Consolas, monospace; }
-.highlight pre { background: var(--pale); border: 1px solid var(--line); }
-.jp-OutputArea-output pre { background: none; padding: .2rem .9rem; color: #3b424a; }
-code { font-family: ui-monospace, 'SFMono-Regular', Menlo, Consolas, monospace; font-size: .88em; }
-:not(pre) > code { padding: .1em .3em; background: var(--pale); border-radius: .25rem; }
-table { border-collapse: collapse; border: 0; margin: .6rem 0; font-size: .88rem; display: block; overflow-x: auto; }
-th, td { padding: .3rem .7rem; border: 0; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
-.dataframe th, .dataframe td, td.data, th.col_heading { text-align: right; }
-.text_cell pre { background: var(--pale); border: 1px solid var(--line); }
-details { margin: .5rem 0; padding: .5rem .9rem; border: 1px solid var(--line); border-radius: .4rem; }
-summary { cursor: pointer; font-weight: 600; }
-math[display=block] { margin: .9rem 0; font-size: 1.12rem; }
-.prompt, .jp-InputPrompt, .jp-OutputPrompt, .anchor-link { display: none; }
-.around { display: flex; justify-content: space-between; gap: 1rem; margin-top: 3rem; border-top: 1px solid var(--line);
-  padding-top: 1rem; }
-@media (max-width: 60rem) {
-  nav { position: static; width: auto; border-right: 0; border-bottom: 1px solid var(--line); }
-  main { margin-left: 0; padding: 1rem; }
-}
-@media print { nav, .around { display: none; } main { margin: 0; } }
-"""
+STYLE = Path(__file__).with_name('book.css')
 FRAME = """<!doctype html>
 <html lang="en">
 <head>
@@ -89,7 +53,7 @@ def build(out: str | Path, folder: str | Path | None = None) -> Path:
     """
     out, found = Path(out), pages(folder)
     out.mkdir(parents=True, exist_ok=True)
-    (out / 'style.css').write_text(STYLE + _colours())
+    (out / 'style.css').write_text(STYLE.read_text() + _colours())
     for number, page in enumerate(found):
         around = found[number - 1] if number else None, found[number + 1] if number + 1 < len(found) else None
         text = FRAME.format(
@@ -107,7 +71,8 @@ def build(out: str | Path, folder: str | Path | None = None) -> Path:
 def _colours() -> str:
     from pygments.formatters import HtmlFormatter
 
-    return HtmlFormatter(style='default').get_style_defs('.highlight')
+    light, dark = (HtmlFormatter(style=style).get_style_defs('.highlight') for style in ('default', 'github-dark'))
+    return f'{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}\n'
 
 
 def _entry(page: Page, current: bool) -> str:
@@ -131,7 +96,10 @@ def _body(page: Page, out: Path, found: list[Page]) -> str:
         if cell.cell_type == 'markdown':
             cell.source = with_mathml(cell.source)
     body, _ = HTMLExporter(template_name='basic').from_notebook_node(notebook)
-    return LINK.sub(lambda found_link: _link(found_link, page, out, {other.path.name for other in found}), body)
+    body = LINK.sub(lambda found_link: _link(found_link, page, out, {other.path.name for other in found}), body)
+    entries = ''.join(f'<li><a href="#{name}">{title}</a></li>' for name, title in HEADING.findall(body))
+    outline = f'<details class="outline"><summary>On this page</summary><ul>{entries}</ul></details>'
+    return body.replace('</h1>', f'</h1>{outline}', 1)
 
 
 def _link(match: re.Match, page: Page, out: Path, names: set[str]) -> str:
