@@ -289,7 +289,7 @@ def test_a_file_that_is_no_grid_or_notebook_by_its_bytes_is_one_message(project,
     with pytest.raises(BadInput):
         load_grid(project.root / 'odd.yaml')
     project.notebook.write_bytes(content)
-    with pytest.raises(BadInput, match='no notebook'):
+    with pytest.raises(BadInput, match='not a notebook'):
         load_grid(project.grid())
 
 
