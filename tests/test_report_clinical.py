@@ -294,6 +294,25 @@ def test_costs_are_medians_and_what_was_not_measured_is_left_open(study):
     assert front[(front['cost'] == 'step_flops') & front['on_front']]['method'].to_list()[-1] == 'LoRA'
 
 
+def test_costs_of_two_devices_are_apart_and_an_impossible_step_is_left_open(study):
+    costs = {'forward_flops': 2e9, 'adapter_bytes': 5e5}
+    records = study.copy()
+    records['record'] = [
+        one | {
+            'cost': costs | {'step_flops': 40e9 if 'Full' in run else 6e9},  # 3 times a forward pass at most
+            'backbone': {'image_size': 140},
+            'environment': {'device': f'card {number % 2}'},
+        }
+        for number, (one, run) in enumerate(zip(records['record'], records['run'], strict=True))
+    ]  # fmt: skip
+    table = report.render('cost', records)
+    devices = {name.rpartition(', ')[2] for name in table.frame['Backbone']}
+    assert devices == {'card 0', 'card 1'}
+    step = table.frame.groupby('Method')['Step, GFLOP'].agg(set)
+    assert step['Full FT'] == {'-'} and step['LoRA'] == {'6.00'}
+    assert any('grouped convolutions' in note for note in table.notes)
+
+
 def test_the_checklists_fill_what_records_hold(study):
     records = study.copy()
     whole = {
