@@ -16,7 +16,7 @@ from medpeft_utils.report.style import sheet
 from medpeft_utils.study.paths import project_root
 
 NO_COST = 'These records hold no costs.'
-# A step is a forward pass and at most two of the same size backward. What is above that was counted wrongly: torch takes
+# A step is a forward pass and at most two of its size backward. What is above that was counted wrongly: torch takes
 # the weight gradients of grouped convolutions for those of full ones.
 MOST_OF_A_STEP = 3.2
 MISCOUNTED = 'Operations of a step are left open where torch miscounts grouped convolutions.'
