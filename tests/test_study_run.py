@@ -22,7 +22,7 @@ from medpeft_utils.core.shared import Lease
 from medpeft_utils.study.machine import cores
 from medpeft_utils.study.processes import is_alive
 
-KILLS = int(os.environ.get('MEDPEFT_KILLS', 12))  # three of each kind of process
+KILLS = int(os.environ.get('MEDPEFT_KILLS', 8))  # two of each kind of process
 linux = pytest.mark.skipif(not Path('/proc/self').exists(), reason='needs Linux')
 
 
